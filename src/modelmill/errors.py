@@ -1,0 +1,436 @@
+"""The one error tree. Layer 0: it imports nothing but the standard library.
+
+    ModelmillError
+      UserError                 the caller can fix it             exit 2   HTTP 4xx
+        UsageError   MM0xx      the command, the project, the settings
+        DataError    MM1xx      rows are not what the schema declares
+        RequestError MM2xx      one request to a serving node
+        ModelError   MM3xx      the model file says something impossible
+      Refused        MM4xx      a law, a gate or a policy said no exit 1/3 HTTP 409
+      PlatformError  MM5xx      ours to fix                       exit 70  HTTP 5xx
+
+Each class has one code, and its docstring is its default sentence. An error says, in this order, what
+happened, where, the evidence, the likely cause, the one command to run next, and what was not harmed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Return the known names that a misspelt `name` may have meant, best first."""
+    return difflib.get_close_matches(name, list(known), n=3, cutoff=0.55)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``did you mean `x`?`` for a misspelt `name`, else the known names, else nothing."""
+    names = list(known)
+    if close := nearest(name, names):
+        return f"did you mean `{close[0]}`?"
+    return f"known: {', '.join(f'`{n}`' for n in sorted(names)[:12])}" if names else ""
+
+
+class ModelmillError(Exception):
+    """Something went wrong."""
+
+    code: ClassVar[str] = "MM000"
+    status: ClassVar[int] = 500
+    exit: ClassVar[int] = 70
+
+    def __init__(self, what: str = "", **parts: str) -> None:
+        """Take the sentence and its parts; `parts` are those named in `PARTS`, each one line of text."""
+        unknown = parts.keys() - set(PARTS)
+        if unknown:
+            raise TypeError(f"unknown parts of an error: {sorted(unknown)}")
+        super().__init__(what)
+        self.what = what or (type(self).__doc__ or "").split("\n")[0].rstrip(".")
+        self.parts = {name: parts[name] for name in PARTS if parts.get(name)}
+
+    def __str__(self) -> str:
+        """Return the sentence alone."""
+        return self.what
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive pickling: errors cross process borders."""
+        return _restore, (type(self), self.what, self.parts)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the error as a terminal shows it: `MM101 sentence`, then one indented line a part."""
+        yield f"{self.code} {self.what}"
+        for name, text in self.parts.items():
+            first, *rest = text.splitlines() or [""]
+            yield f"  {name:<9} {first}"
+            yield from (f"  {'':<9} {line}" for line in rest)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the error as every JSON answer carries it."""
+        return {"error": self.what, "code": self.code, **self.parts}
+
+
+PARTS = ("where", "expected", "got", "likely", "hint", "next", "safe")
+"""The parts of an error, in the order in which they are shown."""
+
+
+def _restore(kind: type[ModelmillError], what: str, parts: dict[str, str]) -> ModelmillError:
+    return kind(what, **parts)
+
+
+class UserError(ModelmillError):
+    """The request cannot be done as asked."""
+
+    status = 400
+    exit = 2
+
+
+# ------------------------------------------------------------------ MM0xx: command, project, settings
+
+
+class UsageError(UserError):
+    """The command was not understood."""
+
+    code = "MM001"
+
+
+class ProjectNotFound(UsageError):
+    """There is no modelmill project here."""
+
+    code = "MM002"
+    status = 404
+
+
+class SettingInvalid(UsageError):
+    """A setting has an impossible value."""
+
+    code = "MM003"
+
+
+class NameInvalid(UsageError):
+    """A name is not written as names are."""
+
+    code = "MM004"
+
+
+class NotFound(UsageError):
+    """There is nothing by that name."""
+
+    code = "MM005"
+    status = 404
+
+
+class NodeNotRunning(UsageError):
+    """No serving node of this project runs."""
+
+    code = "MM006"
+    status = 404
+
+
+class ExtraMissing(UsageError):
+    """An optional part of modelmill is not installed."""
+
+    code = "MM007"
+
+
+# ------------------------------------------------------------------ MM1xx: data
+
+
+class DataError(UserError):
+    """Rows are not what the schema declares."""
+
+    code = "MM100"
+    status = 422
+
+
+class ContractBroken(DataError):
+    """Rows break the contract."""
+
+    code = "MM101"
+
+
+class ColumnMissing(DataError):
+    """A declared column is missing from the rows."""
+
+    code = "MM102"
+
+
+class ColumnTypeChanged(DataError):
+    """A column holds values of another type than declared."""
+
+    code = "MM103"
+
+
+class NoRows(DataError):
+    """There are no rows."""
+
+    code = "MM104"
+
+
+class SourceUnreadable(DataError):
+    """The source cannot be read."""
+
+    code = "MM105"
+
+
+class ConnectionUnknown(DataError):
+    """The project declares no such connection."""
+
+    code = "MM106"
+
+
+class SnapshotBroken(DataError):
+    """A snapshot's files are not the ones that were recorded."""
+
+    code = "MM107"
+
+
+# ------------------------------------------------------------------ MM2xx: one request to a serving node
+
+
+class RequestError(UserError):
+    """The request is refused."""
+
+    code = "MM200"
+    status = 422
+
+
+class FieldMissing(RequestError):
+    """A field of the request is missing."""
+
+    code = "MM201"
+
+
+class FieldInvalid(RequestError):
+    """A field of the request has an impossible value."""
+
+    code = "MM202"
+
+
+class FieldUnknown(RequestError):
+    """The request has a field that the schema does not know."""
+
+    code = "MM203"
+
+
+class BodyUnreadable(RequestError):
+    """The body of the request cannot be read."""
+
+    code = "MM204"
+    status = 400
+
+
+class ModelUnknown(RequestError):
+    """The node serves no such model."""
+
+    code = "MM205"
+    status = 404
+
+
+class RouteUnknown(RequestError):
+    """The node has no such address."""
+
+    code = "MM206"
+    status = 404
+
+
+class BodyTooLarge(RequestError):
+    """The body of the request is too large."""
+
+    code = "MM207"
+    status = 413
+
+
+class AnswerInvalid(RequestError):
+    """The model gave no usable answer for these rows."""
+
+    code = "MM208"
+
+
+# ------------------------------------------------------------------ MM3xx: the model file
+
+
+class ModelError(UserError):
+    """The model file says something impossible."""
+
+    code = "MM300"
+
+
+class Unsaveable(ModelError):
+    """The model cannot be saved."""
+
+    code = "MM301"
+
+
+class ModelFileBroken(ModelError):
+    """The model file cannot be imported."""
+
+    code = "MM302"
+
+
+class DeclarationInvalid(ModelError):
+    """The declaration is not possible."""
+
+    code = "MM303"
+
+
+class ModelMissing(ModelError):
+    """The model file declares no model."""
+
+    code = "MM304"
+
+
+class FeaturesNotRowWise(ModelError):
+    """The features of a row depend on the rows around it."""
+
+    code = "MM305"
+
+
+class UserCodeFailed(ModelError):
+    """A function of the model file raised."""
+
+    code = "MM306"
+
+
+class ModelReturned(ModelError):
+    """A function of the model file returned something else than promised."""
+
+    code = "MM307"
+
+
+# ------------------------------------------------------------------ MM4xx: a law, a gate or a policy said no
+
+
+class Refused(ModelmillError):
+    """A rule said no."""
+
+    code = "MM400"
+    status = 409
+    exit = 3
+
+
+class LawFailed(Refused):
+    """A law does not hold."""
+
+    code = "MM401"
+
+
+class GateRefused(Refused):
+    """A gate is not passed."""
+
+    code = "MM402"
+
+
+class NothingBuilt(Refused):
+    """Not one segment could be built."""
+
+    code = "MM403"
+    exit = 1
+
+
+class Conflict(Refused):
+    """Somebody else was first."""
+
+    code = "MM404"
+
+
+class NodesLagging(Refused):
+    """Some workers have not confirmed the release yet."""
+
+    code = "MM405"
+    exit = 1
+
+
+class ApprovalNeeded(Refused):
+    """A person must say yes."""
+
+    code = "MM406"
+    exit = 4
+
+
+# ------------------------------------------------------------------ MM5xx: the platform
+
+
+class PlatformError(ModelmillError):
+    """The platform failed."""
+
+    code = "MM500"
+    status = 500
+    retryable: ClassVar[bool] = False
+
+
+class PortInUse(PlatformError):
+    """The port is in use."""
+
+    code = "MM501"
+    exit = 2
+
+
+class StoreUnavailable(PlatformError):
+    """The store cannot be reached."""
+
+    code = "MM502"
+    status = 503
+    retryable = True
+
+
+class StoreLocked(PlatformError):
+    """Another process is writing to this store."""
+
+    code = "MM503"
+    status = 503
+    exit = 2
+    retryable = True
+
+
+class StoreFull(PlatformError):
+    """The store cannot be written."""
+
+    code = "MM504"
+    status = 507
+
+
+class BlobBroken(PlatformError):
+    """The bytes in the store are not the ones that were recorded."""
+
+    code = "MM505"
+
+
+class SignatureInvalid(PlatformError):
+    """The signature was not made by this installation."""
+
+    code = "MM506"
+
+
+class ComputeLost(PlatformError):
+    """The worker processes were lost."""
+
+    code = "MM507"
+    retryable = True
+
+
+class NodeNotReady(PlatformError):
+    """The node is not ready."""
+
+    code = "MM508"
+    status = 503
+    retryable = True
+
+
+class StoreTooNew(PlatformError):
+    """The store was written by a newer modelmill."""
+
+    code = "MM509"
+    exit = 2
+
+
+def every_error() -> list[type[ModelmillError]]:
+    """Return all classes of the tree that have a code of their own, by code."""
+    found: dict[str, type[ModelmillError]] = {}
+    pending: list[type[ModelmillError]] = [ModelmillError]
+    while pending:
+        kind = pending.pop()
+        pending.extend(kind.__subclasses__())
+        if "code" in vars(kind):
+            found[kind.code] = kind
+    return [found[code] for code in sorted(found)]

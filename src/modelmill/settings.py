@@ -1,0 +1,142 @@
+"""The platform's half of a project: `modelmill.toml` and `MODELMILL_*`, read once at the edge, then passed down.
+
+This is the only place that reads environment variables. A flag beats a variable, a variable beats the file.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from modelmill.errors import ConnectionUnknown, ProjectNotFound, SettingInvalid, did_you_mean
+
+FILE_NAME = "modelmill.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSettings:
+    """How much a build may use."""
+
+    workers: int = 0
+    """Worker processes; 0 means one a core."""
+    segment_timeout_s: float = 60.0
+    """A segment that takes longer is stopped and counted as failed."""
+    worker_memory_mb: int = 4096
+    """A worker that grows beyond this is stopped; its segment is counted as failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """How a serving node listens."""
+
+    host: str = "127.0.0.1"
+    port: int = 8700
+    workers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that `modelmill.toml` and the environment say."""
+
+    root: Path
+    """The project's folder: where `modelmill.toml` lies."""
+    model: str = ""
+    """The model file that commands use when none is named, relative to the project."""
+    store: str = ".modelmill"
+    """A folder, relative to the project, that holds the database, the blobs and the keys."""
+    database: str = ""
+    """An SQLAlchemy URL; empty means SQLite inside the store."""
+    connections: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """name -> environment -> address."""
+    environments: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"dev": {}})
+    build: BuildSettings = BuildSettings()
+    serve: ServeSettings = ServeSettings()
+
+    @property
+    def store_folder(self) -> Path:
+        """Return the store as an absolute path."""
+        return (self.root / self.store).resolve()
+
+    @property
+    def database_url(self) -> str:
+        """Return the database as an SQLAlchemy URL."""
+        return self.database or f"sqlite:///{self.store_folder / 'mill.db'}"
+
+    def address(self, connection: str, environment: str) -> str:
+        """Return where a connection points to in an environment."""
+        if connection not in self.connections:
+            raise ConnectionUnknown(
+                f"connection `{connection}` is not declared",
+                where=str(self.root / FILE_NAME),
+                likely=did_you_mean(connection, self.connections),
+                next=f'add:  [connections.{connection}]\n{environment} = "path/to/rows.parquet"',
+            )
+        places = self.connections[connection]
+        if environment not in places:
+            raise ConnectionUnknown(
+                f"connection `{connection}` has no address in environment `{environment}`",
+                where=str(self.root / FILE_NAME),
+                got=f"addresses for: {', '.join(places)}",
+            )
+        return places[environment]
+
+
+def find_project(start: Path) -> Path:
+    """Return the nearest folder at or above `start` that holds `modelmill.toml`."""
+    for folder in (start, *start.parents):
+        if (folder / FILE_NAME).is_file():
+            return folder
+    raise ProjectNotFound(
+        f"no `{FILE_NAME}` in `{start}` or above it", next="modelmill init      (writes a project that runs)"
+    )
+
+
+def load_settings(root: Path, environ: Mapping[str, str] | None = None, **flags: Any) -> Settings:
+    """Read the project at `root`; `flags` that are not None win over the environment, it over the file."""
+    environ = os.environ if environ is None else environ
+    declared = _read_toml(root / FILE_NAME)
+    named = {"store": "MODELMILL_STORE", "database": "MODELMILL_DATABASE_URL", "model": "MODELMILL_MODEL"}
+    declared.update({key: environ[name] for key, name in named.items() if environ.get(name)})
+    settings = _build(Settings, {"root": root, **declared}, root / FILE_NAME, "")
+    return replace(settings, **{key: value for key, value in flags.items() if value is not None})
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingInvalid(f"`{path.name}` is not valid TOML: {error}", where=str(path)) from error
+
+
+_NESTED: dict[str, type[Any]] = {"build": BuildSettings, "serve": ServeSettings}
+
+
+def _build(kind: type[Any], values: Mapping[str, Any], path: Path, prefix: str) -> Any:
+    known = {f.name: f for f in fields(kind)}
+    for name, value in values.items():
+        if name not in known:
+            raise SettingInvalid(
+                f"unknown setting `{prefix}{name}`", where=str(path), likely=did_you_mean(name, known.keys() - {"root"})
+            )
+        _check_type(f"{prefix}{name}", value, str(known[name].type), path)
+    nested = {n: _build(_NESTED[n], v, path, f"{n}.") for n, v in values.items() if n in _NESTED}
+    return kind(**{**values, **nested})
+
+
+_TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
+
+
+def _check_type(name: str, value: Any, declared: str, path: Path) -> None:
+    wanted = _TYPES.get(declared, (dict, Path))
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        raise SettingInvalid(
+            f"setting `{name}` has the wrong type", where=str(path), expected=declared, got=f"{value!r}"
+        )
+    if isinstance(value, int | float) and value < 0:
+        raise SettingInvalid(f"setting `{name}` is negative", where=str(path), got=f"{value!r}")
