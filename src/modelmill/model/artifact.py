@@ -1,0 +1,132 @@
+"""How a fitted object becomes bytes in a pack, and back.
+
+`linear`: coefficients and intercept as float64, for a fitted scikit-learn linear regression without a @predict
+of its own; read without unpickling. `pickle`: anything else. Only `unpickle` in this file opens a pickle, and its
+callers open only packs that this installation signed.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelmill.errors import BlobBroken, Unsaveable
+
+LINEAR = "linear"
+PICKLE = "pickle"
+
+_LINEAR_MODULES = ("sklearn.linear_model._base", "sklearn.linear_model._ridge", "sklearn.linear_model._coordinate_descent")
+_LINEAR_CLASSES = ("LinearRegression", "Ridge", "Lasso", "ElasticNet")
+_HEADER = struct.Struct("<4sIQ")
+_MAGIC = b"MMLR"
+
+
+class Artifact(NamedTuple):
+    """A fitted object as bytes."""
+
+    format: str
+    content: bytes
+
+
+class Linear(NamedTuple):
+    """A linear model: ``x @ coef + intercept``."""
+
+    coef: NDArray[np.float64]
+    intercept: float
+
+    def predict(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return (n,) answers to (n, k) features."""
+        return x @ self.coef + self.intercept
+
+
+def encode(fitted: Any, *, plain_predict: bool) -> Artifact:
+    """Return a fitted object as bytes; `plain_predict` says that nothing but its own `predict` will be asked."""
+    if plain_predict and _is_linear(fitted):
+        return Artifact(LINEAR, encode_linear(Linear(fitted.coef_, float(fitted.intercept_))))
+    return Artifact(PICKLE, _pickled(fitted))
+
+
+def _is_linear(fitted: Any) -> bool:
+    kind = type(fitted)
+    if kind.__name__ not in _LINEAR_CLASSES or kind.__module__ not in _LINEAR_MODULES:
+        return False
+    coef = getattr(fitted, "coef_", None)
+    return isinstance(coef, np.ndarray) and coef.ndim == 1 and coef.dtype == np.float64
+
+
+def encode_linear(linear: Linear) -> bytes:
+    """Return a linear model as bytes: header, intercept, coefficients, little-endian float64."""
+    header = _HEADER.pack(_MAGIC, 1, len(linear.coef))
+    return header + struct.pack("<d", linear.intercept) + np.ascontiguousarray(linear.coef, dtype="<f8").tobytes()
+
+
+def decode_linear(content: bytes | memoryview) -> Linear:
+    """Return the linear model in these bytes, without copying the coefficients."""
+    if len(content) < _HEADER.size + 8:
+        raise BlobBroken("a linear model's bytes are cut off")
+    magic, version, length = _HEADER.unpack_from(content)
+    if magic != _MAGIC or version != 1 or len(content) != _HEADER.size + 8 + 8 * length:
+        raise BlobBroken("these bytes are not a linear model")
+    values = np.frombuffer(content, dtype="<f8", offset=_HEADER.size)
+    return Linear(values[1:], float(values[0]))
+
+
+def unpickle(content: bytes | memoryview) -> Any:
+    """Return the object in a pickle. The caller has checked that this installation signed it."""
+    return pickle.loads(content)  # noqa: S301 - the one place; see the module's docstring
+
+
+def _pickled(fitted: Any) -> bytes:
+    try:
+        return pickle.dumps(fitted, protocol=5)
+    except Exception:  # noqa: BLE001 - a lambda, a local class: the user's __reduce__ may raise anything
+        return _cloudpickled(fitted)
+
+
+def _cloudpickled(fitted: Any) -> bytes:
+    import cloudpickle
+
+    buffer = io.BytesIO()
+    try:
+        cloudpickle.CloudPickler(buffer, protocol=5).dump(fitted)
+    except Exception as error:
+        path, culprit = _blame(fitted)
+        raise Unsaveable(
+            f"the model cannot be saved: {path} holds a {type(culprit).__name__}",
+            where=f"train() returned a {type(fitted).__name__}",
+            got=repr(culprit)[:120],
+            likely="saved models are opened again in another process, where files, locks and sockets do not exist",
+            next=f"drop it before returning, or define __getstate__ on {type(fitted).__name__}",
+        ) from error
+    return buffer.getvalue()
+
+
+def _blame(value: Any, path: str = "the model", depth: int = 0) -> tuple[str, Any]:
+    """Return the path to the innermost attribute or item that does not pickle."""
+    for name, part in _parts(value):
+        if depth < 6 and not _pickles(part):
+            return _blame(part, f"{path}{name}" if depth else f"`{name.lstrip('.')}`", depth + 1)
+    return path, value
+
+
+def _parts(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [(f"[{key!r}]", part) for key, part in value.items()]
+    if isinstance(value, list | tuple):
+        return [(f"[{index}]", part) for index, part in enumerate(value)]
+    return [(f".{name}", part) for name, part in getattr(value, "__dict__", {}).items()]
+
+
+def _pickles(value: Any) -> bool:
+    import cloudpickle
+
+    try:
+        cloudpickle.dumps(value)
+    except Exception:  # noqa: BLE001 - any failure is the answer
+        return False
+    return True

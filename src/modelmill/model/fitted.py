@@ -1,0 +1,189 @@
+"""From rows to answers: the one path that training, laws, batch and online prediction share.
+
+`x` is float64, C-contiguous, of shape (rows, features). Answers are float64: of shape (rows,) for a regression,
+(rows, classes) for a classification, a probability each.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelmill.errors import FieldUnknown, ModelReturned, did_you_mean
+from modelmill.model.columns import Column
+from modelmill.model.roles import RoleFunction
+from modelmill.model.rows import Coded, Rows
+from modelmill.model.schema import SchemaSpec
+from modelmill.names import Segment
+
+Floats = NDArray[np.float64]
+
+_DTYPES = {"date": "datetime64[D]", "datetime": "datetime64[us]"}
+
+
+def make_x(role: RoleFunction | None, spec: SchemaSpec, rows: Rows) -> Floats:
+    """Return the features of `rows`: by the model's own function, else the feature columns as numbers."""
+    if role is None:
+        columns = [_as_numbers(rows, column) for column in spec.features]
+        return np.column_stack(columns) if columns else np.empty((len(rows), 0))
+    found = role.call({"rows": rows})
+    x = np.ascontiguousarray(found, dtype=np.float64)
+    if x.ndim == 1:
+        x = x.reshape(len(rows), -1) if len(rows) else x.reshape(0, 1)
+    if x.ndim != 2 or len(x) != len(rows):
+        raise ModelReturned(
+            f"@features returned the shape {x.shape} for {len(rows)} rows", where=role.where, expected="(rows, features)"
+        )
+    return x
+
+
+def make_y(spec: SchemaSpec, rows: Rows) -> Floats | NDArray[np.int64]:
+    """Return the target: numbers for a regression, codes of the classes for a classification."""
+    target = spec.target
+    if target.kind == "category":
+        return category_codes(rows.raw(target.name), target.values).astype(np.int64)
+    if target.kind == "bool":
+        return rows[target.name].astype(np.int64)
+    return rows[target.name].astype(np.float64, copy=False)
+
+
+def _as_numbers(rows: Rows, column: Column) -> Floats:
+    if column.kind == "category":
+        codes = category_codes(rows.raw(column.name), column.values)
+        return np.where(codes < 0, np.nan, codes).astype(np.float64)
+    values = rows[column.name]
+    if column.kind in _DTYPES:
+        days = (values - np.datetime64("1970-01-01")) / np.timedelta64(1, "D")
+        return np.asarray(days, dtype=np.float64)
+    return values.astype(np.float64, copy=False)
+
+
+def category_codes(column: Any, values: Sequence[str]) -> NDArray[np.int32]:
+    """Return each text's place in the declared values, -1 for null."""
+    place: dict[Any, int] = {value: code for code, value in enumerate(values)}
+    if isinstance(column, Coded):
+        table = np.array([place.get(text, -1) for text in column.values] + [-1], dtype=np.int32)
+        return table[column.codes]
+    return np.array([place.get(text, -1) for text in column], dtype=np.int32)
+
+
+def answer(
+    fitted: Any, role: RoleFunction | None, classes: int, x: Floats, rows: Rows, segment: Segment
+) -> Floats:
+    """Return the answers of a fitted object; `classes` is 0 for a regression."""
+    if role is not None:
+        raw = role.call({"model": fitted, "x": x, "rows": rows, "segment": segment})
+    elif classes and hasattr(fitted, "predict_proba"):
+        raw = fitted.predict_proba(x)
+    elif hasattr(fitted, "predict"):
+        raw = fitted.predict(x)
+    else:
+        raise ModelReturned(
+            f"a `{type(fitted).__name__}` has no predict()", next="return a fitted model, or write @predict(model, x)"
+        )
+    where = role.where if role else f"{type(fitted).__name__}.predict()"
+    numbers = _as_floats(raw, where)
+    shaped = _as_probabilities(numbers, fitted, classes, len(x)) if classes else numbers.reshape(-1)
+    if len(shaped) != len(x):
+        raise ModelReturned(f"{where} returned {len(shaped)} answers for {len(x)} rows", where=where)
+    if not np.isfinite(shaped).all():
+        raise ModelReturned(f"{where} returned NaN or infinity", where=where)
+    return shaped
+
+
+def _as_floats(raw: Any, where: str) -> Floats:
+    if raw is None:
+        raise ModelReturned(f"{where} returned None", where=where)
+    try:
+        return np.asarray(raw, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ModelReturned(f"{where} returned a {type(raw).__name__} that is no array of numbers") from error
+
+
+def _as_probabilities(numbers: Floats, fitted: Any, classes: int, rows: int) -> Floats:
+    if numbers.ndim == 2 and numbers.shape[1] == classes:
+        return numbers
+    full = np.zeros((rows, classes))
+    if numbers.ndim == 2:
+        # A segment may have seen only some of the classes: scikit-learn then returns only their columns.
+        seen = np.asarray(getattr(fitted, "classes_", np.arange(numbers.shape[1])), dtype=np.int64)
+        full[:, seen] = numbers
+    else:
+        full[np.arange(rows), numbers.astype(np.int64)] = 1.0
+    return full
+
+
+def answer_value(answers: Floats, index: int, labels: Sequence[str]) -> float | dict[str, float]:
+    """Return one answer as a caller sees it: a number, or a probability by label."""
+    if not labels:
+        return float(answers[index])
+    return dict(zip(labels, answers[index].tolist(), strict=True))
+
+
+def typical_row(spec: SchemaSpec, rows: Rows) -> dict[str, Any]:
+    """Return the row that stands for all: the median of numbers and times, the most frequent of the rest."""
+    return {column.name: _typical(rows[column.name], column) for column in spec.request_columns}
+
+
+def _typical(values: Any, column: Column) -> Any:
+    if column.role != "key" and (column.numeric or column.kind in _DTYPES):
+        present = values[~np.isnan(values)] if values.dtype.kind in "fM" and len(values) else values
+        if not len(present):
+            return None
+        # The lower median: a value that really occurred, and an integer where the column has integers.
+        return np.partition(present, (len(present) - 1) // 2)[(len(present) - 1) // 2]
+    return statistics.mode(values.tolist()) if len(values) else None
+
+
+def one_row(spec: SchemaSpec, values: Mapping[str, Any]) -> Rows:
+    """Return a batch of one row from plain values."""
+    return Rows({c.name: column_array(c, [values[c.name]]) for c in spec.request_columns if c.name in values}, 1)
+
+
+def column_array(column: Column, values: list[Any]) -> NDArray[Any]:
+    """Return plain values of one column as `Rows` keeps them."""
+    if column.kind in _DTYPES:
+        return np.array(values, dtype=_DTYPES[column.kind])
+    if column.kind in ("str", "category"):
+        return np.array(values, dtype=object)
+    if column.kind == "float" or column.nullable:
+        return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+    return np.array(values, dtype=np.bool_ if column.kind == "bool" else np.int64)
+
+
+class Asker:
+    """The `ask` of a law: one fitted object behind the whole path from named fields to an answer."""
+
+    __slots__ = ("_features", "_fitted", "_known", "_labels", "_predict", "_segment", "_spec", "_typical")
+
+    def __init__(  # noqa: PLR0913 - the parts of the path, named
+        self,
+        spec: SchemaSpec,
+        labels: Sequence[str],
+        features: RoleFunction | None,
+        predict: RoleFunction | None,
+        fitted: Any,
+        segment: Segment,
+        typical: Mapping[str, Any],
+    ) -> None:
+        """Take the parts of the path, and the row whose values stand for fields that are left out."""
+        self._spec, self._labels, self._fitted, self._segment = spec, labels, fitted, segment
+        self._features, self._predict = features, predict
+        self._typical = {column.name: column_array(column, [typical.get(column.name)]) for column in spec.request_columns}
+        self._known = {column.name: column for column in spec.request_columns}
+
+    def __call__(self, **fields: Any) -> Any:
+        """Return the answer to the typical row with these fields changed."""
+        columns = dict(self._typical)
+        for name, value in fields.items():
+            if name not in self._known:
+                raise FieldUnknown(f"ask() does not know the field `{name}`", likely=did_you_mean(name, self._known))
+            columns[name] = column_array(self._known[name], [value])
+        rows = Rows(columns, 1)
+        x = make_x(self._features, self._spec, rows)
+        answers = answer(self._fitted, self._predict, len(self._labels), x, rows, self._segment)
+        return answer_value(answers, 0, self._labels)

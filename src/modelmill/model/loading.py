@@ -1,0 +1,122 @@
+"""Importing a model file: the module, its models, and an error that points into the user's own lines."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from modelmill.errors import DeclarationInvalid, ModelFileBroken, ModelMissing, ModelmillError
+from modelmill.model.declaration import Model
+
+_NOT_OURS = ("site-packages", "dist-packages", ".venv")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedFile:
+    """A model file that was imported."""
+
+    path: Path
+    root: Path
+    module: ModuleType
+    models: dict[str, Model]
+
+    @property
+    def entry(self) -> str:
+        """Return the name under which the module is imported, here and on every worker and node."""
+        return self.module.__name__
+
+
+def load_model_file(path: Path, root: Path) -> LoadedFile:
+    """Import the model file at `path`, with `root` and its own folder on the import path."""
+    for folder in (str(path.parent), str(root)):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    module = _import(path)
+    models = {m.name: m for m in vars(module).values() if isinstance(m, Model)}
+    if not models:
+        raise ModelMissing(f"`{path.name}` declares no model", where=str(path), next="write  m = mm.Model(...)")
+    for model in models.values():
+        model.check_complete()
+    return LoadedFile(path, root, module, models)
+
+
+def _import(path: Path) -> ModuleType:
+    name = path.stem
+    if not name.isidentifier():
+        raise ModelFileBroken(f"`{path.name}` is no importable name", next=f"mv {path.name} {name.replace('-', '_')}.py")
+    _forget_other_module(name, path)
+    try:
+        return importlib.import_module(name)
+    except DeclarationInvalid as error:
+        raise _with_place(error, path) from error
+    except ModelmillError:
+        raise
+    except SyntaxError as error:
+        raise ModelFileBroken(
+            f"`{path.name}` has a syntax error: {error.msg}",
+            where=f"{error.filename}:{error.lineno}",
+            got=(error.text or "").strip(),
+        ) from error
+    except Exception as error:
+        raise ModelFileBroken(
+            f"`{path.name}` cannot be imported: {type(error).__name__}: {error}",
+            where="\n".join(user_frames(error, path.parent)) or str(path),
+            likely=_missing_module(error),
+        ) from error
+
+
+def _forget_other_module(name: str, path: Path) -> None:
+    loaded = sys.modules.get(name)
+    if loaded is not None and Path(getattr(loaded, "__file__", None) or "/").resolve() != path.resolve():
+        if name in sys.stdlib_module_names:
+            raise ModelFileBroken(f"`{path.name}` hides the standard module `{name}`", next="give the file another name")
+        del sys.modules[name]
+        importlib.invalidate_caches()
+
+
+def _with_place(error: DeclarationInvalid, path: Path) -> DeclarationInvalid:
+    frames = user_frames(error, path.parent)
+    parts = {"where": frames[0] if frames else str(path), **error.parts}
+    return DeclarationInvalid(error.what, **parts)
+
+
+def _missing_module(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"the package that provides `{error.name}` is not installed here"
+    return ""
+
+
+def user_frames(error: BaseException, folder: Path, most: int = 3) -> list[str]:
+    """Return the innermost lines of a traceback that lie in the user's folder, innermost first, at most `most`."""
+    frames = [
+        f"{frame.filename}:{frame.lineno} {frame.name}()  {frame.line or ''}".rstrip()
+        for frame in traceback.extract_tb(error.__traceback__)
+        if _is_own(Path(frame.filename), folder)
+    ]
+    return frames[::-1][:most]
+
+
+def imported_files(root: Path) -> list[Path]:
+    """Return the project's own files that are really imported now, in the order of their paths.
+
+    A module that lies in an installed environment, or that a link leads out of the project, is not the project's.
+    """
+    return sorted(set(_own_modules(root.resolve())))
+
+
+def _own_modules(root: Path) -> Iterator[Path]:
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and file.endswith(".py") and _is_own(Path(file), root):
+            yield Path(file).resolve()
+
+
+def _is_own(file: Path, root: Path) -> bool:
+    if any(part in _NOT_OURS for part in file.parts):
+        return False
+    return file.resolve().is_relative_to(root.resolve())
