@@ -1,0 +1,96 @@
+"""Rows: one way to read them, one way to write them, whatever database keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, column, select, table
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+
+from modelmill.errors import StoreTooNew
+from modelmill.store.dialects import lock_schema, make_engine, translated
+from modelmill.store.files import told
+from modelmill.store.migrations import VERSION_TABLE, newest_revision, upgrade
+
+
+class Database:
+    """A database with two doors, `read` and `write`; the driver's errors become ours in them and nowhere else."""
+
+    def __init__(self, url: str) -> None:
+        """Take an SQLAlchemy URL; nothing is connected yet."""
+        self.engine = make_engine(url)
+        self.place = self.engine.url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Open a connection for reading."""
+        with self._translating(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Open a transaction: durable when the block ends, taken back whole when it raises."""
+        with (
+            self._translating(),
+            self.engine.connect().execution_options(modelmill_writing=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    def migrate(self) -> None:
+        """Bring the tables to this release's state; costs one query where they are."""
+        if self._is_current(self.revision()):
+            return
+        self._make_folder()
+        with self.write() as connection:
+            lock_schema(connection)
+            upgrade(connection)
+
+    def revision(self) -> str | None:
+        """Return the state of the tables, None when there are none yet."""
+        try:
+            with self.engine.connect() as connection:
+                return _revision(connection)
+        except (OperationalError, ProgrammingError):
+            # The table is missing, or the database is: the next statement tells which, in our words.
+            return None
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    def _is_current(self, revision: str | None) -> bool:
+        newest = newest_revision()
+        if revision is not None and revision > newest:
+            raise StoreTooNew(
+                "the store was written by a newer modelmill",
+                where=self.place,
+                expected=f"revision {newest} or older",
+                got=f"revision {revision}",
+                next="pip install --upgrade modelmill",
+                safe="nothing was changed",
+            )
+        return revision == newest
+
+    def _make_folder(self) -> None:
+        if self.engine.dialect.name == "sqlite" and self.engine.url.database:
+            folder = Path(self.engine.url.database).parent
+            with told(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            ours = translated(error, self.place)
+            if ours is None:
+                raise
+            raise ours from error
+
+
+def _revision(connection: Connection) -> str | None:
+    found: str | None = connection.execute(select(column("version_num")).select_from(table(VERSION_TABLE))).scalar()
+    return found

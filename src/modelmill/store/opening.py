@@ -1,0 +1,79 @@
+"""Opening a store: the folder, the database, the blobs, the pointers and the key, together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from modelmill.errors import NotFound
+from modelmill.settings import Settings
+from modelmill.store.blobs import FolderBlobs, FolderPointers, blobs_of, pointers_of
+from modelmill.store.database import Database
+from modelmill.store.files import sweep, told
+from modelmill.store.signing import SigningKey
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Everything an installation keeps. As a context manager it closes the database when the block ends."""
+
+    folder: Path
+    database: Database
+    blobs: FolderBlobs
+    pointers: FolderPointers
+    key: SigningKey
+
+    @property
+    def scratch(self) -> Path:
+        """Return the folder for files that only one command needs."""
+        return self.folder / "scratch"
+
+    @property
+    def lock_path(self) -> Path:
+        """Return the file that `locks.ProjectLock` takes for this store."""
+        return self.folder / "lock"
+
+    def scratch_folders(self) -> tuple[Path, ...]:
+        """Return every folder in which a crash may leave temporary files."""
+        return self.scratch, self.blobs.scratch, self.pointers.scratch, self.folder / "keys"
+
+    def sweep(self) -> list[Path]:
+        """Remove the temporary files whose writer is gone, and return their names."""
+        return [path for folder in self.scratch_folders() for path in sweep(folder)]
+
+    def close(self) -> None:
+        """Close the database."""
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+
+def open_store(settings: Settings, *, create: bool = True, group_readable: bool = False) -> Store:
+    """Open the project's store and bring its tables up to date.
+
+    A missing store is made, unless `create` is false. `group_readable` lets the group of the folder read everything in
+    it but the private key.
+    """
+    folder = settings.store_folder
+    if not (folder / "keys").is_dir():
+        if not create:
+            raise NotFound(f"there is no store at `{folder}`", next="modelmill train      (makes it)")
+        _make_folders(folder, 0o2750 if group_readable else 0o700)
+    key = SigningKey.create(folder)
+    database = Database(settings.database_url)
+    database.migrate()
+    return Store(folder, database, blobs_of(folder), pointers_of(folder), key)
+
+
+def _make_folders(folder: Path, mode: int) -> None:
+    with told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(mode)
+        for name in ("scratch", "blobs", "pointers"):
+            (folder / name).mkdir(exist_ok=True)
