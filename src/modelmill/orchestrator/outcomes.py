@@ -1,0 +1,446 @@
+"""What the commands answer, as values: the command line renders them, ``--json`` is their JSON, Python gets them as is.
+
+Light on purpose: nothing but msgspec is imported, so that the command line can know the shapes without the machines.
+Times are seconds unless a name says otherwise; texts named `segment` are written as `names.format_segment` does;
+`next` is the one command that makes sense now. `exit_code` is 0 where all went well and 1 where some of it did not.
+
+While a verb works it calls ``progress(kind, facts)``; `PROGRESS_KINDS` says which kinds there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+Progress = Callable[[str, dict[str, Any]], None]
+"""How a verb tells what it is doing: a kind, and the facts of that kind."""
+
+PROGRESS_KINDS = {
+    "line": "text: one line for a person",
+    "build": "done, total, built, failed, unchanged, pooled, rate: counts of segments so far; rate is models a second",
+    "failure": "segment, code, summary: one segment that could not be built",
+    "up": "outcome: the UpOutcome, once the node answers; `up` returns only when the node has ended",
+}
+
+
+def no_progress(kind: str, facts: dict[str, Any]) -> None:
+    """Tell nobody."""
+
+
+# ------------------------------------------------------------------ parts
+
+
+class SnapshotFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One snapshot, as it is shown."""
+
+    label: str
+    """``flights@s1``"""
+    dataset: str
+    number: int
+    digest: str
+    rows: int
+    segments: int = 0
+    bytes: int = 0
+    source: str = ""
+    taken_at: datetime | None = None
+    new: bool = True
+    """False when the rows were the same as those of a snapshot that was there already."""
+    rows_without_label: int = 0
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """One error on the same test rows: the models of their own, the pooled model, and the mean of the training rows."""
+
+    metric: str
+    rows: int
+    """Test rows that all three answered."""
+    own: float
+    """What the fleet answers with: each segment's own model, or the pooled one where its own is not better."""
+    pooled: float | None = None
+    mean: float | None = None
+    unit: str = ""
+
+
+class FailureGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Segments that failed for one cause."""
+
+    code: str
+    cause: str
+    count: int
+    stage: str = ""
+    segments: tuple[str, ...] = ()
+    """At most three examples."""
+    where: str = ""
+    """``delays.py:41 train()``"""
+    next: str = ""
+    safe: str = ""
+
+
+class LawCount(msgspec.Struct, frozen=True, kw_only=True):
+    """How many segments a law was asked of, and for how many it does not hold."""
+
+    name: str
+    asked: int
+    failed: int = 0
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """The segments of a fleet, by what this run did and by who answers now. The pooled model is not counted."""
+
+    segments: int
+    built: int = 0
+    unchanged: int = 0
+    """Carried forward: code, data and model are the same."""
+    failed: int = 0
+    """Their previous version stays; where there is none the pooled model answers."""
+    own: int = 0
+    """Segments whose own model answers."""
+    pooled: int = 0
+    """Segments that the pooled model answers for; `TrainOutcome.pooled_because` says why."""
+
+
+# ------------------------------------------------------------------ train, up, down
+
+
+class TrainOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a build did."""
+
+    model: str
+    version: int
+    """The number that the new versions carry; the current one where nothing was built."""
+    run: int | None
+    """None when there was nothing to do."""
+    snapshot: SnapshotFacts
+    counts: Counts
+    seconds: float
+    """Wall-clock time of the whole command."""
+    stages: Mapping[str, float] = {}
+    """Seconds by stage, in order: import, snapshot, plan, build, register."""
+    platform_ms: float | None = None
+    """Milliseconds of the platform per model built: what is neither the user's fit nor the user's predict."""
+    user_ms: float | None = None
+    """Milliseconds of the user's own functions per model built."""
+    comparison: Comparison | None = None
+    metrics: Mapping[str, float] = {}
+    """Medians over the segments."""
+    failures: tuple[FailureGroup, ...] = ()
+    pooled_because: Mapping[str, int] = {}
+    """Why the pooled model answers -> how many segments."""
+    laws: tuple[LawCount, ...] = ()
+    reasons: Mapping[str, int] = {}
+    """Why segments were built or left alone -> how many."""
+    explained: tuple[tuple[str, str], ...] = ()
+    """With ``--explain``: (segment, reason) of every segment."""
+    inactive: tuple[str, ...] = ()
+    """Declared policies that are stored but do not act yet."""
+    map_digest: str = ""
+    resumed: bool = False
+    """Whether this run went on where an interrupted one had stopped."""
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 1 when a segment failed."""
+        return 1 if self.failures or self.counts.failed else 0
+
+
+class ReleaseFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What an environment points to."""
+
+    environment: str
+    number: int
+    version: int
+    new: bool = True
+    confirmed: int = 0
+    """Live workers that have applied it."""
+    workers: int = 0
+    seconds: float = 0.0
+
+
+class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One serving node."""
+
+    url: str
+    """``http://127.0.0.1:8700``"""
+    pid: int
+    port: int
+    environment: str
+    started_at: datetime | None = None
+    workers: int = 1
+    requests: int = 0
+    errors: int = 0
+    healthy: bool = True
+    models: tuple[str, ...] = ()
+
+
+class UpOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What `up` did: the build, the release and the node that answers."""
+
+    train: TrainOutcome
+    release: ReleaseFacts
+    node: NodeFacts
+    url: str
+    """``http://127.0.0.1:8700/air-time``"""
+    curl: str
+    """A request that can be pasted into a terminal."""
+    detached: bool = False
+    seconds: float = 0.0
+    """From the command to the first answer."""
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 1 when a segment failed."""
+        return self.train.exit_code
+
+
+class DownOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What `down` did."""
+
+    stopped: bool
+    """False when no node ran."""
+    pid: int | None = None
+    seconds: float = 0.0
+    next: str = "modelmill up"
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0: a node that does not run is down."""
+        return 0
+
+
+# ------------------------------------------------------------------ check, status
+
+
+class CheckStep(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was tried."""
+
+    text: str
+    """``contract holds on 60 000 sample rows``"""
+    seconds: float = 0.0
+
+
+class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What `check` found; it stops at the first thing that does not hold, with that error."""
+
+    model: str
+    file: str
+    segment: str
+    """The one that was trained, saved, opened again and asked."""
+    steps: tuple[CheckStep, ...]
+    seconds: float
+    comparison: Comparison | None = None
+    notices: tuple[str, ...] = ()
+    inactive: tuple[str, ...] = ()
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0: a check that fails is an error."""
+        return 0
+
+
+class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one model stands."""
+
+    model: str
+    version: int
+    segments: int
+    own: int = 0
+    pooled: int = 0
+    failed: int = 0
+    run: int | None = None
+    run_state: str = ""
+    finished_at: datetime | None = None
+    snapshot: str = ""
+    metric: str = ""
+    score: float | None = None
+    """Median over the segments."""
+    releases: Mapping[str, int] = {}
+    """environment -> number of the current release."""
+
+
+class StatusOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs, what is released and what was built last."""
+
+    project: str
+    store: str
+    models: tuple[ModelStatus, ...] = ()
+    node: NodeFacts | None = None
+    holder: str = ""
+    """Who is writing to the store now."""
+    notices: tuple[str, ...] = ()
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0: a status is an answer."""
+        return 0
+
+
+# ------------------------------------------------------------------ predict, search, show
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """One row's answer."""
+
+    model: str
+    segment: str
+    value: float | str | bool | None
+    """The predicted number, or the most probable label."""
+    answered_by: str
+    """``own`` or ``pooled``"""
+    version: int | None = None
+    """None for a model that was trained for this answer only and not kept."""
+    why: str = ""
+    probabilities: Mapping[str, float] = {}
+
+
+class PredictOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """The answers, in the order of the rows."""
+
+    target: str
+    answers: tuple[Answer, ...]
+    source: str
+    """Who answered: ``node http://127.0.0.1:8700``, ``version 3``, ``unsaved``"""
+    unit: str = ""
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0: a row that cannot be answered is an error."""
+        return 0
+
+
+class FoundVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """One version, as a search lists it."""
+
+    model: str
+    segment: str
+    number: int
+    current: bool = True
+    state: str = "own"
+    score: float | None = None
+    metric: str = ""
+    rows: int = 0
+    run: int | None = None
+    made_at: datetime | None = None
+
+
+class SearchOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of versions."""
+
+    versions: tuple[FoundVersion, ...]
+    after: str | None = None
+    """Give it back as ``--after`` for the next page; None when this is the last."""
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0: finding nothing is an answer."""
+        return 0
+
+
+class ShowOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about one thing."""
+
+    kind: str
+    """``model``, ``version``, ``run`` or ``snapshot``"""
+    name: str
+    facts: Mapping[str, str]
+    """Label -> text, in the order in which they are shown: answers, made by, from data, ..."""
+    details: Mapping[str, Any] = {}
+    """The same and more, for programs."""
+    failures: tuple[FailureGroup, ...] = ()
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0: what is shown may be bad, showing it went well."""
+        return 0
+
+
+# ------------------------------------------------------------------ data
+
+
+class ImportOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of rows that were imported."""
+
+    snapshot: SnapshotFacts
+    seconds: float
+    checks: int = 0
+    """Promises of the contract that were checked, a column and a rule each."""
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0: rows that break the contract are an error."""
+        return 0
+
+
+class SnapshotListing(msgspec.Struct, frozen=True, kw_only=True):
+    """The snapshots of a project, newest first."""
+
+    snapshots: tuple[SnapshotFacts, ...] = ()
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0."""
+        return 0
+
+
+# ------------------------------------------------------------------ fsck, doctor
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Something in the store that is not as it was recorded."""
+
+    code: str
+    what: str
+    where: str = ""
+    next: str = ""
+
+
+class FsckOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a look through the whole store found."""
+
+    checked: Mapping[str, int]
+    """Kind of thing -> how many: blobs, packs, versions, snapshots, releases."""
+    problems: tuple[Problem, ...] = ()
+    unreferenced: int = 0
+    """Blobs that no row names: leftovers of interrupted runs, harmless."""
+    swept: int = 0
+    """Temporary files of dead processes that were removed."""
+    seconds: float = 0.0
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 1 when something is broken or lost."""
+        return 1 if self.problems else 0
+
+
+class DoctorCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that modelmill needs of its surroundings."""
+
+    name: str
+    state: str
+    """``ok``, ``notice`` (works, but could be better) or ``problem``"""
+    text: str
+    next: str = ""
+
+
+class DoctorOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How the surroundings are."""
+
+    checks: tuple[DoctorCheck, ...]
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 1 when there is a problem."""
+        return 1 if any(check.state == "problem" for check in self.checks) else 0
