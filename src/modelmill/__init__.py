@@ -31,7 +31,7 @@ from modelmill.model.schema import Schema
 
 if TYPE_CHECKING:
     from modelmill.api.mill import Mill
-    from modelmill.data.readers import read
+    from modelmill.data.sources import read
 
 __version__ = "0.1.0"
 
@@ -65,7 +65,7 @@ __all__ = [
 ]
 
 # What needs a table library or a store is imported when it is first used: a model file on a node needs neither.
-_LATER = {"Mill": "modelmill.api.mill", "read": "modelmill.data.readers"}
+_LATER = {"Mill": "modelmill.api.mill", "read": "modelmill.data.sources"}
 
 
 def __getattr__(name: str) -> Any:

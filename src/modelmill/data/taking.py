@@ -1,0 +1,218 @@
+"""Taking a snapshot: check the contract, sort by segment, write the files, then one row in the database."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from sqlalchemy import func, select
+
+from modelmill.data.contract import check
+from modelmill.data.snapshot import (
+    FORMAT,
+    FileEntry,
+    Manifest,
+    Segments,
+    Snapshot,
+    decode_segments,
+    encode_segments,
+    starts_of,
+)
+from modelmill.data.tables import snapshots
+from modelmill.errors import NotFound, SnapshotBroken
+from modelmill.model.request import key_text
+from modelmill.model.schema import SchemaSpec
+from modelmill.names import Digest, Segment, digest_of, format_segment
+from modelmill.store.opening import Store
+from modelmill.store.tables import now
+
+_FILE_ROWS = 500_000
+_GROUP_ROWS = 8_192
+
+
+class Taken(NamedTuple):
+    """A snapshot with its rows still in memory."""
+
+    snapshot: Snapshot
+    segments: Segments
+    frame: pl.DataFrame
+    new: bool
+    """False when the dataset had this very content already."""
+
+
+def take_snapshot(
+    store: Store, dataset: str, spec: SchemaSpec, by: tuple[str, ...], frame: pl.DataFrame, source: str
+) -> Taken:
+    """Make a snapshot of `frame`; a bad drop raises a `DataError` and changes nothing.
+
+    The same rows give the same snapshot, in whatever order they came.
+    """
+    ordered = _sorted(check(spec, frame, source), spec, by)
+    segments = index_segments(ordered, spec, by)
+    files = tuple(_write_files(store, ordered, segments))
+    (index,) = store.blobs.put([encode_segments(segments)])
+    manifest = Manifest(FORMAT, dataset, spec, by, len(ordered), files, index)
+    (identity,) = store.blobs.put([manifest.encode()])
+    snapshot, new = _record(store, identity, manifest, len(segments), source)
+    return Taken(snapshot, segments, ordered, new)
+
+
+def _sorted(frame: pl.DataFrame, spec: SchemaSpec, by: tuple[str, ...]) -> pl.DataFrame:
+    # After key and time all other columns decide, so that the order in which rows came leaves no trace.
+    first = [*by, *([spec.time.name] if spec.time else [])]
+    return frame.sort([*first, *(name for name in frame.columns if name not in first)], nulls_last=True)
+
+
+def index_segments(frame: pl.DataFrame, spec: SchemaSpec, by: tuple[str, ...]) -> Segments:
+    """Return where each segment lies in a sorted frame, with the SHA-256 of its key and rows."""
+    keys, rows = _runs(frame, by)
+    starts = starts_of(rows)
+    return Segments(keys, starts, rows, _digests(frame, spec, by, keys, starts, rows))
+
+
+def _runs(frame: pl.DataFrame, by: tuple[str, ...]) -> tuple[list[Segment], NDArray[np.int64]]:
+    if not by:
+        return [()], np.array([len(frame)], dtype=np.int64)
+    groups = frame.group_by(list(by), maintain_order=True).len()
+    texts = [[key_text(value) for value in groups[name].to_list()] for name in by]
+    return list(zip(*texts, strict=True)), groups["len"].cast(pl.Int64).to_numpy()
+
+
+def _digests(  # noqa: PLR0913 - the two arrays are the segments
+    frame: pl.DataFrame,
+    spec: SchemaSpec,
+    by: tuple[str, ...],
+    keys: list[Segment],
+    starts: NDArray[np.int64],
+    rows: NDArray[np.int64],
+) -> list[bytes]:
+    hashes = [hashlib.sha256(format_segment(key).encode()) for key in keys]
+    bounds = list(zip(starts.tolist(), (starts + rows).tolist(), strict=True))
+    for column in spec.columns:
+        if column.name in by:
+            continue
+        for view in _canonical(frame[column.name], bounds):
+            for digest, part in zip(hashes, view, strict=True):
+                digest.update(part)
+    return [digest.digest() for digest in hashes]
+
+
+def _canonical(series: pl.Series, bounds: list[tuple[int, int]]) -> Iterator[Iterator[memoryview]]:
+    """Yield a column's content as one or two sequences of bytes a segment, the same on every machine."""
+    if series.dtype == pl.String:
+        lengths = series.str.len_bytes().cast(pl.Int64).fill_null(-1).to_numpy()
+        ends = np.concatenate([[0], np.cumsum(np.maximum(lengths, 0))]).tolist()
+        text = memoryview("".join(series.fill_null("").to_list()).encode())
+        yield (text[ends[start] : ends[end]] for start, end in bounds)
+        numbers = lengths
+    elif series.dtype == pl.Float64:
+        numbers = series.fill_null(float("nan")).to_numpy()
+    else:
+        numbers = series.cast(pl.Int64, strict=False).fill_null(np.iinfo(np.int64).min).to_numpy()
+    content = memoryview(np.ascontiguousarray(numbers).astype(numbers.dtype.newbyteorder("<"), copy=False)).cast("B")
+    yield (content[8 * start : 8 * end] for start, end in bounds)
+
+
+def _write_files(store: Store, frame: pl.DataFrame, segments: Segments) -> Iterator[FileEntry]:
+    for start, end in _cuts(segments):
+        buffer = io.BytesIO()
+        # No statistics: a column's minimum would keep an erased value for ever.
+        frame[start:end].write_parquet(buffer, compression="zstd", statistics=False, row_group_size=_GROUP_ROWS)
+        content = buffer.getvalue()
+        (digest,) = store.blobs.put([content])
+        yield FileEntry(digest, end - start, len(content))
+
+
+def _cuts(segments: Segments) -> Iterator[tuple[int, int]]:
+    """Yield the row ranges of the files: whole segments, about half a million rows each."""
+    begin = 0
+    for start, rows in zip(segments.starts.tolist(), segments.rows.tolist(), strict=True):
+        if start + rows - begin >= _FILE_ROWS:
+            yield begin, start + rows
+            begin = start + rows
+    total = int(segments.rows.sum())
+    if begin < total:
+        yield begin, total
+
+
+def _record(store: Store, identity: Digest, manifest: Manifest, segments: int, source: str) -> tuple[Snapshot, bool]:
+    with store.database.write() as c:
+        same = (snapshots.c.dataset == manifest.dataset) & (snapshots.c.digest == identity)
+        row = c.execute(select(snapshots).where(same)).first()
+        if row:
+            return Snapshot(identity, row.number, row.source, row.created_at.isoformat(), manifest), False
+        newest = select(func.max(snapshots.c.number)).where(snapshots.c.dataset == manifest.dataset)
+        number = (c.execute(newest).scalar() or 0) + 1
+        made = now()
+        c.execute(
+            snapshots.insert().values(
+                dataset=manifest.dataset,
+                number=number,
+                digest=identity,
+                rows=manifest.rows,
+                segments=segments,
+                source=source,
+                created_at=made,
+            )
+        )
+        return Snapshot(identity, number, source, made.isoformat(), manifest), True
+
+
+def load_frame(store: Store, snapshot: Snapshot) -> pl.DataFrame:
+    """Return a snapshot's rows, every file checked against its digest."""
+    parts = [pl.read_parquet(io.BytesIO(store.blobs.get(file.digest))) for file in snapshot.manifest.files]
+    return pl.concat(parts)
+
+
+def load_segments(store: Store, snapshot: Snapshot) -> Segments:
+    """Return where each segment of a snapshot lies."""
+    return decode_segments(store.blobs.get(snapshot.manifest.index))
+
+
+def load_taken(store: Store, snapshot: Snapshot) -> Taken:
+    """Return a recorded snapshot with its rows in memory."""
+    return Taken(snapshot, load_segments(store, snapshot), load_frame(store, snapshot), new=False)
+
+
+def list_snapshots(store: Store, dataset: str | None = None, limit: int = 50) -> list[Snapshot]:
+    """Return the newest snapshots first."""
+    query = select(snapshots).order_by(snapshots.c.id.desc()).limit(limit)
+    if dataset:
+        query = query.where(snapshots.c.dataset == dataset)
+    with store.database.read() as c:
+        return [_read(store, row) for row in c.execute(query)]
+
+
+def get_snapshot(store: Store, name: str) -> Snapshot:
+    """Return a snapshot by ``flights@s3``, ``flights`` (its newest) or the first digits of its id."""
+    dataset, _, number = name.partition("@s")
+    query = select(snapshots).order_by(snapshots.c.id.desc()).limit(1)
+    with store.database.read() as c:
+        row = c.execute(query.where(*_named(dataset, number))).first()
+        if row is None and not number:
+            recent = c.execute(select(snapshots).order_by(snapshots.c.id.desc()).limit(1000))
+            row = next((r for r in recent if len(name) >= 4 and r.digest.startswith(name)), None)
+    if row is None:
+        raise NotFound(f"there is no snapshot `{name}`", next="modelmill data list")
+    return _read(store, row)
+
+
+def _named(dataset: str, number: str) -> list[object]:
+    named: list[object] = [snapshots.c.dataset == dataset]
+    return [*named, snapshots.c.number == int(number)] if number.isdecimal() else named
+
+
+def _read(store: Store, row: object) -> Snapshot:
+    import msgspec
+
+    content = store.blobs.get(row.digest)  # type: ignore[attr-defined]
+    try:
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise SnapshotBroken(f"the manifest of snapshot `{row.dataset}@s{row.number}` cannot be read") from error  # type: ignore[attr-defined]
+    return Snapshot(digest_of(content), row.number, row.source, row.created_at.isoformat(), manifest)  # type: ignore[attr-defined]
