@@ -10,28 +10,27 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from modelmill.model.columns import category, col, key, label, subject, target, time
-from modelmill.model.conditions import (
-    Canary,
-    at_least,
-    better,
-    drifted,
-    error_rate,
-    every,
-    new_labels,
-    new_rows,
-    no_worse,
-    p99_ms,
-    worse,
-)
-from modelmill.model.declaration import Model, Window
-from modelmill.model.roles import Ask, Run
-from modelmill.model.rows import Rows
-from modelmill.model.schema import Schema
-
 if TYPE_CHECKING:
     from modelmill.api.mill import Mill
     from modelmill.data.sources import read
+    from modelmill.model.columns import category, col, key, label, subject, target, time
+    from modelmill.model.conditions import (
+        Canary,
+        at_least,
+        better,
+        drifted,
+        error_rate,
+        every,
+        new_labels,
+        new_rows,
+        no_worse,
+        p99_ms,
+        worse,
+    )
+    from modelmill.model.declaration import Model, Window
+    from modelmill.model.roles import Ask, Run
+    from modelmill.model.rows import Rows
+    from modelmill.model.schema import Schema
 
 __version__ = "0.1.0"
 
@@ -64,11 +63,38 @@ __all__ = [
     "worse",
 ]
 
-# What needs a table library or a store is imported when it is first used: a model file on a node needs neither.
-_LATER = {"Mill": "modelmill.api.mill", "read": "modelmill.data.sources"}
+# Every name is imported when it is first used: `modelmill --help` needs no numpy, and a model file on a node no tables.
+_PLACES = {
+    "api.mill": ("Mill",),
+    "data.sources": ("read",),
+    "model.columns": ("category", "col", "key", "label", "subject", "target", "time"),
+    "model.conditions": (
+        "Canary",
+        "at_least",
+        "better",
+        "drifted",
+        "error_rate",
+        "every",
+        "new_labels",
+        "new_rows",
+        "no_worse",
+        "p99_ms",
+        "worse",
+    ),
+    "model.declaration": ("Model", "Window"),
+    "model.roles": ("Ask", "Run"),
+    "model.rows": ("Rows",),
+    "model.schema": ("Schema",),
+}
+_PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(import_module(_LATER[name]), name)
-    raise AttributeError(f"module `modelmill` has no name `{name}`")
+    if name not in _PLACE_OF:
+        raise AttributeError(f"module `modelmill` has no name `{name}`")
+    value = globals()[name] = getattr(import_module(f"modelmill.{_PLACE_OF[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

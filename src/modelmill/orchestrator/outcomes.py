@@ -30,6 +30,15 @@ def no_progress(kind: str, facts: dict[str, Any]) -> None:
     """Tell nobody."""
 
 
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of a verb."""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0: all went well; a verb that could not do its work raises instead."""
+        return 0
+
+
 # ------------------------------------------------------------------ parts
 
 
@@ -105,7 +114,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 # ------------------------------------------------------------------ train, up, down
 
 
-class TrainOutcome(msgspec.Struct, frozen=True, kw_only=True):
+class TrainOutcome(Outcome, frozen=True, kw_only=True):
     """What a build did."""
 
     model: str
@@ -176,7 +185,7 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
 
 
-class UpOutcome(msgspec.Struct, frozen=True, kw_only=True):
+class UpOutcome(Outcome, frozen=True, kw_only=True):
     """What `up` did: the build, the release and the node that answers."""
 
     train: TrainOutcome
@@ -197,7 +206,7 @@ class UpOutcome(msgspec.Struct, frozen=True, kw_only=True):
         return self.train.exit_code
 
 
-class DownOutcome(msgspec.Struct, frozen=True, kw_only=True):
+class DownOutcome(Outcome, frozen=True, kw_only=True):
     """What `down` did."""
 
     stopped: bool
@@ -205,11 +214,6 @@ class DownOutcome(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None = None
     seconds: float = 0.0
     next: str = "modelmill up"
-
-    @property
-    def exit_code(self) -> int:
-        """Return 0: a node that does not run is down."""
-        return 0
 
 
 # ------------------------------------------------------------------ check, status
@@ -223,7 +227,7 @@ class CheckStep(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
-class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True):
+class CheckOutcome(Outcome, frozen=True, kw_only=True):
     """What `check` found; it stops at the first thing that does not hold, with that error."""
 
     model: str
@@ -236,11 +240,6 @@ class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True):
     notices: tuple[str, ...] = ()
     inactive: tuple[str, ...] = ()
     next: str = ""
-
-    @property
-    def exit_code(self) -> int:
-        """Return 0: a check that fails is an error."""
-        return 0
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -263,7 +262,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     """environment -> number of the current release."""
 
 
-class StatusOutcome(msgspec.Struct, frozen=True, kw_only=True):
+class StatusOutcome(Outcome, frozen=True, kw_only=True):
     """What runs, what is released and what was built last."""
 
     project: str
@@ -274,11 +273,6 @@ class StatusOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """Who is writing to the store now."""
     notices: tuple[str, ...] = ()
     next: str = ""
-
-    @property
-    def exit_code(self) -> int:
-        """Return 0: a status is an answer."""
-        return 0
 
 
 # ------------------------------------------------------------------ predict, search, show
@@ -299,7 +293,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     probabilities: Mapping[str, float] = {}
 
 
-class PredictOutcome(msgspec.Struct, frozen=True, kw_only=True):
+class PredictOutcome(Outcome, frozen=True, kw_only=True):
     """The answers, in the order of the rows."""
 
     target: str
@@ -308,11 +302,6 @@ class PredictOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """Who answered: ``node http://127.0.0.1:8700``, ``version 3``, ``unsaved``"""
     unit: str = ""
     next: str = ""
-
-    @property
-    def exit_code(self) -> int:
-        """Return 0: a row that cannot be answered is an error."""
-        return 0
 
 
 class FoundVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -330,7 +319,7 @@ class FoundVersion(msgspec.Struct, frozen=True, kw_only=True):
     made_at: datetime | None = None
 
 
-class SearchOutcome(msgspec.Struct, frozen=True, kw_only=True):
+class SearchOutcome(Outcome, frozen=True, kw_only=True):
     """One page of versions."""
 
     versions: tuple[FoundVersion, ...]
@@ -338,13 +327,8 @@ class SearchOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """Give it back as ``--after`` for the next page; None when this is the last."""
     next: str = ""
 
-    @property
-    def exit_code(self) -> int:
-        """Return 0: finding nothing is an answer."""
-        return 0
 
-
-class ShowOutcome(msgspec.Struct, frozen=True, kw_only=True):
+class ShowOutcome(Outcome, frozen=True, kw_only=True):
     """Everything about one thing."""
 
     kind: str
@@ -357,16 +341,11 @@ class ShowOutcome(msgspec.Struct, frozen=True, kw_only=True):
     failures: tuple[FailureGroup, ...] = ()
     next: str = ""
 
-    @property
-    def exit_code(self) -> int:
-        """Return 0: what is shown may be bad, showing it went well."""
-        return 0
-
 
 # ------------------------------------------------------------------ data
 
 
-class ImportOutcome(msgspec.Struct, frozen=True, kw_only=True):
+class ImportOutcome(Outcome, frozen=True, kw_only=True):
     """What became of rows that were imported."""
 
     snapshot: SnapshotFacts
@@ -375,22 +354,12 @@ class ImportOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """Promises of the contract that were checked, a column and a rule each."""
     next: str = ""
 
-    @property
-    def exit_code(self) -> int:
-        """Return 0: rows that break the contract are an error."""
-        return 0
 
-
-class SnapshotListing(msgspec.Struct, frozen=True, kw_only=True):
+class SnapshotListing(Outcome, frozen=True, kw_only=True):
     """The snapshots of a project, newest first."""
 
     snapshots: tuple[SnapshotFacts, ...] = ()
     next: str = ""
-
-    @property
-    def exit_code(self) -> int:
-        """Return 0."""
-        return 0
 
 
 # ------------------------------------------------------------------ fsck, doctor
@@ -405,7 +374,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     next: str = ""
 
 
-class FsckOutcome(msgspec.Struct, frozen=True, kw_only=True):
+class FsckOutcome(Outcome, frozen=True, kw_only=True):
     """What a look through the whole store found."""
 
     checked: Mapping[str, int]
@@ -434,7 +403,7 @@ class DoctorCheck(msgspec.Struct, frozen=True, kw_only=True):
     next: str = ""
 
 
-class DoctorOutcome(msgspec.Struct, frozen=True, kw_only=True):
+class DoctorOutcome(Outcome, frozen=True, kw_only=True):
     """How the surroundings are."""
 
     checks: tuple[DoctorCheck, ...]
