@@ -107,6 +107,16 @@ def get_run(database: Database, model: ModelName, number: int | None = None) -> 
     return _run(row)
 
 
+def get_signature(database: Database, model: ModelName, map_digest: Digest) -> bytes:
+    """Return the signature under which a run of a model has recorded this fleet map."""
+    query = select(runs.c.signature).join_from(runs, models).where(models.c.name == model, runs.c.map == map_digest)
+    with database.read() as c:
+        signature: bytes | None = c.execute(query.limit(1)).scalar()
+    if signature is None:
+        raise NotFound(f"no run of `{model}` has made the fleet map `{map_digest[:12]}`", next=f"modelmill show {model}")
+    return signature
+
+
 def list_runs(
     database: Database, model: ModelName | None = None, *, before: int | None = None, limit: int = 50
 ) -> list[Run]:

@@ -1,0 +1,65 @@
+"""What was found out about a model or about one run of it: append-only facts with a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import select
+
+from modelmill.errors import NotFound
+from modelmill.names import ModelName
+from modelmill.registry.tables import evidence, models
+from modelmill.store.database import Database
+from modelmill.store.tables import now
+
+_WORDS = {1: True, 0: False, -1: None}
+_CODES = {True: 1, False: 0, None: -1}
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """One finding."""
+
+    model: ModelName
+    number: int | None
+    """The run that it is about; None when it is about the model."""
+    kind: str
+    verdict: bool | None
+    """None where it is not known: never taken for a yes."""
+    facts: Mapping[str, Any]
+    recorded_at: datetime
+
+
+def record_evidence(
+    database: Database,
+    model: ModelName,
+    kind: str,
+    *,
+    number: int | None = None,
+    verdict: bool | None = None,
+    facts: Mapping[str, Any],
+) -> None:
+    """Append a finding."""
+    with database.write() as c:
+        model_id = c.execute(select(models.c.id).where(models.c.name == model)).scalar()
+        if model_id is None:
+            raise NotFound(f"there is no model `{model}`")
+        row = {"model_id": model_id, "number": number, "kind": kind, "verdict": _CODES[verdict], "facts": dict(facts)}
+        c.execute(evidence.insert().values(**row, recorded_at=now()))
+
+
+def list_evidence(database: Database, model: ModelName, number: int | None = None) -> list[Evidence]:
+    """Return the findings about a run of a model, or about the model as such, the oldest first."""
+    query = (
+        select(models.c.name, evidence)
+        .join_from(evidence, models)
+        .where(models.c.name == model, evidence.c.number.is_not_distinct_from(number))
+        .order_by(evidence.c.id)
+    )
+    with database.read() as c:
+        return [
+            Evidence(ModelName(row.name), row.number, row.kind, _WORDS[row.verdict], row.facts, row.recorded_at)
+            for row in c.execute(query)
+        ]

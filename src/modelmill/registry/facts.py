@@ -1,0 +1,173 @@
+"""What a run was made with - the user's code, the packages, the machine - each kept once and shared by its versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import msgspec
+
+from modelmill.errors import BlobBroken, UsageError
+from modelmill.names import Digest, digest_of, parse_digest
+from modelmill.store.blobs import Blobs
+from modelmill.store.files import temporary, told
+
+_GIT_S = 10
+_DIFF_BYTES = 4 << 20
+
+
+class Archive(msgspec.Struct, frozen=True):
+    """The user's files that were really imported: their paths below the project, and their contents' digests."""
+
+    files: dict[str, Digest]
+
+
+class Commit(NamedTuple):
+    """The state of the project's version control."""
+
+    commit: str
+    """Empty when the project is under no version control."""
+    diff: Digest | None
+    """What differs from that commit, a blob; None when nothing does."""
+
+
+def capture_code(blobs: Blobs, root: Path, files: Iterable[Path]) -> Digest:
+    """Keep the files, which lie below `root`, and return the digest of their archive; the same files, the same digest."""
+    places = {_relative(root, path): path for path in files}
+    names = sorted(places)
+    with told(root):
+        contents = [places[name].read_bytes() for name in names]
+    digests = blobs.put(contents)
+    archive = msgspec.msgpack.encode(Archive(dict(zip(names, digests, strict=True))))
+    return blobs.put([archive])[0]
+
+
+def read_archive(blobs: Blobs, digest: Digest) -> Archive:
+    """Return the list of an archive's files; a path that leaves its folder is refused."""
+    try:
+        archive = msgspec.msgpack.decode(blobs.get(digest), type=Archive)
+    except msgspec.MsgspecError as error:
+        raise BlobBroken(f"code archive `{digest[:12]}` cannot be read", got=str(error)) from error
+    for name, content in archive.files.items():
+        if not _is_plain(name):
+            raise BlobBroken(f"code archive `{digest[:12]}` holds a path that leaves its folder", got=repr(name[:80]))
+        parse_digest(content)
+    return archive
+
+
+def extract_code(blobs: Blobs, digest: Digest, into: Path) -> Path:
+    """Unpack an archive to ``into/<digest>`` and return that folder, which appears complete or not at all.
+
+    A folder that is there already is compared with the archive, and replaced when somebody has changed it.
+    """
+    archive = read_archive(blobs, digest)
+    folder = into / parse_digest(digest)
+    if _is_unpacked(folder, archive):
+        return folder
+    scratch = temporary(into)
+    with told(into):
+        try:
+            _unpack(blobs, archive, scratch)
+            shutil.rmtree(folder, ignore_errors=True)
+            scratch.rename(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def capture_commit(blobs: Blobs, root: Path) -> Commit:
+    """Return the project's commit and keep what differs from it; without git, or outside it, both are empty."""
+    commit = _git(root, "rev-parse", "HEAD").decode().strip()
+    if not commit:
+        return Commit("", None)
+    diff = _git(root, "diff", "--no-ext-diff", "--no-color", "HEAD", "--", ".")[:_DIFF_BYTES]
+    return Commit(commit, blobs.put([diff])[0] if diff else None)
+
+
+def capture_lock(blobs: Blobs) -> Digest:
+    """Keep the names and versions of Python and of all installed distributions."""
+    found = {str(found.name): found.version for found in metadata.distributions() if found.name}
+    return _put_json(blobs, {"python": platform.python_version(), "distributions": found})
+
+
+def capture_host(blobs: Blobs) -> Digest:
+    """Keep what bit-for-bit reproduction depends on: processor, system, threads."""
+    return _put_json(
+        blobs,
+        {
+            "machine": platform.machine(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "system": platform.platform(),
+            "implementation": sys.implementation.name,
+            "byteorder": sys.byteorder,
+        },
+    )
+
+
+def _put_json(blobs: Blobs, facts: Mapping[str, object]) -> Digest:
+    return blobs.put([msgspec.json.encode(facts, order="deterministic")])[0]
+
+
+def _relative(root: Path, path: Path) -> str:
+    try:
+        name = path.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError as error:
+        raise UsageError(f"`{path}` does not lie in the project", where=str(root)) from error
+    return name
+
+
+def _is_plain(name: str) -> bool:
+    """Return whether a path of an archive stays in the folder that it is unpacked to."""
+    parts = name.split("/")
+    plain = all(part not in ("", ".", "..") and "\\" not in part and "\0" not in part for part in parts)
+    return plain and not PurePosixPath(name).is_absolute()
+
+
+def _is_unpacked(folder: Path, archive: Archive) -> bool:
+    if not folder.is_dir():
+        return False
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py") if path.is_file()}
+    if not there <= archive.files.keys():
+        return False
+    return all(_holds(folder / name, digest) for name, digest in archive.files.items())
+
+
+def _holds(path: Path, digest: Digest) -> bool:
+    return path.is_file() and not path.is_symlink() and digest_of(path.read_bytes()) == digest
+
+
+def _unpack(blobs: Blobs, archive: Archive, folder: Path) -> None:
+    folder.mkdir()
+    for name, digest in archive.files.items():
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(blobs.get(digest))
+
+
+def _git(root: Path, *arguments: str) -> bytes:
+    try:
+        done = subprocess.run(  # noqa: S603 - the arguments are ours
+            ["git", "-C", str(root), *arguments],  # noqa: S607 - the user's own git
+            capture_output=True,
+            timeout=_GIT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return b""
+    return done.stdout if done.returncode == 0 else b""
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

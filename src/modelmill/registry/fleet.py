@@ -1,0 +1,210 @@
+"""The fleet map: which bytes answer for which segment of a model, as one signed blob.
+
+A serving node needs nothing else to answer: not the database, not the user's folder. The map is columnar, so that
+100,000 segments are read in milliseconds, and it names every pack and every entry by digest, so that its signature
+covers all bytes that a node will ever open for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from modelmill.errors import BlobBroken
+from modelmill.model.schema import SchemaSpec
+from modelmill.names import Digest, ModelName, Segment, format_segment, parse_segment
+from modelmill.store.signing import SigningKey, verify
+
+FORMAT = 1
+
+
+class Entry(NamedTuple):
+    """What answers for one segment."""
+
+    segment: Segment
+    number: int
+    """The version's number."""
+    format: str
+    runtime: str
+    pack: Digest
+    offset: int
+    length: int
+    artifact: Digest
+    state: str = "own"
+    """``own``, or ``pooled`` where the pooled model answers for the segment."""
+    why: str = ""
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """What a fleet map says once for all its segments."""
+
+    model: ModelName
+    spec: SchemaSpec
+    by: tuple[str, ...]
+    task: str
+    code: Digest
+    """The archive of the user's files; `facts.extract_code` unpacks it."""
+    entry: tuple[str, str]
+    """The file in that archive, and the name of the model in it."""
+    labels: tuple[str, ...] = ()
+    parameters: Mapping[str, Any] = {}
+    feature_names: tuple[str, ...] = ()
+    run: int = 0
+    """The number of the run that made the map."""
+    lock: Digest | None = None
+
+
+class _Columns(msgspec.Struct, frozen=True):
+    """One row a segment; numbers little-endian, repeated texts as codes into a list."""
+
+    keys: list[str]
+    numbers: bytes
+    pack_index: bytes
+    offsets: bytes
+    lengths: bytes
+    artifacts: bytes
+    """32 bytes each."""
+    kind_index: bytes
+    packs: list[str]
+    kinds: list[tuple[str, str, str, str]]
+    """The combinations of format, runtime, state and why that occur."""
+
+
+class _Content(msgspec.Struct, frozen=True):
+    format: int
+    header: Header
+    columns: _Columns
+
+
+class FleetMap:
+    """Which bytes answer for which segment. Immutable; the order of its entries is that of their keys."""
+
+    def __init__(self, header: Header, columns: _Columns) -> None:
+        """Take decoded parts; `FleetMap.build` and `decode` make maps."""
+        self.header = header
+        self._columns = columns
+        self.numbers = np.frombuffer(columns.numbers, dtype="<i4")
+        self.pack_index = np.frombuffer(columns.pack_index, dtype="<i4")
+        self.offsets = np.frombuffer(columns.offsets, dtype="<i8")
+        self.lengths = np.frombuffer(columns.lengths, dtype="<i8")
+        self.kind_index = np.frombuffer(columns.kind_index, dtype="<i4")
+        _check(self, columns)
+
+    @classmethod
+    def build(cls, header: Header, entries: Iterable[Entry]) -> FleetMap:
+        """Make a map of the entries; the same entries in any order make the same map."""
+        ordered = sorted(((format_segment(entry.segment), entry) for entry in entries), key=lambda pair: pair[0])
+        packs: dict[str, int] = {}
+        kinds: dict[tuple[str, str, str, str], int] = {}
+        chosen = [entry for _, entry in ordered]
+        return cls(
+            header,
+            _Columns(
+                keys=[key for key, _ in ordered],
+                numbers=_numbers((e.number for e in chosen), "<i4"),
+                pack_index=_numbers((packs.setdefault(e.pack, len(packs)) for e in chosen), "<i4"),
+                offsets=_numbers((e.offset for e in chosen), "<i8"),
+                lengths=_numbers((e.length for e in chosen), "<i8"),
+                artifacts=bytes.fromhex("".join(e.artifact for e in chosen)),
+                kind_index=_numbers(
+                    (kinds.setdefault((e.format, e.runtime, e.state, e.why), len(kinds)) for e in chosen), "<i4"
+                ),
+                packs=list(packs),
+                kinds=list(kinds),
+            ),
+        )
+
+    @property
+    def packs(self) -> list[Digest]:
+        """Return the packs that hold the map's entries."""
+        return [Digest(pack) for pack in self._columns.packs]
+
+    @property
+    def keys(self) -> list[str]:
+        """Return the segments as text, sorted."""
+        return self._columns.keys
+
+    def __len__(self) -> int:
+        return len(self._columns.keys)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (self.at(index) for index in range(len(self)))
+
+    def find(self, segment: Segment) -> Entry | None:
+        """Return what answers for a segment, None when the map does not know it."""
+        index = self._index.get(format_segment(segment))
+        return None if index is None else self.at(index)
+
+    def at(self, index: int) -> Entry:
+        """Return the entry at a position of `keys`."""
+        columns = self._columns
+        format_, runtime, state, why = columns.kinds[self.kind_index[index]]
+        return Entry(
+            segment=parse_segment(columns.keys[index]),
+            number=int(self.numbers[index]),
+            format=format_,
+            runtime=runtime,
+            pack=Digest(columns.packs[self.pack_index[index]]),
+            offset=int(self.offsets[index]),
+            length=int(self.lengths[index]),
+            artifact=Digest(columns.artifacts[32 * index : 32 * index + 32].hex()),
+            state=state,
+            why=why,
+        )
+
+    def encode(self) -> bytes:
+        """Return the map as the content of a blob; equal maps have equal bytes."""
+        return msgspec.msgpack.encode(_Content(FORMAT, self.header, self._columns), order="deterministic")
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {key: index for index, key in enumerate(self._columns.keys)}
+
+
+class SignedMap(NamedTuple):
+    """A fleet map's bytes with the signature of the installation that made it."""
+
+    content: bytes
+    signature: bytes
+
+    def open(self, public: bytes) -> FleetMap:
+        """Return the map; bytes that this installation did not sign raise SignatureInvalid and are not decoded."""
+        verify(public, self.content, self.signature)
+        return decode(self.content)
+
+
+def sign(key: SigningKey, fleet: FleetMap) -> SignedMap:
+    """Sign a map, and with it every entry that it names."""
+    content = fleet.encode()
+    return SignedMap(content, key.sign(content))
+
+
+def decode(content: bytes) -> FleetMap:
+    """Return the map that `FleetMap.encode` wrote."""
+    try:
+        found = msgspec.msgpack.decode(content, type=_Content)
+    except msgspec.MsgspecError as error:
+        raise BlobBroken("a fleet map cannot be read", got=str(error)) from error
+    if found.format != FORMAT:
+        raise BlobBroken("a fleet map is of another format", expected=str(FORMAT), got=str(found.format))
+    return FleetMap(found.header, found.columns)
+
+
+def _check(fleet: FleetMap, columns: _Columns) -> None:
+    count = len(columns.keys)
+    lengths = {len(fleet.numbers), len(fleet.pack_index), len(fleet.offsets), len(fleet.lengths), len(fleet.kind_index)}
+    if lengths != {count} or len(columns.artifacts) != 32 * count:
+        raise BlobBroken("the columns of a fleet map have different lengths")
+    if count and not (
+        0 <= fleet.pack_index.min() <= fleet.pack_index.max() < len(columns.packs)
+        and 0 <= fleet.kind_index.min() <= fleet.kind_index.max() < len(columns.kinds)
+    ):
+        raise BlobBroken("a fleet map refers to packs that it does not name")
+
+
+def _numbers(values: Iterable[int], dtype: str) -> bytes:
+    return np.fromiter(values, dtype=dtype).tobytes()

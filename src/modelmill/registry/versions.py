@@ -1,0 +1,258 @@
+"""Looking versions up, by segment, by run, or for the whole fleet at once; pages go on from a key, never from a count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, Select, bindparam, select
+
+from modelmill.errors import NotFound
+from modelmill.names import Digest, ModelName, Segment, VersionId, format_segment, format_target, parse_segment
+from modelmill.registry.change import Digests
+from modelmill.registry.fleet import Entry
+from modelmill.registry.paging import Page, read_cursor, write_cursor
+from modelmill.registry.tables import models, packs, runs, segments, tags, versions
+from modelmill.store.database import Database
+from modelmill.store.dialects import upsert
+
+PAGE = 50
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """One immutable fitted result: who it is, what it came from, where its bytes lie, and how well it does."""
+
+    id: VersionId
+    digests: Digests
+    snapshot: Digest
+    pack: Digest
+    offset: int
+    length: int
+    artifact: Digest
+    extras: Digest | None
+    extras_offset: int
+    extras_length: int
+    format: str
+    runtime: str
+    state: str
+    why: str
+    rows: int
+    test_rows: int
+    score: float | None
+    metrics: Mapping[str, float | None]
+    recorded_at: datetime
+
+    @property
+    def entry(self) -> Entry:
+        """Return the version as an entry of a fleet map."""
+        names = ("format", "runtime", "pack", "offset", "length", "artifact", "state", "why")
+        return Entry(self.id.segment, self.id.number, *(getattr(self, name) for name in names))
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What a plan has to know of a segment."""
+
+    number: int | None
+    """The newest version; None when none could ever be built."""
+    digests: Digests | None
+    failed: bool
+    """Whether building it failed since."""
+
+    @property
+    def identity(self) -> Digest | None:
+        """Return the digest of what the newest version was computed from."""
+        return self.digests.identity if self.digests else None
+
+
+def current_version(database: Database, model: ModelName, segment: Segment) -> Version:
+    """Return the newest version of a segment."""
+    with database.read() as c:
+        row = c.execute(_CURRENT, {"model": model, "key": format_segment(segment)}).first()
+    if row is None:
+        raise _no_version(model, segment)
+    return version_of(row)
+
+
+def get_version(database: Database, version: VersionId) -> Version:
+    """Return one version."""
+    values = {"model": version.model, "key": format_segment(version.segment), "number": version.number}
+    with database.read() as c:
+        row = c.execute(_ONE, values).first()
+    if row is None:
+        raise _no_version(version.model, version.segment, version.number)
+    return version_of(row)
+
+
+def list_versions(
+    database: Database, model: ModelName, segment: Segment, *, after: str | None = None, limit: int = PAGE
+) -> Page[Version]:
+    """Return the versions of one segment, the newest first."""
+    (below,) = read_cursor(after, 1) if after else (2**31 - 1,)
+    values = {"model": model, "key": format_segment(segment), "below": below, "limit": limit}
+    with database.read() as c:
+        found = [version_of(row) for row in c.execute(_HISTORY, values)]
+    return Page(tuple(found), write_cursor(found[-1].id.number) if len(found) == limit else None)
+
+
+def list_members(
+    database: Database, model: ModelName, run: int, *, after: str | None = None, limit: int = PAGE
+) -> Page[Version]:
+    """Return the versions that one run made, in the order in which they were recorded."""
+    (above,) = read_cursor(after, 1) if after else (0,)
+    with database.read() as c:
+        rows = c.execute(_MEMBERS, {"model": model, "run": run, "above": above, "limit": limit}).all()
+    cursor = write_cursor(rows[-1].row_id) if len(rows) == limit else None
+    return Page(tuple(version_of(row) for row in rows), cursor)
+
+
+def heads(database: Database, model: ModelName) -> dict[Segment, Head]:
+    """Return what is known of every segment of a model."""
+    with database.read() as c:
+        rows = c.execute(_HEADS, {"model": model}).all()
+    return {parse_segment(row.key): _head(row) for row in rows}
+
+
+def current_entries(database: Database, model: ModelName) -> Iterator[Entry]:
+    """Yield what a fleet map needs of the newest version of every segment."""
+    with database.read() as c:
+        rows = c.execute(_ENTRIES, {"model": model}).all()
+    return (Entry(parse_segment(row.key), *row[1:]) for row in rows)
+
+
+def add_tags(database: Database, version: VersionId, given: Mapping[str, str]) -> None:
+    """Give a version tags; one that it has already stays."""
+    with database.write() as c:
+        segment_id = _segment_id(c, version)
+        rows = [{"key": k, "value": v, "segment_id": segment_id, "number": version.number} for k, v in given.items()]
+        if rows:
+            c.execute(upsert(c, tags).on_conflict_do_nothing(), rows)
+
+
+def list_tags(database: Database, version: VersionId) -> dict[str, list[str]]:
+    """Return the tags of a version: key -> values."""
+    found: dict[str, list[str]] = {}
+    with database.read() as c:
+        segment_id = _segment_id(c, version)
+        query = select(tags.c.key, tags.c.value).where(
+            tags.c.segment_id == segment_id, tags.c.number == version.number
+        )
+        for row in c.execute(query.order_by(tags.c.key, tags.c.value)):
+            found.setdefault(row.key, []).append(row.value)
+    return found
+
+
+def select_versions() -> Select[Any]:
+    """Return the query for everything that `version_of` reads; conditions are the caller's."""
+    fields = [versions.c[name] for name in Version.__struct_fields__ if name in versions.c and name != "id"]
+    return select(
+        versions.c.id.label("row_id"),
+        models.c.name.label("model"),
+        segments.c.key,
+        versions.c.number,
+        runs.c.code,
+        versions.c.data,
+        runs.c.model.label("recipe"),
+        runs.c.snapshot,
+        packs.c.digest.label("pack"),
+        packs.c.recorded_at,
+        *fields,
+    ).select_from(
+        segments.join(models, segments.c.model_id == models.c.id)
+        .join(versions, versions.c.segment_id == segments.c.id)
+        .join(runs, versions.c.run_id == runs.c.id)
+        .join(packs, versions.c.pack_id == packs.c.id)
+    )
+
+
+def version_of(row: Row[Any]) -> Version:
+    """Return a row of `select_versions` as a version."""
+    known = row._mapping  # noqa: SLF001 - this is SQLAlchemy's public name for it
+    plain = {name: known[name] for name in Version.__struct_fields__ if name not in ("id", "digests")}
+    return Version(
+        id=VersionId(ModelName(row.model), parse_segment(row.key), row.number),
+        digests=Digests(row.code, row.data, row.recipe),
+        **plain,
+    )
+
+
+def _head(row: Row[Any]) -> Head:
+    digests = None if row.current is None else Digests(row.code, row.data, row.recipe)
+    return Head(row.current, digests, failed=row.failed is not None)
+
+
+def _segment_id(c: Connection, version: VersionId) -> int:
+    row = c.execute(
+        _ONE, {"model": version.model, "key": format_segment(version.segment), "number": version.number}
+    ).first()
+    if row is None:
+        raise _no_version(version.model, version.segment, version.number)
+    found: int = c.execute(select(versions.c.segment_id).where(versions.c.id == row.row_id)).scalar_one()
+    return found
+
+
+def _no_version(model: ModelName, segment: Segment, number: int | None = None) -> NotFound:
+    which = f"version {number}" if number else "version"
+    return NotFound(f"`{format_target(model, segment)}` has no {which}", next=f"modelmill show {model}")
+
+
+def _named(query: Select[Any]) -> Select[Any]:
+    return query.where(models.c.name == bindparam("model"))
+
+
+def _with_key(query: Select[Any]) -> Select[Any]:
+    return _named(query).where(segments.c.key == bindparam("key"))
+
+
+# Built once: making a statement costs more than running it.
+_CURRENT = _with_key(select_versions()).where(versions.c.number == segments.c.current)
+_ONE = _with_key(select_versions()).where(versions.c.number == bindparam("number"))
+_HISTORY = (
+    _with_key(select_versions())
+    .where(versions.c.number < bindparam("below"))
+    .order_by(versions.c.number.desc())
+    .limit(bindparam("limit"))
+)
+_MEMBERS = (
+    _named(select_versions())
+    .where(
+        versions.c.run_id
+        == select(runs.c.id)
+        .join(models, runs.c.model_id == models.c.id)
+        .where(models.c.name == bindparam("model"), runs.c.number == bindparam("run"))
+        .correlate(None)
+        .scalar_subquery(),
+        versions.c.id > bindparam("above"),
+    )
+    .order_by(versions.c.id)
+    .limit(bindparam("limit"))
+)
+_JOINED = segments.join(models, segments.c.model_id == models.c.id)
+_HEADS = _named(
+    select(
+        segments.c.key, segments.c.current, segments.c.failed, runs.c.code, versions.c.data, runs.c.model.label("recipe")
+    ).select_from(
+        _JOINED.outerjoin(
+            versions, (versions.c.segment_id == segments.c.id) & (versions.c.number == segments.c.current)
+        ).outerjoin(runs, versions.c.run_id == runs.c.id)
+    )
+)
+_ENTRIES = _named(
+    select(
+        segments.c.key,
+        versions.c.number,
+        versions.c.format,
+        versions.c.runtime,
+        packs.c.digest,
+        versions.c.offset,
+        versions.c.length,
+        versions.c.artifact,
+        versions.c.state,
+        versions.c.why,
+    ).select_from(
+        _JOINED.join(
+            versions, (versions.c.segment_id == segments.c.id) & (versions.c.number == segments.c.current)
+        ).join(packs, versions.c.pack_id == packs.c.id)
+    )
+)

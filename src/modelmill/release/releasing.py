@@ -1,0 +1,173 @@
+"""Make a fleet map current in an environment: compare and set a pointer, then publish it.
+
+The rows are the truth and the published pointer is its copy, always written whole from the rows while nobody else writes
+it. A crash between the two leaves nodes with what they had, and `republish` catches up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, and_, func, select, update
+
+from modelmill.errors import Conflict
+from modelmill.names import Digest, ModelName, parse_model_name
+from modelmill.registry.runs import get_signature
+from modelmill.release.pointers import Pointer, Published, find_published, publish
+from modelmill.release.tables import environments, pointers, releases
+from modelmill.store.database import Database
+from modelmill.store.dialects import upsert
+from modelmill.store.opening import Store
+from modelmill.store.tables import now
+
+
+class Release(msgspec.Struct, frozen=True):
+    """An immutable, numbered fleet map in an environment."""
+
+    environment: str
+    model: ModelName
+    number: int
+    map: Digest
+    created_at: datetime
+    by: str
+    reason: str
+
+
+def release(
+    store: Store,
+    environment: str,
+    model: ModelName,
+    map_digest: Digest,
+    *,
+    expected: int | None = None,
+    by: str = "",
+    reason: str = "",
+) -> Release:
+    """Make a map that a run has recorded current in an environment, and publish it.
+
+    A map that was released there before keeps its number: releasing it again is a roll-back, or nothing to do. `expected`
+    is the release that the caller takes for current, 0 for none; when another one is, Conflict is raised and nothing moves.
+    """
+    parse_model_name(environment)
+    signature = get_signature(store.database, model, map_digest)
+    with store.database.write() as c:
+        _lock_environment(c, environment)
+        current = _current_number(c, environment, model)
+        if expected is not None and expected != current:
+            raise _moved(environment, model, expected, current)
+        found = _find_map(c, environment, model, map_digest)
+        if found is None:
+            number = _newest_number(c, environment, model) + 1
+            values = {"map": map_digest, "signature": signature, "created_at": now(), "by": by, "reason": reason}
+            c.execute(releases.insert().values(environment=environment, model=model, number=number, **values))
+            found = _get(c, environment, model, number)
+        if found.number != current:
+            _point(c, environment, model, found.number)
+    republish(store, environment)
+    return found
+
+
+def republish(store: Store, environment: str) -> Published:
+    """Publish what the rows say, unless that is published already."""
+    with store.database.write() as c:
+        # Whoever publishes holds the environment's row meanwhile: an older state can never replace a newer one.
+        revision = _lock_environment(c, environment)
+        published = find_published(store.pointers, environment)
+        if published is None or published.revision != revision:
+            published = Published(environment, revision, dict(_pointers(c, environment)))
+            publish(store.pointers, published)
+    return published
+
+
+def current_release(database: Database, environment: str, model: ModelName) -> Release | None:
+    """Return what an environment serves of a model."""
+    with database.read() as c:
+        number = _current_number(c, environment, model)
+        return _get(c, environment, model, number) if number else None
+
+
+def list_releases(
+    database: Database, environment: str, model: ModelName, *, before: int | None = None, limit: int = 50
+) -> list[Release]:
+    """Return the releases of a model in an environment, the newest first; `before` is the last number of the page before."""
+    query = select(releases).where(releases.c.environment == environment, releases.c.model == model)
+    if before is not None:
+        query = query.where(releases.c.number < before)
+    with database.read() as c:
+        return [_release(row) for row in c.execute(query.order_by(releases.c.number.desc()).limit(limit))]
+
+
+def list_environments(database: Database) -> list[str]:
+    """Return the environments in which something was ever released."""
+    with database.read() as c:
+        return list(c.execute(select(environments.c.name).order_by(environments.c.name)).scalars())
+
+
+def _lock_environment(c: Connection, environment: str) -> int:
+    """Hold the environment's row until the transaction ends; return its revision."""
+    row = {"name": environment, "revision": 0, "created_at": now()}
+    statement = upsert(c, environments).values(row)
+    statement = statement.on_conflict_do_update(
+        index_elements=["name"], set_={"revision": environments.c.revision}
+    ).returning(environments.c.revision)
+    revision: int = c.execute(statement).scalar_one()
+    return revision
+
+
+def _point(c: Connection, environment: str, model: ModelName, number: int) -> None:
+    statement = upsert(c, pointers).values(environment=environment, model=model, number=number)
+    c.execute(statement.on_conflict_do_update(index_elements=["environment", "model"], set_={"number": number}))
+    its_row = environments.c.name == environment
+    c.execute(update(environments).where(its_row).values(revision=environments.c.revision + 1))
+
+
+def _current_number(c: Connection, environment: str, model: ModelName) -> int:
+    its_row = and_(pointers.c.environment == environment, pointers.c.model == model)
+    number: int | None = c.execute(select(pointers.c.number).where(its_row)).scalar()
+    return number or 0
+
+
+def _newest_number(c: Connection, environment: str, model: ModelName) -> int:
+    its_rows = and_(releases.c.environment == environment, releases.c.model == model)
+    number: int | None = c.execute(select(func.max(releases.c.number)).where(its_rows)).scalar()
+    return number or 0
+
+
+def _find_map(c: Connection, environment: str, model: ModelName, map_digest: Digest) -> Release | None:
+    its_rows = and_(releases.c.environment == environment, releases.c.model == model, releases.c.map == map_digest)
+    row = c.execute(select(releases).where(its_rows)).first()
+    return _release(row) if row else None
+
+
+def _get(c: Connection, environment: str, model: ModelName, number: int) -> Release:
+    its_row = and_(releases.c.environment == environment, releases.c.model == model, releases.c.number == number)
+    return _release(c.execute(select(releases).where(its_row)).one())
+
+
+def _pointers(c: Connection, environment: str) -> Iterator[tuple[ModelName, Pointer]]:
+    same = and_(
+        releases.c.environment == pointers.c.environment,
+        releases.c.model == pointers.c.model,
+        releases.c.number == pointers.c.number,
+    )
+    query = select(releases).join_from(pointers, releases, same).where(pointers.c.environment == environment)
+    for row in c.execute(query):
+        yield ModelName(row.model), Pointer(row.number, row.map, row.signature)
+
+
+def _release(row: Row[Any]) -> Release:
+    known = row._mapping  # noqa: SLF001 - this is SQLAlchemy's public name for it
+    return Release(*(known[name] for name in Release.__struct_fields__))
+
+
+def _moved(environment: str, model: ModelName, expected: int, current: int) -> Conflict:
+    return Conflict(
+        f"`{environment}` serves another release of `{model}` than you have seen",
+        expected=f"r{expected}" if expected else "none",
+        got=f"r{current}" if current else "none",
+        next="look at what is current, then decide again: modelmill status",
+        safe="nothing was moved",
+    )
