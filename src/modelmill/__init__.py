@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from modelmill.errors import did_you_mean
+
 if TYPE_CHECKING:
     from modelmill.api.mill import Mill
     from modelmill.data.sources import read
@@ -91,7 +93,7 @@ _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
 
 def __getattr__(name: str) -> Any:
     if name not in _PLACE_OF:
-        raise AttributeError(f"module `modelmill` has no name `{name}`")
+        raise AttributeError(f"modelmill has no name `{name}`; {did_you_mean(name, __all__)}")
     value = globals()[name] = getattr(import_module(f"modelmill.{_PLACE_OF[name]}"), name)
     return value
 

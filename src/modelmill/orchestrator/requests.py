@@ -1,0 +1,223 @@
+"""What the verbs are asked, as values: one struct a verb, from which the command line makes its options.
+
+Light on purpose: nothing but msgspec is imported. A field's `Meta` says how it is shown: its description is the help;
+`extra` may hold ``argument`` (a place on the command line instead of an option), ``option``
+(another name than the field's), ``metavar`` and ``hidden``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+File = Annotated[
+    str | None,
+    Meta(
+        description="The model file; may be left out where the project has one.",
+        extra={"argument": True},
+    ),
+]
+ModelOption = Annotated[
+    str | None, Meta(description="Which model, where the file declares several.")
+]
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verb is asked."""
+
+
+class CheckRequest(Request, frozen=True, kw_only=True):
+    """Try one segment; nothing is recorded."""
+
+    file: File = None
+    model: ModelOption = None
+    segment: Annotated[
+        str | None,
+        Meta(
+            description="Which segment to try, such as UA,ORD; the largest if left out."
+        ),
+    ] = None
+
+
+class TrainRequest(Request, frozen=True, kw_only=True):
+    """Build what has changed."""
+
+    file: File = None
+    model: ModelOption = None
+    values: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Another value for a hyperparameter; may be repeated.",
+            extra={"option": "--set", "metavar": "NAME=VALUE"},
+        ),
+    ] = ()
+    explain: Annotated[
+        bool, Meta(description="Say of each segment why it is built or left alone.")
+    ] = False
+    rebuild: Annotated[
+        bool, Meta(description="Build every segment, the unchanged ones too.")
+    ] = False
+    workers: Annotated[
+        int | None, Meta(description="Worker processes; one a core if left out.", ge=1)
+    ] = None
+
+
+class UpRequest(TrainRequest, frozen=True, kw_only=True):
+    """Build what has changed, release it, serve it."""
+
+    port: Annotated[
+        int | None,
+        Meta(description="Where the node listens; 8700 if left out.", ge=0, le=65535),
+    ] = None
+    detach: Annotated[
+        bool, Meta(description="Leave the node running in the background.")
+    ] = False
+
+
+class DownRequest(Request, frozen=True, kw_only=True):
+    """Stop the node."""
+
+
+class StatusRequest(Request, frozen=True, kw_only=True):
+    """Say what runs and what is released."""
+
+
+class PredictRequest(Request, frozen=True, kw_only=True):
+    """Ask one model for the answers to rows."""
+
+    fields: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="The fields of one row, as NAME=VALUE; one without `=` is the model.",
+            extra={"argument": True, "metavar": "[NAME=VALUE]..."},
+        ),
+    ] = ()
+    row: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="May stand before the fields.", extra={"metavar": "NAME=VALUE"}
+        ),
+    ] = ()
+    file: Annotated[
+        str | None, Meta(description="The model file, where the project has several.")
+    ] = None
+    model: Annotated[
+        str | None,
+        Meta(description="`air-time`, or `air-time[UA,ORD]` to fill in the segment."),
+    ] = None
+    rows: Annotated[tuple[Mapping[str, Any], ...], Meta(extra={"hidden": True})] = ()
+    """Rows with typed values, from Python."""
+
+    def written(self) -> dict[str, str]:
+        """Return the fields that were written as text: name -> text."""
+        return dict(
+            pair.split("=", 1) for pair in (*self.row, *self.fields) if "=" in pair
+        )
+
+    def target(self) -> str | None:
+        """Return the model that was named, among the fields or as an option."""
+        named = [text for text in (*self.row, *self.fields) if "=" not in text]
+        return self.model or (named[0] if named else None)
+
+
+class SearchRequest(Request, frozen=True, kw_only=True):
+    """Find versions."""
+
+    model: Annotated[
+        str | None,
+        Meta(description="`air-time` or `air-time[UA,ORD]`.", extra={"argument": True}),
+    ] = None
+    segment: Annotated[
+        str | None, Meta(description="Segments that begin so, such as UA.")
+    ] = None
+    tag: Annotated[
+        str | None,
+        Meta(description="A tag of the version.", extra={"metavar": "KEY[=VALUE]"}),
+    ] = None
+    where: Annotated[
+        str | None,
+        Meta(
+            description="A condition on a metric, such as 'mae < 10'.",
+            extra={"metavar": "CONDITION"},
+        ),
+    ] = None
+    every: Annotated[
+        bool,
+        Meta(
+            description="Old versions too, not only those that answer.",
+            extra={"option": "--all"},
+        ),
+    ] = False
+    limit: Annotated[int, Meta(description="How many at most.", ge=1, le=1000)] = 50
+    after: Annotated[
+        str | None,
+        Meta(
+            description="Where the page before has ended.", extra={"metavar": "CURSOR"}
+        ),
+    ] = None
+
+
+class ShowRequest(Request, frozen=True, kw_only=True):
+    """Show one thing."""
+
+    what: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="`air-time`, `air-time[UA,ORD] 3`, `run 3` or `flights@s1`.",
+            extra={"argument": True, "metavar": "WHAT..."},
+        ),
+    ] = ()
+
+
+class ImportRequest(Request, frozen=True, kw_only=True):
+    """Take a snapshot of rows."""
+
+    source: Annotated[
+        str | None,
+        Meta(
+            description="A .parquet or .csv file, or a connection of modelmill.toml; "
+            "what the model file reads if left out.",
+            extra={"argument": True},
+        ),
+    ] = None
+    dataset: Annotated[
+        str | None,
+        Meta(description="The name of the dataset; that of the source if left out."),
+    ] = None
+    file: Annotated[
+        str | None, Meta(description="The model file whose schema the rows must keep.")
+    ] = None
+    model: ModelOption = None
+    frame: Annotated[Any, Meta(extra={"hidden": True})] = None
+    """A polars or pandas frame, from Python, instead of a source."""
+
+
+class SnapshotListRequest(Request, frozen=True, kw_only=True):
+    """List snapshots."""
+
+    dataset: Annotated[
+        str | None, Meta(description="Only this dataset's.", extra={"argument": True})
+    ] = None
+
+
+class SnapshotShowRequest(Request, frozen=True, kw_only=True):
+    """Show one snapshot."""
+
+    snapshot: Annotated[
+        str | None,
+        Meta(
+            description="`flights@s1`, or a dataset for its newest.",
+            extra={"argument": True},
+        ),
+    ] = None
+
+
+class FsckRequest(Request, frozen=True, kw_only=True):
+    """Look through the whole store."""
+
+
+class DoctorRequest(Request, frozen=True, kw_only=True):
+    """Look at the surroundings."""
