@@ -20,12 +20,14 @@ File = Annotated[
         extra={"argument": True},
     ),
 ]
-ModelOption = Annotated[
-    str | None, Meta(description="Which model, where the file declares several.")
-]
+ModelOption = Annotated[str | None, Meta(description="Which model, where the file declares several.")]
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+AtLeastOne = Annotated[int, Meta(ge=1)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a verb is asked."""
 
 
@@ -36,9 +38,7 @@ class CheckRequest(Request, frozen=True, kw_only=True):
     model: ModelOption = None
     segment: Annotated[
         str | None,
-        Meta(
-            description="Which segment to try, such as UA,ORD; the largest if left out."
-        ),
+        Meta(description="Which segment to try, such as UA,ORD; the largest if left out."),
     ] = None
 
 
@@ -54,15 +54,9 @@ class TrainRequest(Request, frozen=True, kw_only=True):
             extra={"option": "--set", "metavar": "NAME=VALUE"},
         ),
     ] = ()
-    explain: Annotated[
-        bool, Meta(description="Say of each segment why it is built or left alone.")
-    ] = False
-    rebuild: Annotated[
-        bool, Meta(description="Build every segment, the unchanged ones too.")
-    ] = False
-    workers: Annotated[
-        int | None, Meta(description="Worker processes; one a core if left out.", ge=1)
-    ] = None
+    explain: Annotated[bool, Meta(description="Say of each segment why it is built or left alone.")] = False
+    rebuild: Annotated[bool, Meta(description="Build every segment, the unchanged ones too.")] = False
+    workers: Annotated[AtLeastOne | None, Meta(description="Worker processes; one a core if left out.")] = None
 
 
 class UpRequest(TrainRequest, frozen=True, kw_only=True):
@@ -72,9 +66,7 @@ class UpRequest(TrainRequest, frozen=True, kw_only=True):
         int | None,
         Meta(description="Where the node listens; 8700 if left out.", ge=0, le=65535),
     ] = None
-    detach: Annotated[
-        bool, Meta(description="Leave the node running in the background.")
-    ] = False
+    detach: Annotated[bool, Meta(description="Leave the node running in the background.")] = False
 
 
 class DownRequest(Request, frozen=True, kw_only=True):
@@ -97,13 +89,9 @@ class PredictRequest(Request, frozen=True, kw_only=True):
     ] = ()
     row: Annotated[
         tuple[str, ...],
-        Meta(
-            description="May stand before the fields.", extra={"metavar": "NAME=VALUE"}
-        ),
+        Meta(description="May stand before the fields.", extra={"metavar": "NAME=VALUE"}),
     ] = ()
-    file: Annotated[
-        str | None, Meta(description="The model file, where the project has several.")
-    ] = None
+    file: Annotated[str | None, Meta(description="The model file, where the project has several.")] = None
     model: Annotated[
         str | None,
         Meta(description="`air-time`, or `air-time[UA,ORD]` to fill in the segment."),
@@ -113,9 +101,7 @@ class PredictRequest(Request, frozen=True, kw_only=True):
 
     def written(self) -> dict[str, str]:
         """Return the fields that were written as text: name -> text."""
-        return dict(
-            pair.split("=", 1) for pair in (*self.row, *self.fields) if "=" in pair
-        )
+        return dict(pair.split("=", 1) for pair in (*self.row, *self.fields) if "=" in pair)
 
     def target(self) -> str | None:
         """Return the model that was named, among the fields or as an option."""
@@ -130,33 +116,23 @@ class SearchRequest(Request, frozen=True, kw_only=True):
         str | None,
         Meta(description="`air-time` or `air-time[UA,ORD]`.", extra={"argument": True}),
     ] = None
-    segment: Annotated[
-        str | None, Meta(description="Segments that begin so, such as UA.")
-    ] = None
+    segment: Annotated[str | None, Meta(description="Segments that begin so, such as UA.")] = None
     tag: Annotated[
         str | None,
         Meta(description="A tag of the version.", extra={"metavar": "KEY[=VALUE]"}),
     ] = None
     where: Annotated[
         str | None,
-        Meta(
-            description="A condition on a metric, such as 'mae < 10'.",
-            extra={"metavar": "CONDITION"},
-        ),
+        Meta(description="A condition on a metric, such as 'mae < 10'.", extra={"metavar": "CONDITION"}),
     ] = None
     every: Annotated[
         bool,
-        Meta(
-            description="Old versions too, not only those that answer.",
-            extra={"option": "--all"},
-        ),
+        Meta(description="Old versions too, not only those that answer.", extra={"option": "--all"}),
     ] = False
     limit: Annotated[int, Meta(description="How many at most.", ge=1, le=1000)] = 50
     after: Annotated[
         str | None,
-        Meta(
-            description="Where the page before has ended.", extra={"metavar": "CURSOR"}
-        ),
+        Meta(description="Where the page before has ended.", extra={"metavar": "CURSOR"}),
     ] = None
 
 
@@ -187,9 +163,7 @@ class ImportRequest(Request, frozen=True, kw_only=True):
         str | None,
         Meta(description="The name of the dataset; that of the source if left out."),
     ] = None
-    file: Annotated[
-        str | None, Meta(description="The model file whose schema the rows must keep.")
-    ] = None
+    file: Annotated[str | None, Meta(description="The model file whose schema the rows must keep.")] = None
     model: ModelOption = None
     frame: Annotated[Any, Meta(extra={"hidden": True})] = None
     """A polars or pandas frame, from Python, instead of a source."""
@@ -198,9 +172,7 @@ class ImportRequest(Request, frozen=True, kw_only=True):
 class SnapshotListRequest(Request, frozen=True, kw_only=True):
     """List snapshots."""
 
-    dataset: Annotated[
-        str | None, Meta(description="Only this dataset's.", extra={"argument": True})
-    ] = None
+    dataset: Annotated[str | None, Meta(description="Only this dataset's.", extra={"argument": True})] = None
 
 
 class SnapshotShowRequest(Request, frozen=True, kw_only=True):
@@ -208,10 +180,7 @@ class SnapshotShowRequest(Request, frozen=True, kw_only=True):
 
     snapshot: Annotated[
         str | None,
-        Meta(
-            description="`flights@s1`, or a dataset for its newest.",
-            extra={"argument": True},
-        ),
+        Meta(description="`flights@s1`, or a dataset for its newest.", extra={"argument": True}),
     ] = None
 
 

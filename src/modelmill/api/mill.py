@@ -1,0 +1,85 @@
+"""`Mill`: a project for Python programs. Its methods are the verbs of the command line; they return the same values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from modelmill.api.verbs import call, get_verb, make_request
+from modelmill.orchestrator import outcomes
+from modelmill.orchestrator.outcomes import Progress, no_progress
+from modelmill.settings import Settings, find_project, load_settings
+
+Answered = TypeVar("Answered", bound=outcomes.Outcome)
+
+
+class Mill:
+    """One project, opened by its folder or any folder below: ``Mill().train()``."""
+
+    def __init__(self, root: str | Path = ".", *, progress: Progress = no_progress, **flags: Any) -> None:
+        """Find the project at or above `root`; `flags`, such as ``store=``, win over its `modelmill.toml`."""
+        self.settings: Settings = load_settings(find_project(Path(root).resolve()), **flags)
+        self._progress = progress
+
+    def __repr__(self) -> str:
+        return f"Mill({str(self.settings.root)!r})"
+
+    def check(self, file: str | None = None, **options: Any) -> outcomes.CheckOutcome:
+        """Try the model file on one segment; nothing is recorded."""
+        return self._ask("check", outcomes.CheckOutcome, file=file, **options)
+
+    def train(self, file: str | None = None, **options: Any) -> outcomes.TrainOutcome:
+        """Build what has changed. Parameters of the fit are given as ``values=("alpha=0.5",)``."""
+        return self._ask("train", outcomes.TrainOutcome, file=file, **options)
+
+    def up(self, file: str | None = None, **options: Any) -> outcomes.UpOutcome:
+        """Build what has changed, release it to dev and leave a node serving it in the background."""
+        options.setdefault("detach", True)
+        return self._ask("up", outcomes.UpOutcome, file=file, **options)
+
+    def down(self) -> outcomes.DownOutcome:
+        """Stop the node."""
+        return self._ask("down", outcomes.DownOutcome)
+
+    def status(self) -> outcomes.StatusOutcome:
+        """Say what was built, what is released and what runs."""
+        return self._ask("status", outcomes.StatusOutcome)
+
+    def predict(self, *rows: Mapping[str, Any], model: str | None = None) -> outcomes.PredictOutcome:
+        """Ask a model for the answers to rows; `model` may be written with its segment."""
+        return self._ask("predict", outcomes.PredictOutcome, rows=rows, model=model)
+
+    def search(self, model: str | None = None, **options: Any) -> outcomes.SearchOutcome:
+        """Find versions; `after` of one page asks for the next."""
+        return self._ask("search", outcomes.SearchOutcome, model=model, **options)
+
+    def show(self, what: str) -> outcomes.ShowOutcome:
+        """Show ``air-time``, ``air-time[UA,ORD] 3``, ``run 3`` or ``flights@s1``."""
+        return self._ask("show", outcomes.ShowOutcome, what=tuple(what.split()))
+
+    def data_import(self, source: Any = None, **options: Any) -> outcomes.ImportOutcome:
+        """Keep rows as a snapshot: of a file or a connection by name, or of a data frame."""
+        key = "source" if source is None or isinstance(source, str | Path) else "frame"
+        given = str(source) if isinstance(source, Path) else source
+        return self._ask("data import", outcomes.ImportOutcome, **{key: given}, **options)
+
+    def data_list(self, dataset: str | None = None) -> outcomes.SnapshotListing:
+        """List the snapshots."""
+        return self._ask("data list", outcomes.SnapshotListing, dataset=dataset)
+
+    def data_show(self, snapshot: str | None = None) -> outcomes.ShowOutcome:
+        """Show one snapshot."""
+        return self._ask("data show", outcomes.ShowOutcome, snapshot=snapshot)
+
+    def fsck(self) -> outcomes.FsckOutcome:
+        """Look through the store for anything broken or lost."""
+        return self._ask("fsck", outcomes.FsckOutcome)
+
+    def doctor(self) -> outcomes.DoctorOutcome:
+        """Look at the machine around the project."""
+        return self._ask("doctor", outcomes.DoctorOutcome)
+
+    def _ask(self, name: str, outcome: type[Answered], **options: Any) -> Answered:
+        verb = get_verb(name)
+        return cast("Answered", call(verb, self.settings, make_request(verb, options), self._progress))

@@ -1,0 +1,185 @@
+"""The table of verbs. Its functions are named, not imported: what knows the table need not load the machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal, cast
+
+import msgspec
+
+from modelmill.errors import NotFound, UsageError, did_you_mean
+from modelmill.orchestrator import outcomes, requests
+from modelmill.orchestrator.outcomes import Outcome, Progress, no_progress
+from modelmill.orchestrator.requests import Request
+from modelmill.settings import Settings
+
+Who = Literal["viewer", "author", "approver", "owner"]
+"""The least role that may call a verb."""
+
+Function = Callable[[Settings, Request, Progress], Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One thing that can be asked of a project."""
+
+    name: str
+    """As it is typed: ``train``, ``data import``."""
+    summary: str
+    """One line of help."""
+    input: type[Request]
+    output: type[Outcome]
+    place: str
+    """``modelmill.room.module:function``"""
+    who: Who
+    project: bool = True
+    """Whether it needs a `modelmill.toml`."""
+    examples: tuple[str, ...] = ()
+    """Command lines, as they are shown under the help."""
+
+    def function(self) -> Function:
+        """Import the function and return it."""
+        module, _, name = self.place.partition(":")
+        return cast("Function", getattr(import_module(module), name))
+
+
+VERBS = (
+    Verb(
+        "check",
+        "Try the model file on one segment; nothing is recorded.",
+        requests.CheckRequest,
+        outcomes.CheckOutcome,
+        "modelmill.orchestrator.checking:check",
+        "author",
+        examples=("modelmill check", "modelmill check delays.py --segment UA,ORD"),
+    ),
+    Verb(
+        "train",
+        "Build a version of every segment whose code, data or model has changed.",
+        requests.TrainRequest,
+        outcomes.TrainOutcome,
+        "modelmill.orchestrator.training:train",
+        "author",
+        examples=("modelmill train", "modelmill train --set alpha=0.5 --explain"),
+    ),
+    Verb(
+        "up",
+        "Build what has changed, release it to dev and serve it.",
+        requests.UpRequest,
+        outcomes.UpOutcome,
+        "modelmill.orchestrator.up:up",
+        "author",
+        examples=("modelmill up", "modelmill up --port 8701 --detach"),
+    ),
+    Verb(
+        "down",
+        "Stop the serving node of this project.",
+        requests.DownRequest,
+        outcomes.DownOutcome,
+        "modelmill.orchestrator.up:down",
+        "author",
+    ),
+    Verb(
+        "status",
+        "Say what was built, what is released and what runs.",
+        requests.StatusRequest,
+        outcomes.StatusOutcome,
+        "modelmill.orchestrator.looking:status",
+        "viewer",
+    ),
+    Verb(
+        "predict",
+        "Ask a model for the answer to one row.",
+        requests.PredictRequest,
+        outcomes.PredictOutcome,
+        "modelmill.orchestrator.answering:predict",
+        "viewer",
+        examples=("modelmill predict --row origin=JFK carrier=B6 dest=BOS distance=187 hour=9",),
+    ),
+    Verb(
+        "search",
+        "Find versions by model, segment, tag or metric.",
+        requests.SearchRequest,
+        outcomes.SearchOutcome,
+        "modelmill.orchestrator.looking:search",
+        "viewer",
+        examples=("modelmill search air-time --where 'mae > 12'",),
+    ),
+    Verb(
+        "show",
+        "Show a model, a version, a run or a snapshot.",
+        requests.ShowRequest,
+        outcomes.ShowOutcome,
+        "modelmill.orchestrator.looking:show",
+        "viewer",
+        examples=("modelmill show air-time[JFK,B6,BOS]", "modelmill show run 3"),
+    ),
+    Verb(
+        "data import",
+        "Check rows against the contract and keep them as a snapshot.",
+        requests.ImportRequest,
+        outcomes.ImportOutcome,
+        "modelmill.orchestrator.importing:import_rows",
+        "author",
+        examples=("modelmill data import flights.csv.zip",),
+    ),
+    Verb(
+        "data list",
+        "List the snapshots.",
+        requests.SnapshotListRequest,
+        outcomes.SnapshotListing,
+        "modelmill.orchestrator.importing:list_snapshots",
+        "viewer",
+    ),
+    Verb(
+        "data show",
+        "Show one snapshot.",
+        requests.SnapshotShowRequest,
+        outcomes.ShowOutcome,
+        "modelmill.orchestrator.importing:show_snapshot",
+        "viewer",
+        examples=("modelmill data show flights@s1",),
+    ),
+    Verb(
+        "fsck",
+        "Look through the store for anything broken or lost.",
+        requests.FsckRequest,
+        outcomes.FsckOutcome,
+        "modelmill.orchestrator.fsck:fsck",
+        "viewer",
+    ),
+    Verb(
+        "doctor",
+        "Look at the machine: versions, disk, ports, database.",
+        requests.DoctorRequest,
+        outcomes.DoctorOutcome,
+        "modelmill.api.doctor:doctor",
+        "viewer",
+        project=False,
+    ),
+)
+"""Every verb, in the order in which help lists them."""
+
+_BY_NAME = {verb.name: verb for verb in VERBS}
+
+
+def get_verb(name: str) -> Verb:
+    """Return the verb called `name`."""
+    if name not in _BY_NAME:
+        raise NotFound(f"there is no verb `{name}`", likely=did_you_mean(name, _BY_NAME))
+    return _BY_NAME[name]
+
+
+def make_request(verb: Verb, options: Mapping[str, Any]) -> Request:
+    """Return what a verb is asked; an unknown option, or one of another type, raises UsageError."""
+    try:
+        return msgspec.convert(dict(options), verb.input)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"`{verb.name}` cannot be asked that: {error}") from error
+
+
+def call(verb: Verb, settings: Settings, request: Request, progress: Progress = no_progress) -> Outcome:
+    """Do what a verb says and return its answer."""
+    return verb.function()(settings, request, progress)
