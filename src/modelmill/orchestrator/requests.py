@@ -62,10 +62,7 @@ class TrainRequest(Request, frozen=True, kw_only=True):
 class UpRequest(TrainRequest, frozen=True, kw_only=True):
     """Build what has changed, release it, serve it."""
 
-    port: Annotated[
-        int | None,
-        Meta(description="Where the node listens; 8700 if left out.", ge=0, le=65535),
-    ] = None
+    port: Annotated[Port | None, Meta(description="Where the node listens; 8700 if left out.")] = None
     detach: Annotated[bool, Meta(description="Leave the node running in the background.")] = False
 
 
