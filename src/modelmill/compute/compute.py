@@ -15,6 +15,8 @@ class Task(NamedTuple):
 
     id: int
     payload: Any
+    patience: float = 1.0
+    """How many times the usual time each of its items may take."""
 
 
 class Done(NamedTuple):

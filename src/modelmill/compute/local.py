@@ -167,8 +167,9 @@ class LocalCompute:
     def _verdict_of(self, worker: _Worker) -> tuple[str, str] | None:
         task, item, since = worker.progress.read()
         limits = self._limits
-        if item >= 0 and task == worker.tasks[0].id and time.monotonic() - since > limits.seconds:
-            return "time", f"it took longer than {limits.seconds:g} s"
+        seconds = limits.seconds * worker.tasks[0].patience
+        if item >= 0 and task == worker.tasks[0].id and time.monotonic() - since > seconds:
+            return "time", f"it took longer than {seconds:g} s"
         if _resident_mb(worker.pid) > limits.memory_mb:
             return "memory", f"it needed more than {limits.memory_mb} MB"
         if os.fstat(worker.output).st_size > limits.output_mb << 20:

@@ -76,6 +76,11 @@ def decode_linear(content: bytes | memoryview) -> Linear:
     return Linear(values[1:], float(values[0]))
 
 
+def decode(form: str, content: bytes | memoryview) -> Any:
+    """Return what `encode` wrote; see `unpickle` for what the caller must have checked."""
+    return decode_linear(content) if form == LINEAR else unpickle(content)
+
+
 def unpickle(content: bytes | memoryview) -> Any:
     """Return the object in a pickle. The caller has checked that this installation signed it."""
     return pickle.loads(content)  # noqa: S301 - the one place; see the module's docstring

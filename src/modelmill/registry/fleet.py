@@ -53,6 +53,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...] = ()
     parameters: Mapping[str, Any] = {}
     feature_names: tuple[str, ...] = ()
+    example: Mapping[str, Any] = {}
+    """A request that the model accepts."""
     run: int = 0
     """The number of the run that made the map."""
     lock: Digest | None = None
