@@ -25,13 +25,13 @@ def write_cursor(*key: Any) -> str:
     return base64.urlsafe_b64encode(msgspec.msgpack.encode(key)).decode().rstrip("=")
 
 
-def read_cursor(text: str, length: int) -> list[Any]:
-    """Return the key that `write_cursor` wrote; anything else is the caller's mistake."""
+def read_cursor(text: str, kinds: tuple[type, ...]) -> list[Any]:
+    """Return the key that `write_cursor` wrote, its parts of these kinds; anything else is the caller's mistake."""
     try:
         key = msgspec.msgpack.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=list[Any])
     except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
         raise _not_ours(text) from error
-    if len(key) != length or not all(isinstance(part, int | float | str) for part in key):
+    if [type(part) for part in key] != list(kinds):
         raise _not_ours(text)
     return key
 

@@ -127,3 +127,7 @@ class ChunkRecord(msgspec.Struct, frozen=True, kw_only=True):
     pack_bytes: int = 0
     versions: tuple[VersionRecord, ...] = ()
     failures: tuple[FailureRecord, ...] = ()
+
+    def segments(self) -> set[Segment]:
+        """Return the segments that the chunk is about."""
+        return {version.segment for version in self.versions} | {failure.segment for failure in self.failures}

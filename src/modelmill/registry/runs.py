@@ -33,8 +33,7 @@ def start_run(database: Database, start: RunStart) -> Run:
 
 def record_chunk(database: Database, run: Run, record: ChunkRecord) -> bool:
     """Record a chunk as one transaction; return False, and change nothing, when it was recorded before."""
-    keys = [item.segment for item in (*record.versions, *record.failures)]
-    if len(set(keys)) < len(keys):
+    if len(record.segments()) < len(record.versions) + len(record.failures):
         raise _recorded_twice(run, record)
     try:
         with database.write() as c:
@@ -42,8 +41,9 @@ def record_chunk(database: Database, run: Run, record: ChunkRecord) -> bool:
             if pack_id is None:
                 return False
             ids = _touch_segments(c, run, record)
-            _insert(c, versions, [_version_row(run, pack_id, ids, version) for version in record.versions])
-            _insert(c, failures, [_failure_row(run, ids, failure) for failure in record.failures])
+            same = {"number": run.number, "run_id": run.id, "pack_id": pack_id}
+            _insert(c, versions, [_row(version, ids) | same for version in record.versions])
+            _insert(c, failures, [_row(failure, ids) | {"run_id": run.id} for failure in record.failures])
             _insert(c, tags, list(_tag_rows(run, ids, record)))
     except IntegrityError as error:
         raise _recorded_twice(run, record) from error
@@ -162,27 +162,37 @@ def _claim(c: Connection, run: Run, record: ChunkRecord) -> int | None:
     return pack_id
 
 
-def _touch_segments(c: Connection, run: Run, record: ChunkRecord) -> dict[str, int]:
-    """Point the chunk's segments to their new versions, or note their failure; return their ids by key."""
-    built = [(format_segment(v.segment), run.number, _finite(v.score), None) for v in record.versions]
-    failed = [(format_segment(f.segment), None, None, run.number) for f in record.failures]
-    if not built and not failed:
+def _touch_segments(c: Connection, run: Run, record: ChunkRecord) -> dict[Segment, int]:
+    """Point the chunk's segments to their new versions, or note their failure; return their ids."""
+    built = {version.segment: _finite(version.score) for version in record.versions}
+    keys = {format_segment(segment): segment for segment in record.segments()}
+    if not keys:
         return {}
+    rows = [
+        {
+            "model_id": run.model_id,
+            "key": key,
+            "current": run.number if segment in built else None,
+            "score": built.get(segment),
+            "failed": None if segment in built else run.number,
+        }
+        # One order for everybody: two writers that met each other's rows crosswise would wait for ever.
+        for key, segment in sorted(keys.items())
+    ]
+    return {keys[row.key]: row.id for row in c.execute(_touching(c), rows)}
+
+
+def _touching(c: Connection) -> Any:
     statement = upsert(c, segments)
     new = statement.excluded
-    keep_old = new.current.is_(None)
-    statement = statement.on_conflict_do_update(
+    return statement.on_conflict_do_update(
         index_elements=["model_id", "key"],
         set_={
             "current": func.coalesce(new.current, segments.c.current),
-            "score": case((keep_old, segments.c.score), else_=new.score),
+            "score": case((new.current.is_(None), segments.c.score), else_=new.score),
             "failed": new.failed,
         },
     ).returning(segments.c.key, segments.c.id)
-    names = ("model_id", "key", "current", "score", "failed")
-    # One order for everybody: two writers that met each other's rows crosswise would wait for ever.
-    rows = [dict(zip(names, (run.model_id, *row), strict=True)) for row in sorted(built + failed, key=lambda r: r[0])]
-    return {row.key: row.id for row in c.execute(statement, rows)}
 
 
 def _insert(c: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
@@ -190,26 +200,18 @@ def _insert(c: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
         c.execute(table.insert(), rows)
 
 
-def _version_row(run: Run, pack_id: int, ids: Mapping[str, int], version: VersionRecord) -> dict[str, Any]:
-    row = msgspec.structs.asdict(version)
-    row["segment_id"] = ids[format_segment(row.pop("segment"))]
-    row["score"] = _finite(version.score)
-    row |= {"number": run.number, "run_id": run.id, "pack_id": pack_id}
+def _row(item: VersionRecord | FailureRecord, ids: Mapping[Segment, int]) -> dict[str, Any]:
+    row = msgspec.structs.asdict(item)
+    row["segment_id"] = ids[row.pop("segment")]
+    if "score" in row:
+        row["score"] = _finite(row["score"])
     return row
 
 
-def _failure_row(run: Run, ids: Mapping[str, int], failure: FailureRecord) -> dict[str, Any]:
-    row = msgspec.structs.asdict(failure)
-    row["segment_id"] = ids[format_segment(row.pop("segment"))]
-    row["run_id"] = run.id
-    return row
-
-
-def _tag_rows(run: Run, ids: Mapping[str, int], record: ChunkRecord) -> Iterator[dict[str, Any]]:
+def _tag_rows(run: Run, ids: Mapping[Segment, int], record: ChunkRecord) -> Iterator[dict[str, Any]]:
     for key, value in run.tags.items():
         for version in record.versions:
-            segment_id = ids[format_segment(version.segment)]
-            yield {"key": key, "value": value, "segment_id": segment_id, "number": run.number}
+            yield {"key": key, "value": value, "segment_id": ids[version.segment], "number": run.number}
 
 
 def _segments_in(c: Connection, table: Table, run: Run) -> set[Segment]:

@@ -11,19 +11,20 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, UnaryExpression, and_, bindparam, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, bindparam, or_, select, tuple_
 
 from modelmill.errors import UsageError
 from modelmill.names import ModelName
 from modelmill.registry.paging import Page, read_cursor, write_cursor
 from modelmill.registry.tables import models, segments, tags, versions
-from modelmill.registry.versions import PAGE, Version, select_versions, version_of
+from modelmill.registry.versions import PAGE, VERSIONS, Version, version_of
 from modelmill.store.database import Database
 
 _METRIC = re.compile(r"\s*(?P<name>[A-Za-z_]\w*)\s*(?P<op><=|>=|<|>|=)\s*(?P<value>[-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*")
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+_OPERATORS: dict[str, Callable[[Any, Any], ColumnElement[bool]]] = {
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
@@ -31,6 +32,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
 }
 _LAST = "\U0010ffff"
+"""Greater than any character of a segment's text."""
 
 
 class MetricCondition(NamedTuple):
@@ -40,24 +42,38 @@ class MetricCondition(NamedTuple):
     operator: str
     value: float
 
-    def holds(self, column: Any) -> ColumnElement[bool]:
-        """Return the condition as SQL about a column; where it is null, the condition does not hold."""
-        found: ColumnElement[bool] = _OPERATORS[self.operator](column, self.value)
-        return found
-
 
 class _Order(NamedTuple):
-    """The key that pages are ordered by, and its direction."""
+    """The key by which pages go on."""
 
     columns: tuple[Any, ...]
+    kinds: tuple[type, ...]
     descending: bool = False
 
-    def by(self) -> list[UnaryExpression[Any]]:
-        return [column.desc() if self.descending else column.asc() for column in self.columns]
 
-    def beyond(self, cursor: str) -> ColumnElement[bool]:
-        ours, last = tuple_(*self.columns), tuple_(*read_cursor(cursor, len(self.columns)))
-        return ours < last if self.descending else ours > last
+class _Question(NamedTuple):
+    """The shape of a search: all but its values. Each shape becomes a statement once."""
+
+    model: bool
+    segment: str
+    """``exact``, ``prefix`` or nothing."""
+    tag: bool
+    metric: tuple[str, str] | None
+    """Name and operator."""
+    by_score: bool
+    further: bool
+    """Whether a page went before."""
+
+    @property
+    def order(self) -> _Order:
+        """Return the order in which this question's answers come."""
+        if self.tag:
+            return _Order((tags.c.segment_id, tags.c.number), (int, int), descending=True)
+        if self.by_score and self.metric:
+            columns = (segments.c.score, segments.c.id)
+            return _Order(columns, (float, int), descending=self.metric[1].startswith(">"))
+        # Within one model its id is no part of the key: SQLite would read the model's segments from the first one on.
+        return _Order((segments.c.key,), (str,)) if self.model else _Order((segments.c.model_id, segments.c.key), (int, str))
 
 
 def search(
@@ -76,19 +92,23 @@ def search(
     ``mae<10``. `after` is the cursor of the page before.
     """
     condition = parse_metric(metric) if metric else None
-    query = _named(select_versions(), model, segment)
-    query = _tagged(query, tag) if tag else query.where(versions.c.number == segments.c.current)
-    order = _TAG_ORDER if tag else _KEY_ORDER
+    values: dict[str, Any] = {"model": model, "limit": limit, **_segment_values(segment), **_tag_values(tag)}
     with database.read() as c:
-        if condition:
-            by_score = model is not None and c.execute(_SCORE, {"model": model}).scalar() == condition.name
-            query = query.where(condition.holds(segments.c.score) if by_score and not tag else _measured(condition))
-            order = _score_order(condition) if by_score and not tag else order
+        by_score = bool(condition and model and not tag) and c.execute(_SCORE, values).scalar() == condition.name
+        question = _Question(
+            model=model is not None,
+            segment="" if segment is None else "prefix" if segment.endswith("*") else "exact",
+            tag=tag is not None,
+            metric=condition[:2] if condition else None,
+            by_score=by_score,
+            further=after is not None,
+        )
+        values["value"] = condition.value if condition else None
         if after:
-            query = query.where(order.beyond(after))
-        query = query.add_columns(*(column.label(f"key_{n}") for n, column in enumerate(order.columns)))
-        rows = c.execute(query.order_by(*order.by()).limit(limit)).all()
-    cursor = write_cursor(*rows[-1][-len(order.columns) :]) if len(rows) == limit else None
+            values |= {f"after_{n}": part for n, part in enumerate(read_cursor(after, question.order.kinds))}
+        rows = c.execute(_statement(question), values).all()
+    width = len(question.order.columns)
+    cursor = write_cursor(*rows[-1][-width:]) if len(rows) == limit else None
     return Page(tuple(version_of(row) for row in rows), cursor)
 
 
@@ -103,39 +123,60 @@ def parse_metric(text: str) -> MetricCondition:
     raise UsageError(f"`{text[:80]}` is not a condition on a metric", expected="a condition like `mae<10`")
 
 
-def _named(query: Select[Any], model: ModelName | None, segment: str | None) -> Select[Any]:
-    if model is not None:
-        query = query.where(models.c.name == model)
+def _segment_values(segment: str | None) -> dict[str, str]:
     if segment is None:
-        return query
-    if segment.endswith("*"):
-        start = segment[:-1]
-        return query.where(segments.c.key >= start, segments.c.key < start + _LAST)
-    return query.where(segments.c.key == segment)
+        return {}
+    start = segment.removesuffix("*")
+    return {"key": start, "beyond": start + _LAST}
 
 
-def _tagged(query: Select[Any], tag: str) -> Select[Any]:
+def _tag_values(tag: str | None) -> dict[str, str]:
+    if tag is None:
+        return {}
     key, equals, value = tag.partition("=")
     if not key or not equals:
         raise UsageError(f"`{tag[:80]}` is not a tag", expected="`key=value`")
+    return {"tag_key": key, "tag_value": value}
+
+
+@lru_cache(maxsize=256)
+def _statement(question: _Question) -> Select[Any]:
+    order = question.order
+    query = _where_tag(_where_segment(VERSIONS, question), question)
+    if question.metric:
+        query = query.where(_measured(*question.metric, by_score=question.by_score))
+    if question.further:
+        last = tuple_(*(bindparam(f"after_{n}", type_=column.type) for n, column in enumerate(order.columns)))
+        ours = tuple_(*order.columns)
+        query = query.where(ours < last if order.descending else ours > last)
+    query = query.add_columns(*(column.label(f"key_{n}") for n, column in enumerate(order.columns)))
+    sorting = [column.desc() if order.descending else column.asc() for column in order.columns]
+    return query.order_by(*sorting).limit(bindparam("limit"))
+
+
+def _where_segment(query: Select[Any], question: _Question) -> Select[Any]:
+    if question.model:
+        query = query.where(models.c.name == bindparam("model"))
+    if question.segment == "prefix":
+        return query.where(segments.c.key >= bindparam("key"), segments.c.key < bindparam("beyond"))
+    return query.where(segments.c.key == bindparam("key")) if question.segment else query
+
+
+def _where_tag(query: Select[Any], question: _Question) -> Select[Any]:
+    if not question.tag:
+        return query.where(versions.c.number == segments.c.current)
     its_version = and_(tags.c.segment_id == versions.c.segment_id, tags.c.number == versions.c.number)
-    return query.join(tags, its_version).where(tags.c.key == key, tags.c.value == value)
+    given = and_(tags.c.key == bindparam("tag_key"), tags.c.value == bindparam("tag_value"))
+    return query.join(tags, its_version).where(given)
 
 
-def _measured(condition: MetricCondition) -> ColumnElement[bool]:
-    """Return a condition about whichever column holds the metric in the version's own model."""
-    in_score = and_(models.c.score == condition.name, condition.holds(versions.c.score))
-    in_metrics = and_(
-        models.c.score != condition.name, condition.holds(versions.c.metrics[condition.name].as_float())
-    )
-    return or_(in_score, in_metrics)
+def _measured(name: str, sign: str, *, by_score: bool) -> ColumnElement[bool]:
+    """Return a condition about whichever column holds the metric; where that is null, it does not hold."""
+    compare, value = _OPERATORS[sign], bindparam("value")
+    if by_score:
+        return compare(segments.c.score, value)
+    in_score = and_(models.c.score == name, compare(versions.c.score, value))
+    return or_(in_score, and_(models.c.score != name, compare(versions.c.metrics[name].as_float(), value)))
 
 
-def _score_order(condition: MetricCondition) -> _Order:
-    columns = (segments.c.model_id, segments.c.score, segments.c.id)
-    return _Order(columns, descending=condition.operator in (">", ">="))
-
-
-_KEY_ORDER = _Order((segments.c.model_id, segments.c.key))
-_TAG_ORDER = _Order((tags.c.segment_id, tags.c.number), descending=True)
 _SCORE = select(models.c.score).where(models.c.name == bindparam("model"))

@@ -21,7 +21,7 @@ from modelmill.store.dialects import upsert
 PAGE = 50
 
 
-class Version(msgspec.Struct, frozen=True, kw_only=True):
+class Version(msgspec.Struct, frozen=True):
     """One immutable fitted result: who it is, what it came from, where its bytes lie, and how well it does."""
 
     id: VersionId
@@ -89,7 +89,7 @@ def list_versions(
     database: Database, model: ModelName, segment: Segment, *, after: str | None = None, limit: int = PAGE
 ) -> Page[Version]:
     """Return the versions of one segment, the newest first."""
-    (below,) = read_cursor(after, 1) if after else (2**31 - 1,)
+    (below,) = read_cursor(after, (int,)) if after else (2**31 - 1,)
     values = {"model": model, "key": format_segment(segment), "below": below, "limit": limit}
     with database.read() as c:
         found = [version_of(row) for row in c.execute(_HISTORY, values)]
@@ -100,7 +100,7 @@ def list_members(
     database: Database, model: ModelName, run: int, *, after: str | None = None, limit: int = PAGE
 ) -> Page[Version]:
     """Return the versions that one run made, in the order in which they were recorded."""
-    (above,) = read_cursor(after, 1) if after else (0,)
+    (above,) = read_cursor(after, (int,)) if after else (0,)
     with database.read() as c:
         rows = c.execute(_MEMBERS, {"model": model, "run": run, "above": above, "limit": limit}).all()
     cursor = write_cursor(rows[-1].row_id) if len(rows) == limit else None
@@ -143,38 +143,10 @@ def list_tags(database: Database, version: VersionId) -> dict[str, list[str]]:
     return found
 
 
-def select_versions() -> Select[Any]:
-    """Return the query for everything that `version_of` reads; conditions are the caller's."""
-    fields = [versions.c[name] for name in Version.__struct_fields__ if name in versions.c and name != "id"]
-    return select(
-        versions.c.id.label("row_id"),
-        models.c.name.label("model"),
-        segments.c.key,
-        versions.c.number,
-        runs.c.code,
-        versions.c.data,
-        runs.c.model.label("recipe"),
-        runs.c.snapshot,
-        packs.c.digest.label("pack"),
-        packs.c.recorded_at,
-        *fields,
-    ).select_from(
-        segments.join(models, segments.c.model_id == models.c.id)
-        .join(versions, versions.c.segment_id == segments.c.id)
-        .join(runs, versions.c.run_id == runs.c.id)
-        .join(packs, versions.c.pack_id == packs.c.id)
-    )
-
-
 def version_of(row: Row[Any]) -> Version:
-    """Return a row of `select_versions` as a version."""
-    known = row._mapping  # noqa: SLF001 - this is SQLAlchemy's public name for it
-    plain = {name: known[name] for name in Version.__struct_fields__ if name not in ("id", "digests")}
-    return Version(
-        id=VersionId(ModelName(row.model), parse_segment(row.key), row.number),
-        digests=Digests(row.code, row.data, row.recipe),
-        **plain,
-    )
+    """Return a row of `VERSIONS` as a version."""
+    _, model, key, number, code, data, recipe, *rest = row[:_WIDTH]
+    return Version(VersionId(model, parse_segment(key), number), Digests(code, data, recipe), *rest)
 
 
 def _head(row: Row[Any]) -> Head:
@@ -205,17 +177,38 @@ def _with_key(query: Select[Any]) -> Select[Any]:
     return _named(query).where(segments.c.key == bindparam("key"))
 
 
-# Built once: making a statement costs more than running it.
-_CURRENT = _with_key(select_versions()).where(versions.c.number == segments.c.current)
-_ONE = _with_key(select_versions()).where(versions.c.number == bindparam("number"))
+# All statements are built once: making one takes longer than running it.
+_FIELDS = [
+    (packs.c.digest if name == "pack" else next(t.c[name] for t in (versions, packs, runs) if name in t.c))
+    for name in Version.__struct_fields__[2:]
+]
+VERSIONS = select(
+    versions.c.id.label("row_id"),
+    models.c.name.label("model"),
+    segments.c.key,
+    versions.c.number,
+    runs.c.code,
+    versions.c.data,
+    runs.c.model.label("recipe"),
+    *_FIELDS,
+).select_from(
+    segments.join(models, segments.c.model_id == models.c.id)
+    .join(versions, versions.c.segment_id == segments.c.id)
+    .join(runs, versions.c.run_id == runs.c.id)
+    .join(packs, versions.c.pack_id == packs.c.id)
+)
+"""Everything that `version_of` reads, of all versions."""
+_WIDTH = len(VERSIONS.selected_columns)
+_CURRENT = _with_key(VERSIONS).where(versions.c.number == segments.c.current)
+_ONE = _with_key(VERSIONS).where(versions.c.number == bindparam("number"))
 _HISTORY = (
-    _with_key(select_versions())
+    _with_key(VERSIONS)
     .where(versions.c.number < bindparam("below"))
     .order_by(versions.c.number.desc())
     .limit(bindparam("limit"))
 )
 _MEMBERS = (
-    _named(select_versions())
+    _named(VERSIONS)
     .where(
         versions.c.run_id
         == select(runs.c.id)

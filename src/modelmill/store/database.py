@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +54,7 @@ class Database:
         try:
             with self.engine.connect() as connection:
                 return _revision(connection)
-        except (OperationalError, ProgrammingError):
+        except (OperationalError, ProgrammingError, sqlite3.OperationalError):
             # The table is missing, or the database is: the next statement tells which, in our words.
             return None
 
@@ -84,7 +85,7 @@ class Database:
     def _translating(self) -> Iterator[None]:
         try:
             yield
-        except DBAPIError as error:
+        except (DBAPIError, sqlite3.Error) as error:
             ours = translated(error, self.place)
             if ours is None:
                 raise

@@ -37,7 +37,7 @@ def make_engine(url: str) -> Engine:
         if parsed.get_backend_name() == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
             options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": _CONNECT_S}}
-            return create_engine(parsed, json_serializer=_json, **options)
+            return create_engine(parsed, json_serializer=_json, json_deserializer=msgspec.json.decode, **options)
     except (ArgumentError, NoSuchModuleError) as error:
         raise SettingInvalid("the database's address cannot be read", got=str(error).split("\n")[0]) from error
     except ModuleNotFoundError as error:
@@ -63,16 +63,17 @@ def wal_is_safe(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
     return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
 
 
-def translated(error: DBAPIError, place: str) -> ModelmillError | None:
+def translated(error: DBAPIError | sqlite3.Error, place: str) -> ModelmillError | None:
     """Return what an error of the database's driver is called here, None when it is not about the store's health."""
-    said = " ".join(str(error.orig).split())[:300]
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    said = " ".join(str(cause).split())[:300]
     if any(words in said.lower() for words in _UNWRITABLE):
         return StoreFull(f"the store cannot be written: {said}", where=place, next="modelmill doctor", safe=_SAFE)
     if "database is locked" in said:
         return StoreLocked(f"another process has been writing for {_BUSY_S} s", where=place, safe=_SAFE)
     if "not a database" in said or "malformed" in said:
         return StoreUnavailable(f"the database file is damaged: {said}", where=place, next="modelmill fsck")
-    if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
+    if isinstance(error, OperationalError | InterfaceError | sqlite3.OperationalError):
         return StoreUnavailable(f"the database cannot be reached: {said}", where=place, next="modelmill doctor")
     return None
 
@@ -83,7 +84,12 @@ def _json(value: Any) -> str:
 
 
 def _sqlite_engine(url: str) -> Engine:
-    engine = create_engine(url, json_serializer=_json, connect_args={"timeout": _BUSY_S})
+    engine = create_engine(
+        url,
+        json_serializer=_json,
+        json_deserializer=msgspec.json.decode,
+        connect_args={"timeout": _BUSY_S},
+    )
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -99,4 +105,6 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     writing = connection.get_execution_options().get("modelmill_writing", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    # Straight to the driver: through SQLAlchemy this one word takes longer than looking a version up.
+    driver: Any = connection.connection.dbapi_connection
+    driver.execute("BEGIN IMMEDIATE" if writing else "BEGIN")
