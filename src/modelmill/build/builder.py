@@ -1,0 +1,220 @@
+"""The builder: it hands chunks to workers, records each as one transaction, and signs what came of it all.
+
+Whatever kills it, the next build of the same plan goes on with the same run: what is recorded is not fitted again.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modelmill.build.failing import lost_failure
+from modelmill.build.plan import Plan, Step
+from modelmill.build.work import Chunk, ChunkResult, Setup
+from modelmill.compute.compute import Compute, Done, Limits, Lost, Task
+from modelmill.compute.local import LocalCompute
+from modelmill.errors import NotFound
+from modelmill.names import POOLED, Digest, Segment
+from modelmill.registry import runs
+from modelmill.registry.fleet import Entry, FleetMap, Header, sign
+from modelmill.registry.records import ChunkRecord, FailureRecord, Run, RunState
+from modelmill.registry.versions import current_entries, current_version
+from modelmill.settings import BuildSettings
+from modelmill.store.opening import Store
+from modelmill.store.packs import PackReader
+
+CHUNK_S = 0.5
+"""How much work a chunk should be: long against a commit, short against a crash."""
+SMALLEST_CHUNK = 64
+_LARGEST_CHUNK = 2048
+_PATIENCE = 20.0
+"""The pooled model sees all rows at once: it may take so many times longer than a segment."""
+_PRELOADED = ("modelmill.build.fitting", "sklearn.linear_model", "sklearn.ensemble", "lightgbm")
+
+Progress = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass(slots=True)
+class BuildResult:
+    """What a build did."""
+
+    run: Run
+    map_digest: Digest | None
+    built: int = 0
+    failures: list[FailureRecord] = field(default_factory=list)
+    seconds: float = 0.0
+    """From the first chunk sent to the last one recorded."""
+    worker_s: float = 0.0
+    """CPU seconds of the workers."""
+    user_s: float = 0.0
+    """Of those, the seconds in the user's own functions and the objects they returned."""
+
+
+class Builder:
+    """One build of one plan."""
+
+    def __init__(self, store: Store, limits: BuildSettings, setup: Setup, plan: Plan, run: Run) -> None:
+        """Take everything that is decided; nothing has begun yet."""
+        self.store, self.limits, self.setup, self.plan, self.run = store, limits, setup, plan, run
+        self.result = BuildResult(run, None)
+        self._next_chunk = max(runs.recorded_chunks(store.database, run), default=-1) + 1
+        self._pooled: tuple[str, Path] | None = None
+        self._segment_s = 0.0
+        self._todo: deque[Step] = deque()
+        self._total = 0
+
+    def build(self, header: Header, progress: Progress) -> BuildResult:
+        """Build what the plan says and close the run; a segment's failure is part of the result."""
+        if not self.plan.empty:
+            began = time.monotonic()
+            with self._compute() as compute:
+                self._build_pooled(compute, progress)
+                self._build_segments(compute, progress)
+            self.result.seconds = time.monotonic() - began
+        return self._close(header)
+
+    def _compute(self) -> LocalCompute:
+        limits = Limits(self.limits.segment_timeout_s, self.limits.worker_memory_mb)
+        return LocalCompute(
+            "modelmill.build.fitting:open_fitter",
+            self.setup,
+            workers=self.limits.workers,
+            preload=_PRELOADED,
+            limits=limits,
+        )
+
+    # ---------------------------------------------------------------- the pooled model
+
+    def _build_pooled(self, compute: Compute, progress: Progress) -> None:
+        """Build the pooled model first: every segment is compared with it."""
+        done_before, failed_before = runs.recorded_segments(self.store.database, self.run)
+        if self.plan.pooled and POOLED not in done_before | failed_before:
+            compute.submit(Task(self._next_chunk, self._chunk([self.plan.pooled]), _PATIENCE))
+            self._take(compute.wait(), progress)
+        done = done_before | failed_before
+        self._todo = deque(step for step in self.plan.steps if step.segment not in done)
+        self._total = len(self._todo)
+        self._pooled = self._pooled_file() if self._todo else None
+
+    def _pooled_file(self) -> tuple[str, Path] | None:
+        try:
+            version = current_version(self.store.database, self.run.model, POOLED)
+        except NotFound:
+            return None
+        pack = PackReader(self.store.blobs.open(version.pack))
+        path = self.setup.table.with_name("pooled")
+        path.write_bytes(pack.entry(version.offset, version.length, version.artifact))
+        return version.format, path
+
+    # ---------------------------------------------------------------- the segments
+
+    def _build_segments(self, compute: Compute, progress: Progress) -> None:
+        outstanding = 0
+        while self._todo or outstanding:
+            while self._todo and compute.capacity() > 0:
+                compute.submit(Task(self._next_chunk, self._chunk(self._cut())))
+                outstanding += 1
+            self._take(compute.wait(), progress)
+            outstanding -= 1
+
+    def _cut(self) -> list[Step]:
+        """Take the next steps: about `CHUNK_S` of work, but such that all workers end together."""
+        wanted = int(CHUNK_S / self._segment_s) if self._segment_s else SMALLEST_CHUNK
+        share = math.ceil(len(self._todo) / (2 * max(self.limits.workers, 2)))
+        size = max(1 if self._segment_s > CHUNK_S / SMALLEST_CHUNK else SMALLEST_CHUNK, min(wanted, share, _LARGEST_CHUNK))
+        return [self._todo.popleft() for _ in range(min(size, len(self._todo)))]
+
+    def _chunk(self, steps: list[Step]) -> Chunk:
+        number = self._next_chunk
+        self._next_chunk += 1
+        return Chunk(number=number, steps=steps, pooled=self._pooled)
+
+    def _take(self, ended: Done | Lost, progress: Progress) -> None:
+        if isinstance(ended, Lost):
+            self._take_lost(ended, progress)
+        else:
+            self._take_done(ended, progress)
+
+    def _take_done(self, ended: Done, progress: Progress) -> None:
+        result: ChunkResult = ended.result
+        chunk: Chunk = ended.task.payload
+        self._record(chunk.number, result)
+        self.result.worker_s += ended.cpu_s
+        self.result.user_s += result.user_s
+        if chunk.steps[0].segment != POOLED:
+            self._segment_s = max(ended.cpu_s / len(chunk.steps), 1e-6)
+        self._tell(result, progress)
+
+    def _take_lost(self, ended: Lost, progress: Progress) -> None:
+        """Give up the segment at which the worker was lost, and put the others of its chunk back."""
+        steps = list(ended.task.payload.steps)
+        if ended.item < 0 and len(steps) > 1:
+            # It was lost before any segment began: halves are tried until the guilty one stands alone.
+            middle = len(steps) // 2
+            self._todo.extendleft(reversed(steps[middle:]))
+            self._todo.extendleft(reversed(steps[:middle]))
+            self._segment_s = CHUNK_S / middle
+            return
+        guilty = steps.pop(max(ended.item, 0))
+        self._todo.extendleft(reversed(steps))
+        failure = lost_failure(guilty.segment, ended.reason, ended.detail)
+        lost = ChunkResult(pack=None, pack_bytes=0, versions=[], failures=[failure], user_s=0.0)
+        self._record(self._chunk([guilty]).number, lost)
+        self._tell(lost, progress)
+
+    def _record(self, number: int, result: ChunkResult) -> None:
+        record = ChunkRecord(
+            chunk=number,
+            pack=result.pack,
+            pack_bytes=result.pack_bytes,
+            versions=tuple(result.versions),
+            failures=tuple(result.failures),
+        )
+        runs.record_chunk(self.store.database, self.run, record)
+        self.result.built += len(result.versions)
+        self.result.failures += result.failures
+
+    def _tell(self, result: ChunkResult, progress: Progress) -> None:
+        for failure in result.failures:
+            progress("failure", {"segment": failure.segment, "code": failure.code, "summary": failure.summary})
+        done = self.result.built + len(self.result.failures)
+        facts = {"done": done, "total": self._total, "built": self.result.built, "failed": len(self.result.failures)}
+        progress("build", facts | {"unchanged": len(self.plan.unchanged), "pooled": len(self.plan.without)})
+
+    # ---------------------------------------------------------------- the end
+
+    def _close(self, header: Header) -> BuildResult:
+        entries = list(current_entries(self.store.database, self.run.model))
+        failed = [failure.segment for failure in runs.list_failures(self.store.database, self.run)]
+        fleet = FleetMap.build(header, [*entries, *self._answered_by_pooled(entries, failed)])
+        counts = {
+            "built": len(self.plan.steps) + bool(self.plan.pooled) - len(failed),
+            "failed": len(failed),
+            "unchanged": len(self.plan.unchanged),
+            "without": len(self.plan.without),
+        }
+        if not entries:
+            self.result.run = runs.finish_run(self.store.database, self.run, RunState.FAILED, counts)
+            return self.result
+        signed = sign(self.store.key, fleet)
+        (digest,) = self.store.blobs.put([signed.content])
+        state = RunState.PARTIAL if failed else RunState.DONE
+        self.result.run = runs.finish_run(self.store.database, self.run, state, counts, (digest, signed.signature))
+        self.result.map_digest = digest
+        return self.result
+
+    def _answered_by_pooled(self, entries: list[Entry], failed: list[Segment]) -> Iterator[Entry]:
+        """Yield an entry for every segment that is known but has no model: the pooled one answers, and says why."""
+        pooled = next((entry for entry in entries if entry.segment == POOLED), None)
+        if pooled is None:
+            return
+        known = {entry.segment for entry in entries}
+        why: Mapping[Segment, str] = self.plan.without | dict.fromkeys(failed, "its own model could not be built")
+        for segment, reason in why.items():
+            if segment not in known:
+                yield pooled._replace(segment=segment, state="pooled", why=reason)

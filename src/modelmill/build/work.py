@@ -1,0 +1,50 @@
+"""What goes to a worker and what comes back, as values that survive the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from modelmill.build.plan import Step
+from modelmill.data.histogram import Bins
+from modelmill.names import Digest
+from modelmill.registry.records import FailureRecord, VersionRecord
+
+
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
+    """What all chunks of a build share; a worker gets it once."""
+
+    file: Path
+    """The user's model file."""
+    root: Path
+    model: str
+    table: Path
+    blobs: Path
+    parameters: dict[str, Any]
+    bins: list[Bins]
+    code: Digest
+    recipe: Digest
+    tests: Path
+    """A file of one byte a row of the table: 1 where the row tests."""
+
+
+class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+    """Some segments to build, in the order of the table."""
+
+    number: int
+    steps: list[Step]
+    pooled: tuple[str, Path] | None = None
+    """The pooled model's format and bytes, once there is one."""
+
+
+class ChunkResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a chunk; its pack is among the blobs."""
+
+    pack: Digest | None
+    pack_bytes: int
+    versions: list[VersionRecord]
+    failures: list[FailureRecord]
+    user_s: float
+    """Seconds in the user's own functions and in the fitted objects they returned."""
