@@ -43,6 +43,8 @@ class _Worker:
         os.close(progress)
         self.tasks: deque[Task] = deque()
         self.ready = False
+        self.seen: tuple[int, int, float] | None = None
+        """Its progress when it was last judged."""
         self.verdict: tuple[str, str] | None = None
         """Why the builder killed it, when it did."""
 
@@ -165,10 +167,12 @@ class LocalCompute:
                     _kill(worker.pid)
 
     def _verdict_of(self, worker: _Worker) -> tuple[str, str] | None:
-        task, item, since = worker.progress.read()
-        limits = self._limits
+        limits, seen = self._limits, worker.progress.read()
+        # The worker writes while we read: only what was the same at the last look is a fact.
+        steady, worker.seen = seen == worker.seen, seen
+        task, item, since = seen
         seconds = limits.seconds * worker.tasks[0].patience
-        if item >= 0 and task == worker.tasks[0].id and time.monotonic() - since > seconds:
+        if steady and item >= 0 and task == worker.tasks[0].id and time.monotonic() - since > seconds:
             return "time", f"it took longer than {seconds:g} s"
         if _resident_mb(worker.pid) > limits.memory_mb:
             return "memory", f"it needed more than {limits.memory_mb} MB"

@@ -2,7 +2,7 @@
 
 Light on purpose: nothing but msgspec is imported. A field's `Meta` says how it is shown: its description is the help;
 `extra` may hold ``argument`` (a place on the command line instead of an option), ``option``
-(another name than the field's), ``metavar`` and ``hidden``.
+(another name than the field's), ``metavar``, ``path`` (it names a file) and ``hidden``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ File = Annotated[
     str | None,
     Meta(
         description="The model file; may be left out where the project has one.",
-        extra={"argument": True},
+        extra={"argument": True, "path": True},
     ),
 ]
 ModelOption = Annotated[str | None, Meta(description="Which model, where the file declares several.")]
@@ -54,6 +54,10 @@ class TrainRequest(Request, frozen=True, kw_only=True):
             extra={"option": "--set", "metavar": "NAME=VALUE"},
         ),
     ] = ()
+    snapshot: Annotated[
+        str | None,
+        Meta(description="Build from this snapshot, such as flights@s2, instead of reading the source.", extra={"metavar": "SNAPSHOT"}),
+    ] = None
     explain: Annotated[bool, Meta(description="Say of each segment why it is built or left alone.")] = False
     rebuild: Annotated[bool, Meta(description="Build every segment, the unchanged ones too.")] = False
     workers: Annotated[AtLeastOne | None, Meta(description="Worker processes; one a core if left out.")] = None
@@ -153,7 +157,7 @@ class ImportRequest(Request, frozen=True, kw_only=True):
         Meta(
             description="A .parquet or .csv file, or a connection of modelmill.toml; "
             "what the model file reads if left out.",
-            extra={"argument": True},
+            extra={"argument": True, "path": True},
         ),
     ] = None
     dataset: Annotated[

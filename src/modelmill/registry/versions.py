@@ -66,6 +66,17 @@ class Head(msgspec.Struct, frozen=True):
         return self.digests.identity if self.digests else None
 
 
+class Scored(msgspec.Struct, frozen=True, array_like=True):
+    """How well the newest version of a segment does on its own test rows."""
+
+    segment: Segment
+    number: int
+    state: str
+    why: str
+    test_rows: int
+    metrics: Mapping[str, float | None]
+
+
 def current_version(database: Database, model: ModelName, segment: Segment) -> Version:
     """Return the newest version of a segment."""
     with database.read() as c:
@@ -119,6 +130,13 @@ def current_entries(database: Database, model: ModelName) -> Iterator[Entry]:
     with database.read() as c:
         rows = c.execute(_ENTRIES, {"model": model}).all()
     return (Entry(parse_segment(row.key), *row[1:]) for row in rows)
+
+
+def current_scores(database: Database, model: ModelName) -> list[Scored]:
+    """Return how well the newest version of every segment does."""
+    with database.read() as c:
+        rows = c.execute(_SCORES, {"model": model}).all()
+    return [Scored(parse_segment(row.key), *row[1:]) for row in rows]
 
 
 def add_tags(database: Database, version: VersionId, given: Mapping[str, str]) -> None:
@@ -247,5 +265,17 @@ _ENTRIES = _named(
         _JOINED.join(
             versions, (versions.c.segment_id == segments.c.id) & (versions.c.number == segments.c.current)
         ).join(packs, versions.c.pack_id == packs.c.id)
+    )
+)
+_SCORES = _named(
+    select(
+        segments.c.key,
+        versions.c.number,
+        versions.c.state,
+        versions.c.why,
+        versions.c.test_rows,
+        versions.c.metrics,
+    ).select_from(
+        _JOINED.join(versions, (versions.c.segment_id == segments.c.id) & (versions.c.number == segments.c.current))
     )
 )

@@ -1,0 +1,95 @@
+"""Where a model's rows come from: what its @data function reads, or a snapshot that is there already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modelmill.data.sources import describe, read_table, reading
+from modelmill.data.taking import Taken, get_snapshot, load_taken, take_snapshot
+from modelmill.errors import DeclarationInvalid, ModelmillError, NotFound, UserCodeFailed
+from modelmill.model.declaration import Model, Window
+from modelmill.model.loading import user_frames
+from modelmill.orchestrator.outcomes import SnapshotFacts
+from modelmill.orchestrator.project import Project
+from modelmill.store.opening import Store
+
+ENVIRONMENT = "dev"
+
+
+def dataset_of(model: Model) -> str:
+    """Return the name of the dataset: that of the @data function, else the model's."""
+    role = model.role("data")
+    return role.function.__name__ if role else model.name
+
+
+def take_rows(project: Project, store: Store, snapshot: str | None = None) -> Taken:
+    """Return the rows to build from: the named snapshot, what @data returns now, or the newest import."""
+    model = project.model
+    if snapshot is not None:
+        return _fitting(model, load_taken(store, get_snapshot(store, snapshot)))
+    if model.role("data") is None:
+        return _fitting(model, load_taken(store, _newest(model, store)))
+    frame = read_source(project)
+    return take_snapshot(store, dataset_of(model), model.spec, model.by, frame, f"@data {dataset_of(model)}()")
+
+
+def read_source(project: Project) -> Any:
+    """Return what the model's @data function returns, as a polars frame."""
+    role = project.model.role("data")
+    if role is None:
+        raise DeclarationInvalid(
+            f"model `{project.model.name}` has no @data function", next="modelmill data import FILE"
+        )
+    with reading(project.settings, ENVIRONMENT):
+        try:
+            found = role.call({"window": Window()})
+        except ModelmillError:
+            raise
+        except Exception as error:
+            raise UserCodeFailed(
+                f"@data raised {type(error).__name__}: {error}",
+                where="\n".join(user_frames(error, project.settings.root)) or role.where,
+            ) from error
+    return read_table(found)
+
+
+def snapshot_facts(taken: Taken) -> SnapshotFacts:
+    """Return a snapshot as it is shown."""
+    manifest = taken.snapshot.manifest
+    return SnapshotFacts(
+        label=taken.snapshot.label,
+        dataset=manifest.dataset,
+        number=taken.snapshot.number,
+        digest=taken.snapshot.id,
+        rows=manifest.rows,
+        segments=len(taken.segments),
+        bytes=sum(file.bytes for file in manifest.files),
+        source=taken.snapshot.source,
+        new=taken.new,
+        rows_without_label=taken.frame[manifest.spec.target.name].null_count(),
+    )
+
+
+def source_name(source: Any) -> str:
+    """Return what a person would call a source."""
+    return describe(source)
+
+
+def _newest(model: Model, store: Store) -> Any:
+    try:
+        return get_snapshot(store, dataset_of(model))
+    except NotFound as error:
+        raise NotFound(
+            f"model `{model.name}` has no @data function and no snapshot", next="modelmill data import FILE"
+        ) from error
+
+
+def _fitting(model: Model, taken: Taken) -> Taken:
+    """Check an older snapshot against the model as it is now; the same content is the same snapshot."""
+    manifest = taken.snapshot.manifest
+    if (manifest.spec, manifest.by) == (model.spec, model.by):
+        return taken
+    raise DeclarationInvalid(
+        f"snapshot `{taken.snapshot.label}` was taken with another schema or other keys than `{model.name}` has now",
+        next=f"modelmill data import FILE --dataset {manifest.dataset}      (takes it again)",
+    )
