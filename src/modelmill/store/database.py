@@ -11,7 +11,7 @@ from sqlalchemy import Connection, column, select, table
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from modelmill.errors import StoreTooNew
-from modelmill.store.dialects import lock_schema, make_engine, translated
+from modelmill.store.dialects import begin_writing, lock_schema, make_engine, translated
 from modelmill.store.files import told
 from modelmill.store.migrations import VERSION_TABLE, newest_revision, upgrade
 
@@ -26,18 +26,15 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Open a connection for reading."""
+        """Open a connection for reading; each statement sees what was committed before it."""
         with self._translating(), self.engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """Open a transaction: durable when the block ends, taken back whole when it raises."""
-        with (
-            self._translating(),
-            self.engine.connect().execution_options(modelmill_writing=True) as connection,
-            connection.begin(),
-        ):
+        with self._translating(), self.engine.connect() as connection, connection.begin():
+            begin_writing(connection)
             yield connection
 
     def migrate(self) -> None:

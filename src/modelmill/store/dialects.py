@@ -47,6 +47,14 @@ def make_engine(url: str) -> Engine:
     raise SettingInvalid("the database is of an unknown kind", expected="`sqlite:///...` or `postgresql://...`")
 
 
+def begin_writing(connection: Connection) -> None:
+    """Begin a transaction that writes; with SQLite, wait here for the one that writes now."""
+    if connection.dialect.name == "sqlite":
+        # Straight to the driver: SQLAlchemy thinks that it has begun, and SQLite would begin for reading.
+        driver: Any = connection.connection.dbapi_connection
+        driver.execute("BEGIN IMMEDIATE")
+
+
 def upsert(connection: Connection, table: Table) -> Any:
     """Return an INSERT into `table` that knows ``on_conflict_do_nothing`` and ``on_conflict_do_update``."""
     return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
@@ -91,20 +99,12 @@ def _sqlite_engine(url: str) -> Engine:
         connect_args={"timeout": _BUSY_S},
     )
     event.listen(engine, "connect", _set_up_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    # Python's own handling of transactions begins them late and for reading; `_begin_sqlite` begins them instead.
+    # Python's own handling of transactions begins them late and for reading; `begin_writing` begins them instead.
     connection.isolation_level = None
     journal = "WAL" if wal_is_safe() else "TRUNCATE"
     for pragma in ("synchronous=FULL", "foreign_keys=ON", f"cache_size=-{_CACHE_KB}", f"journal_mode={journal}"):
         connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    writing = connection.get_execution_options().get("modelmill_writing", False)
-    # Straight to the driver: through SQLAlchemy this one word takes longer than looking a version up.
-    driver: Any = connection.connection.dbapi_connection
-    driver.execute("BEGIN IMMEDIATE" if writing else "BEGIN")
