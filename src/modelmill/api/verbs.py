@@ -177,7 +177,9 @@ def make_request(verb: Verb, options: Mapping[str, Any]) -> Request:
     try:
         return msgspec.convert(dict(options), verb.input)
     except msgspec.ValidationError as error:
-        raise UsageError(f"`{verb.name}` cannot be asked that: {error}") from error
+        what, _, place = str(error).partition(" - at `$.")
+        option = f"option `{place.rstrip('`')}`: " if place else ""
+        raise UsageError(f"`{verb.name}` cannot be asked that: {option}{what}") from error
 
 
 def call(verb: Verb, settings: Settings, request: Request, progress: Progress = no_progress) -> Outcome:

@@ -1,0 +1,285 @@
+"""The answers of the verbs as text: short, aligned, ending in the next command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from modelmill.cli.layout import count, line, lines, moment, number, seconds, size, table
+from modelmill.cli.local import CompletionOutcome, InitOutcome
+from modelmill.orchestrator import outcomes as o
+
+
+def render(outcome: o.Outcome) -> Iterator[str]:
+    """Yield the lines of any verb's answer."""
+    yield from _RENDERERS[type(outcome)](outcome)
+    if following := getattr(outcome, "next", ""):
+        yield line("next", following)
+
+
+# ------------------------------------------------------------------ train, up, down
+
+
+def render_train(train: o.TrainOutcome) -> Iterator[str]:
+    """Yield what a build did: the rows, the counts, who answers, how well, at what cost, what failed."""
+    yield line("snapshot", *_snapshot_parts(train.snapshot))
+    yield from _explained(train)
+    yield from _run(train)
+    yield from _answers(train)
+    if train.comparison:
+        yield line("error", *_comparison_parts(train.comparison))
+    if train.platform_ms is not None:
+        own = f"{number(train.user_ms)} ms of your own functions" if train.user_ms is not None else ""
+        yield line("cost", f"{number(train.platform_ms)} ms of modelmill per model", own)
+    yield from lines("laws", (f"{law.name} {law.asked - law.failed:,}/{law.asked:,}" for law in train.laws))
+    yield line("version", f"{train.model} {train.version}")
+    yield from render_failures(train.failures)
+    yield from lines("not yet", (f"{text} (declared, not active yet)" for text in train.inactive))
+
+
+def render_up(up: o.UpOutcome) -> Iterator[str]:
+    """Yield the build, the release and where the node answers."""
+    yield from render_train(up.train)
+    release = up.release
+    state = f"r{release.number} = version {release.version}" + ("" if release.new else ", as before")
+    confirmed = f"confirmed by {release.confirmed}/{release.workers} workers" if release.workers else ""
+    yield line(release.environment, state, confirmed)
+    yield line("answers", up.url, f"pid {up.node.pid}", f"ready after {seconds(up.seconds)}" if up.seconds else "")
+    yield line("try", up.curl)
+    if not up.detached:
+        yield line("", "Ctrl-C ends it")
+
+
+def render_down(down: o.DownOutcome) -> Iterator[str]:
+    """Yield whether a node was stopped."""
+    yield line("down", f"pid {down.pid} has ended", seconds(down.seconds)) if down.stopped else "no node runs here"
+
+
+def render_failures(groups: Iterable[o.FailureGroup]) -> Iterator[str]:
+    """Yield the causes for which segments failed, with up to three examples each."""
+    for group in groups:
+        more = ", ..." if group.count > len(group.segments) else ""
+        examples = f"e.g. {', '.join(group.segments)}{more}" if group.segments else ""
+        yield line("failed", count(group.count, "segment"), f"{group.code} {group.cause}", examples)
+        for label in ("where", "next", "safe"):
+            if text := getattr(group, label):
+                yield line("", f"{label:<6} {text}")
+
+
+def _run(train: o.TrainOutcome) -> Iterator[str]:
+    counts = train.counts
+    if train.run is None:
+        yield line("run", "nothing to build", f"{_models(counts)} unchanged", seconds(train.seconds))
+        return
+    done = [f"{getattr(counts, name):,} {name}" for name in ("built", "unchanged", "failed") if getattr(counts, name)]
+    went_on = "went on after an interruption" if train.resumed else ""
+    yield line(f"run {train.run}", _models(counts), *done, seconds(train.seconds), went_on)
+
+
+def _models(counts: o.Counts) -> str:
+    return count(counts.segments, "segment") if counts.segments else "one model"
+
+
+def _answers(train: o.TrainOutcome) -> Iterator[str]:
+    counts = train.counts
+    if not counts.segments:
+        return
+    why = ", ".join(f"{how_many:,} {reason}" for reason, how_many in train.pooled_because.items())
+    pooled = f"{counts.pooled:,} by the pooled one" + (f": {why}" if why else "") if counts.pooled else ""
+    yield line("answers", f"{counts.own:,} by their own model", pooled)
+
+
+def _explained(train: o.TrainOutcome) -> Iterator[str]:
+    yield from lines("plan", [f"{segment:<24} {reason}" for segment, reason in train.explained])
+    if train.reasons:
+        yield line("plan", *(f"{how_many:,} {reason}" for reason, how_many in train.reasons.items()))
+
+
+def _comparison_parts(found: o.Comparison) -> list[str]:
+    named = [("pooled model", found.pooled), ("mean", found.mean)]
+    others = [f"{name} {number(value)}" for name, value in named if value is not None]
+    rows = f"on the same {count(found.rows, 'test row')}"
+    return [f"{found.metric} {number(found.own)} {found.unit}".rstrip(), *others, rows]
+
+
+def _snapshot_parts(snapshot: o.SnapshotFacts) -> list[str]:
+    unknown = snapshot.rows_without_label
+    return [
+        snapshot.label,
+        count(snapshot.rows, "row"),
+        f"{unknown:,} without a label" if unknown else "",
+        f"sha {snapshot.digest[:8]}",
+        "contract holds" if snapshot.new else "the same as before",
+    ]
+
+
+# ------------------------------------------------------------------ check, status
+
+
+def render_check(check: o.CheckOutcome) -> Iterator[str]:
+    """Yield what was tried."""
+    for step in check.steps:
+        yield line("ok", step.text, f"({seconds(step.seconds)})" if step.seconds >= 0.05 else "")
+    if check.comparison:
+        yield line("error", *_comparison_parts(check.comparison))
+    yield from lines("note", check.notices)
+    yield from lines("not yet", (f"{text} (declared, not active yet)" for text in check.inactive))
+
+
+def render_status(status: o.StatusOutcome) -> Iterator[str]:
+    """Yield the models, the node and who is writing."""
+    yield line("project", status.project, f"store {status.store}")
+    for model in status.models:
+        yield line("model", *_model_parts(model))
+    yield line("node", *_node_parts(status.node)) if status.node else line("node", "none runs")
+    if status.holder:
+        yield line("busy", f"the store is being written by {status.holder}")
+    yield from lines("note", status.notices)
+
+
+def _model_parts(model: o.ModelStatus) -> list[str]:
+    who = [f"{getattr(model, name):,} {name}" for name in ("own", "pooled", "failed") if getattr(model, name)]
+    run = f"run {model.run} {model.run_state}".rstrip() if model.run is not None else ""
+    releases = [f"{environment} r{release}" for environment, release in model.releases.items()]
+    score = f"{model.metric} {number(model.score)}" if model.score is not None else ""
+    segments = count(model.segments, "segment") if model.segments else ""
+    when = moment(model.finished_at)
+    return [f"{model.model} {model.version}", segments, *who, run, when, model.snapshot, score, *releases]
+
+
+def _node_parts(node: o.NodeFacts) -> list[str]:
+    health = "" if node.healthy else "does not answer"
+    counts = [count(node.workers, "worker"), count(node.requests, "request"), count(node.errors, "error")]
+    return [node.url, f"pid {node.pid}", node.environment, *counts, health]
+
+
+# ------------------------------------------------------------------ predict, search, show
+
+
+def render_predict(predict: o.PredictOutcome) -> Iterator[str]:
+    """Yield one line an answer: the value, who answered and why."""
+    for answer in predict.answers:
+        value = number(answer.value) if isinstance(answer.value, float) else str(answer.value)
+        version = f" {answer.version}" if answer.version is not None else ""
+        who = "own model" if answer.answered_by == "own" else "pooled model"
+        why = f"{who}: {answer.why}" if answer.why else who
+        chances = "   ".join(f"{label} {share:.3f}" for label, share in answer.probabilities.items())
+        head = f"{predict.target} {value} {predict.unit}".rstrip()
+        yield "   ".join(
+            part
+            for part in (head, chances, f"{answer.model}[{answer.segment}]{version}", why, f"({predict.source})")
+            if part
+        )
+
+
+def render_search(search: o.SearchOutcome) -> Iterator[str]:
+    """Yield a table of versions."""
+    if not search.versions:
+        yield "nothing found"
+        return
+    metric = next((found.metric for found in search.versions if found.metric), "score")
+    header = ("version", "number", metric, "rows", "answers", "run", "made")
+    yield from table(header, [_version_row(found) for found in search.versions])
+    if search.after:
+        yield line("more", f"--after {search.after}")
+
+
+def _version_row(found: o.FoundVersion) -> tuple[str, ...]:
+    state = found.state if found.current else "old"
+    run = "" if found.run is None else str(found.run)
+    name = f"{found.model}[{found.segment}]"
+    return name, str(found.number), number(found.score), f"{found.rows:,}", state, run, moment(found.made_at)
+
+
+def render_show(show: o.ShowOutcome) -> Iterator[str]:
+    """Yield a name and, aligned, all that is known of it."""
+    yield line(show.kind, show.name)
+    yield from facts(show.facts)
+    yield from render_failures(show.failures)
+
+
+def facts(found: Mapping[str, str]) -> Iterator[str]:
+    """Yield one line a fact; labels may be longer than usual."""
+    width = max((len(label) for label in found), default=0)
+    for label, text in found.items():
+        yield line(label.ljust(width), text)
+
+
+# ------------------------------------------------------------------ data
+
+
+def render_import(imported: o.ImportOutcome) -> Iterator[str]:
+    """Yield the snapshot that rows became."""
+    checks = f"{imported.checks} checks" if imported.checks else ""
+    yield line("snapshot", *_snapshot_parts(imported.snapshot), checks, seconds(imported.seconds))
+
+
+def render_listing(listing: o.SnapshotListing) -> Iterator[str]:
+    """Yield a table of snapshots."""
+    header = ("snapshot", "rows", "segments", "size", "digest", "taken", "source")
+    rows = [
+        (s.label, f"{s.rows:,}", f"{s.segments:,}", size(s.bytes), s.digest[:8], moment(s.taken_at), s.source)
+        for s in listing.snapshots
+    ]
+    yield from table(header, rows) if rows else ["no snapshots yet"]
+
+
+# ------------------------------------------------------------------ fsck, doctor, init, completion
+
+
+def render_fsck(fsck: o.FsckOutcome) -> Iterator[str]:
+    """Yield what was looked at and what is broken."""
+    looked = [f"{how_many:,} {kind}" for kind, how_many in fsck.checked.items()]
+    yield line("checked", *looked, seconds(fsck.seconds))
+    for problem in fsck.problems:
+        yield line("broken", f"{problem.code} {problem.what}", problem.where)
+        if problem.next:
+            yield line("", f"next   {problem.next}")
+    if fsck.swept:
+        yield line("swept", f"{count(fsck.swept, 'temporary file')} of processes that are gone")
+    if fsck.unreferenced:
+        yield line(
+            "unused", f"{count(fsck.unreferenced, 'blob')} that no row names: left by interrupted runs, harmless"
+        )
+    if not fsck.problems:
+        yield line("ok", "nothing is lost, every digest is right")
+
+
+def render_doctor(doctor: o.DoctorOutcome) -> Iterator[str]:
+    """Yield one line a check, and what to do where one is not well."""
+    width = max(len(check.name) for check in doctor.checks)
+    for check in doctor.checks:
+        yield line(check.state, f"{check.name:<{width}}   {check.text}")
+        if check.next:
+            yield line("", f"{'':<{width}}   next   {check.next}")
+
+
+def render_init(init: InitOutcome) -> Iterator[str]:
+    """Yield what was written and what was left alone."""
+    yield line("created", *init.created) if init.created else line("created", "nothing: all of it is here")
+    if init.kept:
+        yield line("kept", *init.kept)
+    yield from lines("note", init.notices)
+
+
+def render_completion(completion: CompletionOutcome) -> Iterator[str]:
+    """Yield the script alone: it is evaluated by a shell."""
+    yield completion.script
+
+
+_RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
+    o.TrainOutcome: render_train,
+    o.UpOutcome: render_up,
+    o.DownOutcome: render_down,
+    o.CheckOutcome: render_check,
+    o.StatusOutcome: render_status,
+    o.PredictOutcome: render_predict,
+    o.SearchOutcome: render_search,
+    o.ShowOutcome: render_show,
+    o.ImportOutcome: render_import,
+    o.SnapshotListing: render_listing,
+    o.FsckOutcome: render_fsck,
+    o.DoctorOutcome: render_doctor,
+    InitOutcome: render_init,
+    CompletionOutcome: render_completion,
+}
