@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from modelmill.errors import BlobBroken
 from modelmill.model.schema import SchemaSpec
@@ -37,6 +38,8 @@ class Entry(NamedTuple):
     state: str = "own"
     """``own``, or ``pooled`` where the pooled model answers for the segment."""
     why: str = ""
+    code: Digest | None = None
+    """The archive of the user's files that it was built with, where that is not the map's own."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,8 +75,8 @@ class _Columns(msgspec.Struct, frozen=True):
     """32 bytes each."""
     kind_index: bytes
     packs: list[str]
-    kinds: list[tuple[str, str, str, str]]
-    """The combinations of format, runtime, state and why that occur."""
+    kinds: list[tuple[str, str, str, str, str | None]]
+    """The combinations of format, runtime, state, why and code that occur."""
 
 
 class _Content(msgspec.Struct, frozen=True):
@@ -89,11 +92,11 @@ class FleetMap:
         """Take decoded parts; `FleetMap.build` and `decode` make maps."""
         self.header = header
         self._columns = columns
-        self.numbers = np.frombuffer(columns.numbers, dtype="<i4")
-        self.pack_index = np.frombuffer(columns.pack_index, dtype="<i4")
-        self.offsets = np.frombuffer(columns.offsets, dtype="<i8")
-        self.lengths = np.frombuffer(columns.lengths, dtype="<i8")
-        self.kind_index = np.frombuffer(columns.kind_index, dtype="<i4")
+        self.numbers = _read(columns.numbers, "<i4")
+        self.pack_index = _read(columns.pack_index, "<i4")
+        self.offsets = _read(columns.offsets, "<i8")
+        self.lengths = _read(columns.lengths, "<i8")
+        self.kind_index = _read(columns.kind_index, "<i4")
         _check(self, columns)
 
     @classmethod
@@ -101,7 +104,7 @@ class FleetMap:
         """Make a map of the entries; the same entries in any order make the same map."""
         ordered = sorted(((format_segment(entry.segment), entry) for entry in entries), key=lambda pair: pair[0])
         packs: dict[str, int] = {}
-        kinds: dict[tuple[str, str, str, str], int] = {}
+        kinds: dict[tuple[str, str, str, str, str | None], int] = {}
         chosen = [entry for _, entry in ordered]
         return cls(
             header,
@@ -113,7 +116,8 @@ class FleetMap:
                 lengths=_numbers((e.length for e in chosen), "<i8"),
                 artifacts=bytes.fromhex("".join(e.artifact for e in chosen)),
                 kind_index=_numbers(
-                    (kinds.setdefault((e.format, e.runtime, e.state, e.why), len(kinds)) for e in chosen), "<i4"
+                    (kinds.setdefault((e.format, e.runtime, e.state, e.why, e.code), len(kinds)) for e in chosen),
+                    "<i4",
                 ),
                 packs=list(packs),
                 kinds=list(kinds),
@@ -126,9 +130,19 @@ class FleetMap:
         return [Digest(pack) for pack in self._columns.packs]
 
     @property
+    def codes(self) -> set[Digest]:
+        """Return the code archives that the map's entries need."""
+        return {self.header.code, *(Digest(code) for *_, code in self._columns.kinds if code)}
+
+    @property
     def keys(self) -> list[str]:
         """Return the segments as text, sorted."""
         return self._columns.keys
+
+    def codes(self, *, without: str) -> set[Digest]:
+        """Return the code archives of all entries, but those in the format `without`."""
+        kinds = [kind for kind in self._columns.kinds if kind[0] != without]
+        return {Digest(code) if code else self.header.code for *_, code in kinds}
 
     def __len__(self) -> int:
         return len(self._columns.keys)
@@ -144,7 +158,7 @@ class FleetMap:
     def at(self, index: int) -> Entry:
         """Return the entry at a position of `keys`."""
         columns = self._columns
-        format_, runtime, state, why = columns.kinds[self.kind_index[index]]
+        format_, runtime, state, why, code = columns.kinds[self.kind_index[index]]
         return Entry(
             segment=parse_segment(columns.keys[index]),
             number=int(self.numbers[index]),
@@ -156,6 +170,7 @@ class FleetMap:
             artifact=Digest(columns.artifacts[32 * index : 32 * index + 32].hex()),
             state=state,
             why=why,
+            code=Digest(code) if code else None,
         )
 
     def encode(self) -> bytes:
@@ -206,6 +221,13 @@ def _check(fleet: FleetMap, columns: _Columns) -> None:
         and 0 <= fleet.kind_index.min() <= fleet.kind_index.max() < len(columns.kinds)
     ):
         raise BlobBroken("a fleet map refers to packs that it does not name")
+
+
+def _read(content: bytes, dtype: str) -> NDArray[np.signedinteger[Any]]:
+    try:
+        return np.frombuffer(content, dtype=dtype)
+    except ValueError as error:
+        raise BlobBroken("a column of a fleet map is cut off") from error
 
 
 def _numbers(values: Iterable[int], dtype: str) -> bytes:

@@ -261,10 +261,11 @@ _ENTRIES = _named(
         versions.c.artifact,
         versions.c.state,
         versions.c.why,
+        runs.c.code,
     ).select_from(
-        _JOINED.join(
-            versions, (versions.c.segment_id == segments.c.id) & (versions.c.number == segments.c.current)
-        ).join(packs, versions.c.pack_id == packs.c.id)
+        _JOINED.join(versions, (versions.c.segment_id == segments.c.id) & (versions.c.number == segments.c.current))
+        .join(packs, versions.c.pack_id == packs.c.id)
+        .join(runs, versions.c.run_id == runs.c.id)
     )
 )
 _SCORES = _named(

@@ -48,12 +48,13 @@ class Database:
 
     def revision(self) -> str | None:
         """Return the state of the tables, None when there are none yet."""
-        try:
-            with self.engine.connect() as connection:
-                return _revision(connection)
-        except (OperationalError, ProgrammingError, sqlite3.OperationalError):
-            # The table is missing, or the database is: the next statement tells which, in our words.
-            return None
+        with self._translating():
+            try:
+                with self.engine.connect() as connection:
+                    return _revision(connection)
+            except (OperationalError, ProgrammingError):
+                # The table is missing, or the database is: the next statement tells which, in our words.
+                return None
 
     def close(self) -> None:
         """Close all connections."""

@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -43,7 +44,7 @@ def told(path: Path) -> Iterator[None]:
 
 
 def temporary(folder: Path) -> Path:
-    """Return a fresh name in `folder` (made if missing) for a file that this process is going to write."""
+    """Return a fresh name in `folder` (made if missing) for a file or folder that this process is going to write."""
     with told(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{_host()}.{os.getpid()}.{started_at(os.getpid())}.{secrets.token_hex(8)}.tmp"
@@ -104,18 +105,21 @@ def cleared_on_error(*paths: Path) -> Iterator[None]:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Return the temporary files in `folder` whose writer is gone."""
+    """Return the temporary files and folders in `folder` whose writer is gone."""
     if not folder.is_dir():
         return []
     return [path for path in sorted(folder.iterdir()) if _abandoned(path)]
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Remove the temporary files in `folder` whose writer is gone, and return their names."""
+    """Remove the temporary files and folders in `folder` whose writer is gone, and return their names."""
     swept = leftovers(folder)
     for path in swept:
         with told(path):
-            path.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
     return swept
 
 

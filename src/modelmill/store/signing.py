@@ -33,7 +33,7 @@ class SigningKey:
         """Return the key of the store at this folder, made now if there is none: ``keys/signing.key``, mode 0600."""
         folder = store / "keys"
         with told(folder):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(parents=True, exist_ok=True)
             _write_once(folder / "signing.key", os.urandom(_KEY_BYTES), 0o600)
         key = cls.load(store)
         with told(folder):

@@ -1,0 +1,107 @@
+"""The fleet map: which bytes answer for which segment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from modelmill.errors import BlobBroken, SignatureInvalid
+from modelmill.model.columns import Column
+from modelmill.model.schema import SchemaSpec
+from modelmill.names import ModelName, digest_of
+from modelmill.registry.fleet import Entry, FleetMap, Header, SignedMap, decode, sign
+from modelmill.store.signing import SigningKey
+
+SPEC = SchemaSpec("Flight", "A flight.", (Column("carrier", "key", "str"), Column("delay", "target", "float")))
+HEADER = Header(
+    model=ModelName("air-time"),
+    spec=SPEC,
+    by=("carrier",),
+    task="regression",
+    code=digest_of(b"code"),
+    entry=("airtime", "air-time"),
+    parameters={"alpha": 1.5},
+)
+PACKS = (digest_of(b"pack 1"), digest_of(b"pack 2"))
+
+
+def entry(name: str, place: int = 0, **others: Any) -> Entry:
+    values = {"segment": (name,), "number": 3, "format": "linear", "runtime": "linear", "pack": PACKS[place % 2]}
+    return Entry(**{**values, "offset": 64 * place, "length": 7, "artifact": digest_of(name.encode()), **others})
+
+
+ENTRIES = [
+    entry("UA", 1),
+    entry("AA", 2, number=2, format="pickle", runtime="python"),
+    entry("New York, [x]/..", 3),
+    entry("DL", 4, state="pooled", why="own model not better"),
+    entry("", 5, segment=()),
+]
+
+
+def test_a_map_returns_its_entries() -> None:
+    fleet = FleetMap.build(HEADER, ENTRIES)
+    assert len(fleet) == 5
+    assert sorted(fleet) == sorted(ENTRIES)
+    assert [fleet.find(one.segment) for one in ENTRIES] == ENTRIES
+    assert fleet.find(("nowhere",)) is None
+    assert sorted(fleet.packs) == sorted(PACKS)
+
+
+def test_a_map_survives_its_bytes() -> None:
+    found = decode(FleetMap.build(HEADER, ENTRIES).encode())
+    assert found.header == HEADER
+    assert sorted(found) == sorted(ENTRIES)
+
+
+def test_the_order_of_the_entries_leaves_no_trace() -> None:
+    assert FleetMap.build(HEADER, ENTRIES).encode() == FleetMap.build(HEADER, ENTRIES[::-1]).encode()
+
+
+def test_an_empty_map() -> None:
+    found = decode(FleetMap.build(HEADER, []).encode())
+    assert list(found) == found.packs == []
+
+
+def test_only_a_signed_map_is_opened() -> None:
+    key = SigningKey(bytes(range(32)))
+    signed = sign(key, FleetMap.build(HEADER, ENTRIES))
+    assert len(signed.open(key.public)) == 5
+    changed = signed.content.replace(b"alpha", b"gamma")
+    for forged in (SignedMap(changed, signed.signature), SignedMap(signed.content, bytes(64))):
+        with pytest.raises(SignatureInvalid):
+            forged.open(key.public)
+    with pytest.raises(SignatureInvalid):
+        signed.open(SigningKey(bytes(32)).public)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", b"nonsense", bytes(100)])
+def test_what_is_no_map_is_refused(content: bytes) -> None:
+    with pytest.raises(BlobBroken):
+        decode(content)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("offsets", b"\0" * 8), ("artifacts", b""), ("packs", []), ("kinds", []), ("numbers", b"\0" * 3), ("pack_index", b"\xff" * 20)],
+)
+def test_columns_that_do_not_fit_are_refused(column: str, value: object) -> None:
+    content = msgspec.msgpack.decode(FleetMap.build(HEADER, ENTRIES).encode())
+    content["columns"][column] = value
+    with pytest.raises(BlobBroken):
+        decode(msgspec.msgpack.encode(content))
+
+
+def test_a_map_of_another_format_is_refused() -> None:
+    content = msgspec.msgpack.decode(FleetMap.build(HEADER, ENTRIES).encode())
+    with pytest.raises(BlobBroken, match="another format"):
+        decode(msgspec.msgpack.encode({**content, "format": 2}))
+
+
+def test_a_hundred_thousand_segments_are_one_small_blob() -> None:
+    entries = (entry(f"store-{number:06d}", number) for number in range(100_000))
+    content = FleetMap.build(HEADER, entries).encode()
+    assert len(content) < 100 * 100_000
+    assert decode(content).find(("store-077777",)) == entry("store-077777", 77_777)
