@@ -35,12 +35,17 @@ def choose_progress(*, silent: bool, stream: TextIO | None = None) -> Silence | 
 
 
 def state_text(facts: dict[str, Any]) -> str:
-    """Return counts by state as one text: ``1,200 of 2,911   1,190 built   10 failed   800/s``."""
-    parts = [f"{facts.get('done', 0):,} of {facts.get('total', 0):,}"]
+    """Return counts by state as one text: ``1,200 of 2,911   2 s left   1,190 built   10 failed   800/s``."""
+    parts = [f"{facts.get('done', 0):,} of {facts.get('total', 0):,}", _time_left(facts)]
     parts += [f"{facts[name]:,} {name}" for name in ("built", "unchanged", "pooled", "failed") if facts.get(name)]
     if facts.get("rate"):
         parts.append(f"{facts['rate']:,.0f}/s")
-    return "   ".join(parts)
+    return "   ".join(part for part in parts if part)
+
+
+def _time_left(facts: dict[str, Any]) -> str:
+    left = facts.get("total", 0) - facts.get("done", 0)
+    return f"{left / facts['rate']:,.0f} s left" if facts.get("rate") and left else ""
 
 
 def failure_text(facts: dict[str, Any]) -> str:
@@ -148,8 +153,6 @@ class Bar(Silence):
         from rich.progress_bar import ProgressBar
         from rich.text import Text
 
-        left = facts["total"] - facts["done"]
-        eta = f"   {left / facts['rate']:,.0f} s left" if facts.get("rate") and left else ""
         bar = ProgressBar(total=facts["total"], completed=facts["done"], width=40)
         failures = [Text(line, style="red", no_wrap=True, overflow="ellipsis") for line in self._failures]
-        return Group(bar, Text(state_text(facts) + eta, no_wrap=True), *failures)
+        return Group(bar, Text(state_text(facts), no_wrap=True), *failures)

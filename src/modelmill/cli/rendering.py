@@ -12,7 +12,7 @@ from modelmill.orchestrator import outcomes as o
 
 def render(outcome: o.Outcome) -> Iterator[str]:
     """Yield the lines of any verb's answer."""
-    yield from _RENDERERS[type(outcome)](outcome)
+    yield from RENDERERS[type(outcome)](outcome)
     if following := getattr(outcome, "next", ""):
         yield line("next", following)
 
@@ -267,7 +267,7 @@ def render_completion(completion: CompletionOutcome) -> Iterator[str]:
     yield completion.script
 
 
-_RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
+RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.TrainOutcome: render_train,
     o.UpOutcome: render_up,
     o.DownOutcome: render_down,
