@@ -51,7 +51,7 @@ Function = Callable[[Any, Callable[[int], None]], Any]
 
 def run_worker(order: dict[str, Any], pipe: int, output: int, progress: int) -> None:
     """Run tasks until the builder closes the connection; called in a freshly forked process."""
-    threading.Thread(target=_die_with, args=(order["builder"],), daemon=True).start()
+    threading.Thread(target=die_with, args=(order["builder"],), daemon=True).start()
     _take_output(output)
     _limit_memory(order["memory_mb"])
     connection, shared = Connection(pipe), Progress(progress)
@@ -87,10 +87,11 @@ def _open(entry: str, connection: Connection) -> Function | None:
     return function
 
 
-def _die_with(builder: int) -> None:
-    # Workers are children of the template, so a death signal of the parent would not tell them of the builder.
+def die_with(pid: int) -> None:
+    """Wait for another process to end, then end this one at once, whatever its other threads do."""
+    # A death signal of the parent would not do: a worker's parent is the template, not the builder.
     try:
-        handle = os.pidfd_open(builder)
+        handle = os.pidfd_open(pid)
     except (ProcessLookupError, OSError):
         os._exit(1)
     select.select([handle], [], [])

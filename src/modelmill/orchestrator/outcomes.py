@@ -67,7 +67,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     """Test rows that all three answered."""
     own: float
-    """What the fleet answers with: each segment's own model, or the pooled one where its own is not better."""
+    """The segments' own models, also where the pooled one answers: choosing on these rows would flatter the choice."""
     pooled: float | None = None
     mean: float | None = None
     unit: str = ""

@@ -79,7 +79,7 @@ def _platform_ms(result: BuildResult) -> float | None:
 
 
 def _compare(model: Model, scored: list[Scored]) -> Comparison | None:
-    """Return the score on all segments' test rows: what answers, the pooled model, the mean; rows weigh equally."""
+    """Return the score on all segments' test rows: own models, the pooled model, the mean; rows weigh equally."""
     name = model.metrics[0]
     rows = [row for row in scored if _known(row, name)]
     if not rows:
@@ -87,11 +87,10 @@ def _compare(model: Model, scored: list[Scored]) -> Comparison | None:
     weights = [row.test_rows for row in rows]
     pooled = [row.metrics.get(f"{name}:pooled") for row in rows]
     complete = [value for value in pooled if value is not None]
-    answering = [_answering(row, name) for row in rows]
     return Comparison(
         metric=name,
         rows=sum(weights),
-        own=_mean(answering, weights),
+        own=_mean([row.metrics[name] or 0.0 for row in rows], weights),
         pooled=_mean(complete, weights) if len(complete) == len(rows) else None,
         mean=_mean([row.metrics[f"{name}:mean"] or 0.0 for row in rows], weights),
         unit=model.spec.target.unit,
@@ -100,12 +99,6 @@ def _compare(model: Model, scored: list[Scored]) -> Comparison | None:
 
 def _known(row: Scored, name: str) -> bool:
     return row.metrics.get(name) is not None and row.metrics.get(f"{name}:mean") is not None
-
-
-def _answering(row: Scored, name: str) -> float:
-    by_pooled = row.metrics.get(f"{name}:pooled")
-    own = row.metrics[name] or 0.0
-    return by_pooled if row.state == "pooled" and by_pooled is not None else own
 
 
 def _mean(values: list[float], weights: list[int]) -> float:

@@ -1,0 +1,177 @@
+"""`up` and `down`: from rows to a node that answers, and back."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import time
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from modelmill.errors import NodesLagging, StoreLocked
+from modelmill.model.request import RequestParser
+from modelmill.names import Digest, ModelName
+from modelmill.orchestrator.outcomes import DownOutcome, NodeFacts, Progress, ReleaseFacts, UpOutcome, no_progress
+from modelmill.orchestrator.project import open_project
+from modelmill.orchestrator.requests import DownRequest, TrainRequest, UpRequest
+from modelmill.orchestrator.rows import ENVIRONMENT
+from modelmill.orchestrator.training import Trained, train_in
+from modelmill.registry.fleet import decode
+from modelmill.release.pointers import find_published
+from modelmill.release.releasing import Release, current_release, release
+from modelmill.serving.control import NodeInfo, describe_node, find_node, start_node, stop_node, wait_until_applied
+from modelmill.serving.parsing import required_fields
+from modelmill.settings import Settings
+from modelmill.store.locks import ProjectLock
+from modelmill.store.opening import Store, open_store
+
+_WATCH_S = 0.2
+
+
+def up(settings: Settings, request: UpRequest, progress: Progress = no_progress) -> UpOutcome:
+    """Build what changed, release it to dev, and have a node serve it.
+
+    In the foreground it tells the outcome through `progress` and returns when the node has ended.
+    """
+    began = time.monotonic()
+    project = open_project(settings, request.file, request.model)
+    options = {name: getattr(request, name) for name in TrainRequest.__struct_fields__}
+    with open_store(settings) as store:
+        with ProjectLock(store.lock_path, "up"):
+            running = _own_node(store, request)
+            trained = train_in(store, project, TrainRequest(**options), progress)
+            before = current_release(store.database, ENVIRONMENT, trained.project.model.name)
+            released = release(store, ENVIRONMENT, trained.project.model.name, trained.map_digest, reason="up")
+            node = running or _start(settings, store, request)
+            facts = _confirm(store, node, released, trained, new=before is None or before.number != released.number)
+        outcome = _outcome(store, trained, facts, node, request, seconds=time.monotonic() - began)
+        if not request.detach:
+            progress("up", {"outcome": outcome})
+            _watch(store, node, own=running is None)
+    return outcome
+
+
+def down(settings: Settings, _: DownRequest, progress: Progress = no_progress) -> DownOutcome:
+    """Stop the project's node; it first answers what it holds."""
+    began = time.monotonic()
+    node = find_node(settings.store_folder)
+    if node is None:
+        return DownOutcome(stopped=False)
+    progress("line", {"text": f"stopping the node, pid {node.pid}"})
+    stop_node(settings.store_folder, node)
+    return DownOutcome(stopped=True, pid=node.pid, seconds=time.monotonic() - began)
+
+
+def _own_node(store: Store, request: UpRequest) -> NodeInfo | None:
+    """Return the node that serves this store already; it takes a new release without being started again."""
+    node = find_node(store.folder)
+    if node is not None and request.port not in (None, 0, node.port):
+        raise StoreLocked(
+            f"this project is served already, on port {node.port} by pid {node.pid}",
+            next=f"modelmill down && modelmill up --port {request.port}",
+            safe="it goes on as it was",
+        )
+    return node
+
+
+def _start(settings: Settings, store: Store, request: UpRequest) -> NodeInfo:
+    serve = settings.serve
+    port = serve.port if request.port is None else request.port
+    return start_node(store.folder, ENVIRONMENT, host=serve.host, port=port, workers=serve.workers)
+
+
+def _confirm(store: Store, node: NodeInfo, released: Release, trained: Trained, *, new: bool) -> ReleaseFacts:
+    """Wait until every live worker has applied the release."""
+    began = time.monotonic()
+    published = find_published(store.pointers, ENVIRONMENT)
+    laggards = wait_until_applied(node, published.revision if published else 0)
+    if laggards:
+        raise NodesLagging(
+            f"{len(laggards)} worker(s) have not confirmed release r{released.number}",
+            got=f"pid {', '.join(map(str, laggards))}",
+            likely=str((describe_node(node) or {}).get("broken") or "they are still loading it"),
+            next="modelmill status",
+            safe=f"the pointer stays moved: they apply r{released.number} as soon as they can",
+        )
+    return ReleaseFacts(
+        environment=ENVIRONMENT,
+        number=released.number,
+        version=trained.outcome.version,
+        new=new,
+        confirmed=node.workers,
+        workers=node.workers,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _outcome(  # noqa: PLR0913 - the parts of what `up` did
+    store: Store, trained: Trained, facts: ReleaseFacts, node: NodeInfo, request: UpRequest, *, seconds: float
+) -> UpOutcome:
+    name = trained.project.model.name
+    url = f"{node.url}/{name}"
+    return UpOutcome(
+        train=trained.outcome,
+        release=facts,
+        node=node_facts(node),
+        url=url,
+        curl=curl_line(url, example_request(store, trained.map_digest)),
+        detached=request.detach,
+        seconds=seconds,
+        next="modelmill status" if request.detach else "Ctrl-C stops it",
+    )
+
+
+def node_facts(node: NodeInfo) -> NodeFacts:
+    """Return a node as it is shown, with what its workers say."""
+    told: dict[str, Any] | None = describe_node(node)
+    workers = (told or {}).get("workers", [])
+    return NodeFacts(
+        url=node.url,
+        pid=node.pid,
+        port=node.port,
+        environment=node.environment,
+        started_at=node.started_at,
+        workers=len(workers) or node.workers,
+        requests=sum(worker["requests"] for worker in workers),
+        errors=sum(worker["errors"] for worker in workers),
+        healthy=told is not None and not told.get("broken"),
+        models=tuple((told or {}).get("models", {})),
+    )
+
+
+def example_request(store: Store, map_digest: Digest) -> dict[str, Any]:
+    """Return a request that a released model accepts."""
+    header = decode(store.blobs.get(map_digest)).header
+    return RequestParser(header.spec, required_fields(header)).example(header.example)
+
+
+def curl_line(url: str, example: dict[str, Any]) -> str:
+    """Return a request that can be pasted into a terminal."""
+    return f"curl -s {url.removeprefix('http://')} -d {shlex.quote(msgspec.json.encode(example).decode())}"
+
+
+def _watch(store: Store, node: NodeInfo, *, own: bool) -> None:
+    """Stay until the node ends, or until a signal ends us: then the node that we started ends first."""
+    signalled: list[int] = []
+
+    def hear(number: int, _frame: FrameType | None) -> None:
+        signalled.append(number)
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        while not signalled and find_node(store.folder) is not None:
+            time.sleep(_WATCH_S)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if own:
+            with suppress(ProcessLookupError):
+                stop_node(store.folder, node)
+
+
+def released_model(store: Store, name: ModelName) -> Release | None:
+    """Return what `dev` serves of a model."""
+    return current_release(store.database, ENVIRONMENT, name)

@@ -1,0 +1,207 @@
+"""Starting, finding and stopping a project's node, and waiting until its workers have applied a release."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from modelmill.errors import NodeNotReady, PortInUse
+from modelmill.store.files import started_at, write_durably
+
+APPLY_S = 5.0
+_READY_S = 60.0
+_STOP_S = 20.0
+_POLL_S = 0.05
+_LISTEN_STATE = "0A"
+
+
+class NodeInfo(msgspec.Struct, frozen=True):
+    """A node as the project knows it."""
+
+    pid: int
+    host: str
+    port: int
+    environment: str
+    workers: int
+    started_at: datetime
+    birth: int = 0
+    """When the process began, as the system counts it: a later process with the same pid is another one."""
+
+    @property
+    def url(self) -> str:
+        """Return the address."""
+        return f"http://{self.host}:{self.port}"
+
+
+def node_file(store: Path) -> Path:
+    """Return the file that says which node serves this store."""
+    return store / "run" / "node.json"
+
+
+def log_file(store: Path) -> Path:
+    """Return the node's log."""
+    return store / "run" / "node.log"
+
+
+def find_node(store: Path) -> NodeInfo | None:
+    """Return the node of this store that runs now."""
+    try:
+        info = msgspec.json.decode(node_file(store).read_bytes(), type=NodeInfo)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
+    return info if _birth(info.pid) == info.birth else None
+
+
+def start_node(  # noqa: PLR0913 - a node's settings, named
+    store: Path, environment: str, *, host: str, port: int, workers: int, timeout_s: float = _READY_S
+) -> NodeInfo:
+    """Start a node in the background and return once it answers; raises `PortInUse` or `NodeNotReady`."""
+    listening = _bind(host, port)
+    info = NodeInfo(0, host, listening.getsockname()[1], environment, workers, datetime.now(UTC))
+    (store / "run").mkdir(parents=True, exist_ok=True)
+    with listening, log_file(store).open("ab") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            [
+                sys.executable,
+                "-m",
+                "modelmill.serving.node",
+                msgspec.json.encode(info).decode(),
+                str(store),
+                str(listening.fileno()),
+            ],
+            pass_fds=[listening.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    info = msgspec.structs.replace(info, pid=process.pid, birth=_birth(process.pid) or 0)
+    write_durably(node_file(store), msgspec.json.encode(info), store / "run")
+    try:
+        _await_ready(info, process, store, timeout_s)
+    except BaseException:
+        stop_node(store, info)
+        raise
+    return info
+
+
+def stop_node(store: Path, info: NodeInfo) -> None:
+    """Let a node finish what it holds and end; kill it when it does not."""
+    with suppress(ProcessLookupError):
+        os.kill(info.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_S
+    while _birth(info.pid) == info.birth and time.monotonic() < deadline:
+        _reap(info.pid)
+        time.sleep(_POLL_S)
+    if _birth(info.pid) == info.birth:
+        with suppress(ProcessLookupError):
+            os.kill(info.pid, signal.SIGKILL)
+    node_file(store).unlink(missing_ok=True)
+
+
+def describe_node(info: NodeInfo) -> dict[str, Any] | None:
+    """Return what a node says of itself and its workers, None when it does not answer."""
+    try:
+        answer = httpx.get(f"{info.url}/-/node", timeout=5)
+    except httpx.HTTPError:
+        return None
+    return answer.json() if answer.is_success else None
+
+
+def wait_until_applied(info: NodeInfo, revision: int, timeout_s: float = APPLY_S) -> list[int]:
+    """Return the pids of the workers that have not applied a revision within the time; none is what one hopes for."""
+    deadline = time.monotonic() + timeout_s
+    laggards: list[int] = []
+    while time.monotonic() < deadline:
+        workers = (describe_node(info) or {}).get("workers", [])
+        laggards = [worker["pid"] for worker in workers if worker["revision"] < revision]
+        if len(workers) >= info.workers and not laggards:
+            return []
+        time.sleep(_POLL_S)
+    return laggards or [info.pid]
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Accepted connections inherit it; asyncio would set it only where it recognises the socket as TCP.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise _port_in_use(host, port, error) from error
+    listening.listen(1024)
+    return listening
+
+
+def _port_in_use(host: str, port: int, error: OSError) -> PortInUse:
+    holder = who_listens(port)
+    return PortInUse(
+        f"port {port} of {host} cannot be used: {holder or error.strerror}",
+        next=f"modelmill up --port {port + 1}      or, if it is this project's node:  modelmill down",
+        safe="nothing was stopped or changed",
+    )
+
+
+def who_listens(port: int) -> str:
+    """Return ``pid 4121 (modelmill up)`` for the process that listens on a port, as far as we may know."""
+    inode = _listening_inode(port)
+    for entry in Path("/proc").glob("[0-9]*/fd/*") if inode else ():
+        with suppress(OSError):
+            if entry.readlink().name == f"socket:[{inode}]":
+                pid = entry.parts[2]
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                return f"it is in use by pid {pid} ({command.strip()[:80]})"
+    return ""
+
+
+def _listening_inode(port: int) -> str:
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(OSError):
+            for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTEN_STATE and int(fields[1].rpartition(":")[2], 16) == port:
+                    return fields[9]
+    return ""
+
+
+def _await_ready(info: NodeInfo, process: subprocess.Popen[bytes], store: Path, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise NodeNotReady("the node ended as soon as it started", where=str(log_file(store)), got=_last_line(store))
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"{info.url}/v2/health/ready", timeout=5).is_success:
+                return
+        time.sleep(_POLL_S)
+    raise NodeNotReady(f"the node was not ready after {timeout_s:g} s", where=str(log_file(store)), got=_last_line(store))
+
+
+def _last_line(store: Path) -> str:
+    lines = log_file(store).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else ""
+
+
+def _birth(pid: int) -> int | None:
+    try:
+        return started_at(pid)
+    except (OSError, ValueError):
+        return None
+
+
+def _reap(pid: int) -> None:
+    """Take note of the end of a node that this very process started, so that it is no zombie."""
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)

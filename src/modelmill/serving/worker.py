@@ -1,0 +1,132 @@
+"""One worker of a node: uvicorn over the inherited socket, and a look at the published pointer now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvicorn
+
+from modelmill.compute.worker import die_with
+from modelmill.errors import ModelmillError
+from modelmill.release.pointers import find_published
+from modelmill.serving.app import App
+from modelmill.serving.applied import Applied, apply
+from modelmill.serving.state import NodeState, WorkerState
+from modelmill.store.blobs import pointers_of
+
+POLL_S = 0.25
+_GRACE_S = 5.0
+"""How long what was replaced lives on for the requests that it is answering."""
+
+
+class WorkerOrder(msgspec.Struct, frozen=True):
+    """What the parent tells a worker on its command line."""
+
+    store: str
+    environment: str
+    slot: int
+    socket: int
+    state: int
+    parent: int
+    node: dict[str, Any]
+
+
+class Worker:
+    """The loop of one worker."""
+
+    def __init__(self, order: WorkerOrder) -> None:
+        """Map the node's state; nothing is applied yet."""
+        self.order = order
+        self.store = Path(order.store)
+        self.state = NodeState(order.state)
+        self.app = App(self._describe, self.refresh)
+        self._refreshing = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Serve until a signal ends it."""
+        config = uvicorn.Config(
+            self.app, log_level="warning", access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=10
+        )
+        server = uvicorn.Server(config)
+        polling = asyncio.create_task(self._poll())
+        listening = socket.socket(fileno=self.order.socket)
+        await server.serve(sockets=[listening])
+        polling.cancel()
+        if self.app.applied is not None:
+            await asyncio.gather(*(model.close() for model in self.app.applied.models.values()))
+
+    async def _poll(self) -> None:
+        while True:
+            try:
+                await self.refresh()
+            except ModelmillError as error:
+                print(f"{error.code} {error.what}", file=sys.stderr, flush=True)
+            self._report()
+            await asyncio.sleep(POLL_S)
+
+    async def refresh(self) -> None:
+        """Apply what is published, when it is not applied already."""
+        async with self._refreshing:
+            published = find_published(pointers_of(self.store), self.order.environment)
+            before = self.app.applied
+            if published is None or (before is not None and before.revision >= published.revision):
+                return
+            self.app.applied = await apply(self.store, published, before)
+        self._report()
+        if before is not None:
+            self._close_later(before, self.app.applied)
+
+    def _close_later(self, before: Applied, now: Applied) -> None:
+        replaced = [model for name, model in before.models.items() if now.models.get(name) is not model]
+        if replaced:
+            task = asyncio.create_task(_close(replaced))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    def _report(self) -> None:
+        applied = self.app.applied
+        revision, models = (applied.revision, len(applied.models)) if applied else (-1, 0)
+        state = WorkerState(os.getpid(), revision, self.app.requests, self.app.errors, models)
+        self.state.write(self.order.slot, state)
+
+    def _describe(self) -> dict[str, Any]:
+        self._report()
+        return self.order.node | {"workers": [state._asdict() for state in self.state.read()]}
+
+
+async def _close(replaced: list[Any]) -> None:
+    await asyncio.sleep(_GRACE_S)
+    for model in replaced:
+        with suppress(ModelmillError):
+            await model.close()
+
+
+def main() -> None:
+    """Run the worker that the parent ordered."""
+    order = msgspec.json.decode(sys.argv[1], type=WorkerOrder)
+    threading.Thread(target=die_with, args=(order.parent,), daemon=True).start()
+    with suppress(KeyboardInterrupt):
+        uvloop_run(order)
+
+
+def uvloop_run(order: WorkerOrder) -> None:
+    """Run the worker on uvloop."""
+    import uvloop
+
+    async def serve() -> None:
+        await Worker(order).run()
+
+    uvloop.run(serve())
+
+
+if __name__ == "__main__":
+    main()
