@@ -130,11 +130,6 @@ class FleetMap:
         return [Digest(pack) for pack in self._columns.packs]
 
     @property
-    def codes(self) -> set[Digest]:
-        """Return the code archives that the map's entries need."""
-        return {self.header.code, *(Digest(code) for *_, code in self._columns.kinds if code)}
-
-    @property
     def keys(self) -> list[str]:
         """Return the segments as text, sorted."""
         return self._columns.keys

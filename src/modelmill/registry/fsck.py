@@ -104,7 +104,7 @@ def _references(store: Store, digest: Digest, what: str) -> Iterator[tuple[Diges
         yield from ((file, f"file `{name}` of a code archive") for name, file in read_archive(store.blobs, digest).files.items())
     elif what == "map":
         fleet = decode(content)
-        yield from ((code, "code") for code in fleet.codes)
+        yield from ((code, "code") for code in {fleet.header.code, *fleet.codes(without="")})
         yield from ((pack, "pack") for pack in fleet.packs)
     elif what == "snapshot":
         with suppress(msgspec.MsgspecError):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, or_, select, tuple_
+from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, or_, select, tuple_
 
 from modelmill.errors import UsageError
 from modelmill.names import ModelName
@@ -94,7 +94,9 @@ def search(
     condition = parse_metric(metric) if metric else None
     values: dict[str, Any] = {"model": model, "limit": limit, **_segment_values(segment), **_tag_values(tag)}
     with database.read() as c:
-        by_score = bool(condition and model and not tag) and c.execute(_SCORE, values).scalar() == condition.name
+        by_score = False
+        if condition and model and not tag:
+            by_score = c.execute(_SCORE, values).scalar() == condition.name
         question = _Question(
             model=model is not None,
             segment="" if segment is None else "prefix" if segment.endswith("*") else "exact",
@@ -172,7 +174,8 @@ def _where_tag(query: Select[Any], question: _Question) -> Select[Any]:
 
 def _measured(name: str, sign: str, *, by_score: bool) -> ColumnElement[bool]:
     """Return a condition about whichever column holds the metric; where that is null, it does not hold."""
-    compare, value = _OPERATORS[sign], bindparam("value")
+    compare = _OPERATORS[sign]
+    value: BindParameter[float] = bindparam("value")
     if by_score:
         return compare(segments.c.score, value)
     in_score = and_(models.c.score == name, compare(versions.c.score, value))

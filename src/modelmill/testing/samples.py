@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from modelmill.model.columns import Column
+from modelmill.model.schema import SchemaSpec
 from modelmill.names import Digest, ModelName, Segment, digest_of
 from modelmill.registry.change import Digests
 from modelmill.registry.records import ChunkRecord, FailureRecord, RunStart, VersionRecord
@@ -13,13 +15,14 @@ from modelmill.store.blobs import FolderBlobs
 from modelmill.store.packs import PackWriter
 
 MODEL = ModelName("air-time")
+SPEC = SchemaSpec("Flight", "A flight.", (Column("carrier", "key", "str"), Column("air_time", "target", "float")))
 
 
 def sample_start(blobs: FolderBlobs, **others: Any) -> RunStart:
     """Return the start of a run all of whose facts are among `blobs`."""
-    (fact,) = blobs.put([b"a fact"])
     names = ("snapshot", "lock", "host", "declaration")
-    values = {"model": MODEL, "idempotency_key": uuid.uuid4().hex, "plan": digest_of(b"plan"), **dict.fromkeys(names, fact)}
+    facts = dict(zip(names, blobs.put(name.encode() for name in names), strict=True))
+    values = {"model": MODEL, "idempotency_key": uuid.uuid4().hex, "plan": digest_of(b"plan"), **facts}
     return RunStart(**{**values, "code": sample_code(blobs), "model_digest": digest_of(b"model"), **others})
 
 
