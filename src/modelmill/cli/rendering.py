@@ -31,7 +31,9 @@ def render_train(train: o.TrainOutcome) -> Iterator[str]:
     if train.platform_ms is not None:
         own = f"{number(train.user_ms)} ms of your own functions" if train.user_ms is not None else ""
         yield line("cost", f"{number(train.platform_ms)} ms of modelmill per model", own)
-    yield from lines("laws", (f"{law.name} {law.asked - law.failed:,}/{law.asked:,}" for law in train.laws))
+    yield from lines(
+        "laws", (f"{law.name} {law.asked - law.failed:,}/{law.asked:,}" for law in train.laws if law.asked)
+    )
     yield line("version", f"{train.model} {train.version}")
     yield from render_failures(train.failures)
     yield from lines("not yet", (f"{text} (declared, not active yet)" for text in train.inactive))
@@ -235,12 +237,14 @@ def render_fsck(fsck: o.FsckOutcome) -> Iterator[str]:
         yield line("broken", f"{problem.code} {problem.what}", problem.where)
         if problem.next:
             yield line("", f"next   {problem.next}")
-    if fsck.swept:
-        yield line("swept", f"{count(fsck.swept, 'temporary file')} of processes that are gone")
+    if fsck.leftovers:
+        yield line("unused", f"{count(fsck.leftovers, 'temporary file')} whose writer is gone")
     if fsck.unreferenced:
         yield line(
-            "unused", f"{count(fsck.unreferenced, 'blob')} that no row names: left by interrupted runs, harmless"
+            "unused", f"{count(fsck.unreferenced, 'blob')} that no row leads to: left by interrupted runs, harmless"
         )
+    if fsck.removed:
+        yield line("removed", count(fsck.removed, "file"))
     if not fsck.problems:
         yield line("ok", "nothing is lost, every digest is right")
 

@@ -381,9 +381,11 @@ class FsckOutcome(Outcome, frozen=True, kw_only=True):
     """Kind of thing -> how many: blobs, packs, versions, snapshots, releases."""
     problems: tuple[Problem, ...] = ()
     unreferenced: int = 0
-    """Blobs that no row names: leftovers of interrupted runs, harmless."""
-    swept: int = 0
-    """Temporary files of dead processes that were removed."""
+    """Blobs that no row leads to: left by interrupted runs, harmless."""
+    leftovers: int = 0
+    """Temporary files whose writer is gone."""
+    removed: int = 0
+    """How many of both were removed."""
     seconds: float = 0.0
     next: str = ""
 

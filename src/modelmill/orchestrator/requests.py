@@ -56,7 +56,10 @@ class TrainRequest(Request, frozen=True, kw_only=True):
     ] = ()
     snapshot: Annotated[
         str | None,
-        Meta(description="Build from this snapshot, such as flights@s2, instead of reading the source.", extra={"metavar": "SNAPSHOT"}),
+        Meta(
+            description="Build from this snapshot, such as flights@s2, instead of reading the source.",
+            extra={"metavar": "SNAPSHOT"},
+        ),
     ] = None
     explain: Annotated[bool, Meta(description="Say of each segment why it is built or left alone.")] = False
     rebuild: Annotated[bool, Meta(description="Build every segment, the unchanged ones too.")] = False
@@ -162,7 +165,7 @@ class ImportRequest(Request, frozen=True, kw_only=True):
     ] = None
     dataset: Annotated[
         str | None,
-        Meta(description="The name of the dataset; that of the source if left out."),
+        Meta(description="The name of the dataset; what the model reads if left out."),
     ] = None
     file: Annotated[str | None, Meta(description="The model file whose schema the rows must keep.")] = None
     model: ModelOption = None
@@ -187,6 +190,10 @@ class SnapshotShowRequest(Request, frozen=True, kw_only=True):
 
 class FsckRequest(Request, frozen=True, kw_only=True):
     """Look through the whole store."""
+
+    repair: Annotated[bool, Meta(description="Remove what interrupted runs left behind; nothing that a row names.")] = (
+        False
+    )
 
 
 class DoctorRequest(Request, frozen=True, kw_only=True):

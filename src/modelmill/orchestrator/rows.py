@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
+from modelmill.data.snapshot import Snapshot
 from modelmill.data.sources import describe, read_table, reading
 from modelmill.data.taking import Taken, get_snapshot, load_taken, take_snapshot
 from modelmill.errors import DeclarationInvalid, ModelmillError, NotFound, UserCodeFailed
@@ -67,6 +69,22 @@ def snapshot_facts(taken: Taken) -> SnapshotFacts:
         source=taken.snapshot.source,
         new=taken.new,
         rows_without_label=taken.frame[manifest.spec.target.name].null_count(),
+    )
+
+
+def kept_facts(snapshot: Snapshot) -> SnapshotFacts:
+    """Return a snapshot that was taken before, as it is shown; its rows are not read."""
+    manifest = snapshot.manifest
+    return SnapshotFacts(
+        label=snapshot.label,
+        dataset=manifest.dataset,
+        number=snapshot.number,
+        digest=snapshot.id,
+        rows=manifest.rows,
+        bytes=sum(file.bytes for file in manifest.files),
+        source=snapshot.source,
+        taken_at=datetime.fromisoformat(snapshot.created_at),
+        new=False,
     )
 
 

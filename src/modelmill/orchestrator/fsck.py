@@ -1,0 +1,38 @@
+"""`fsck`: whether everything that was recorded is still there, byte for byte."""
+
+from __future__ import annotations
+
+import time
+
+from modelmill.errors import BlobBroken
+from modelmill.orchestrator.outcomes import FsckOutcome, Problem, Progress, no_progress
+from modelmill.orchestrator.requests import FsckRequest
+from modelmill.registry.fsck import fsck as look_through
+from modelmill.settings import Settings
+from modelmill.store.opening import open_store
+
+
+def fsck(settings: Settings, request: FsckRequest, progress: Progress = no_progress) -> FsckOutcome:
+    """Read every blob that a row leads to; with `repair` remove what interrupted runs left behind."""
+    began = time.monotonic()
+    progress("line", {"text": f"reading {settings.store_folder}"})
+    with open_store(settings, create=False) as store:
+        report = look_through(store, repair=request.repair)
+    problems = [
+        Problem(code=BlobBroken.code, what=f"{damage.what}: {damage.problem}", where=damage.digest)
+        for damage in report.damaged
+    ]
+    untidy = report.orphans or report.leftovers
+    return FsckOutcome(
+        checked={"blobs": report.checked},
+        problems=tuple(problems),
+        unreferenced=len(report.orphans),
+        leftovers=len(report.leftovers),
+        removed=report.removed,
+        seconds=time.monotonic() - began,
+        next="modelmill train --rebuild"
+        if problems
+        else "modelmill fsck --repair"
+        if untidy and not request.repair
+        else "",
+    )

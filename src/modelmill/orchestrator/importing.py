@@ -1,0 +1,134 @@
+"""`data import`, `data list`, `data show`: rows become snapshots, and snapshots are looked at."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from modelmill.data.snapshot import Snapshot
+from modelmill.data.sources import describe, read_table
+from modelmill.data.taking import get_snapshot, load_segments, take_snapshot
+from modelmill.data.taking import list_snapshots as kept_snapshots
+from modelmill.errors import NotFound, did_you_mean
+from modelmill.model.columns import Column
+from modelmill.orchestrator.outcomes import (
+    ImportOutcome,
+    Progress,
+    ShowOutcome,
+    SnapshotListing,
+    no_progress,
+)
+from modelmill.orchestrator.project import Project, open_project
+from modelmill.orchestrator.requests import ImportRequest, SnapshotListRequest, SnapshotShowRequest
+from modelmill.orchestrator.rows import ENVIRONMENT, dataset_of, kept_facts, read_source, snapshot_facts
+from modelmill.settings import Settings
+from modelmill.store.locks import ProjectLock
+from modelmill.store.opening import Store, open_store
+
+_BOUNDS = ("ge", "gt", "le", "lt")
+
+
+class _Source(NamedTuple):
+    """Rows, and what a person would call the place they came from."""
+
+    frame: Any
+    name: str
+
+
+def import_rows(settings: Settings, request: ImportRequest, progress: Progress = no_progress) -> ImportOutcome:
+    """Check rows against the contract and keep them as a snapshot; rows that break it change nothing."""
+    began = time.monotonic()
+    project = open_project(settings, request.file, request.model)
+    model = project.model
+    source = _read(project, request)
+    progress("line", {"text": f"read {source.name}   {len(source.frame):,} rows"})
+    with open_store(settings) as store, ProjectLock(store.lock_path, "data import"):
+        dataset = request.dataset or dataset_of(model)
+        taken = take_snapshot(store, dataset, model.spec, model.by, source.frame, source.name)
+    label = taken.snapshot.label
+    return ImportOutcome(
+        snapshot=snapshot_facts(taken),
+        seconds=time.monotonic() - began,
+        checks=sum(_promises(column) for column in model.spec.columns) + bool(model.spec.unique),
+        next=f"modelmill train --snapshot {label}" if model.role("data") or request.dataset else "modelmill train",
+    )
+
+
+def list_snapshots(
+    settings: Settings, request: SnapshotListRequest, _progress: Progress = no_progress
+) -> SnapshotListing:
+    """List the snapshots, the newest first."""
+    with open_store(settings) as store:
+        found = [kept_facts(snapshot) for snapshot in kept_snapshots(store, request.dataset)]
+    return SnapshotListing(
+        snapshots=tuple(found),
+        next=f"modelmill data show {found[0].label}" if found else "modelmill data import FILE",
+    )
+
+
+def show_snapshot(settings: Settings, request: SnapshotShowRequest, _progress: Progress = no_progress) -> ShowOutcome:
+    """Show one snapshot: its columns, its segments, its files."""
+    with open_store(settings) as store:
+        snapshot = get_snapshot(store, request.snapshot) if request.snapshot else _newest(store)
+        return describe_snapshot(snapshot, load_segments(store, snapshot).rows.tolist())
+
+
+def describe_snapshot(snapshot: Snapshot, sizes: list[int]) -> ShowOutcome:
+    """Return a snapshot as it is shown; `sizes` are the numbers of rows of its segments."""
+    manifest = snapshot.manifest
+    sizes = sorted(sizes) or [0]
+    each = f", {sizes[0]:,} to {sizes[-1]:,} rows each, half of them at most {sizes[(len(sizes) - 1) // 2]:,}"
+    facts = {
+        "id": snapshot.id,
+        "rows": f"{manifest.rows:,} in {len(manifest.files)} file(s), {sum(f.bytes for f in manifest.files):,} bytes",
+        "taken": f"{snapshot.created_at[:16].replace('T', ' ')} UTC from {snapshot.source}",
+        "segments": f"{len(sizes):,} by {', '.join(manifest.by)}{each}"
+        if manifest.by
+        else "none: one model for all rows",
+        "schema": manifest.spec.name,
+        **{f"  {column.name}": f"{column.role}   {column.rule()}" for column in manifest.spec.columns},
+    }
+    return ShowOutcome(
+        kind="snapshot",
+        name=snapshot.label,
+        facts=facts,
+        details={"manifest": manifest, "segments": len(sizes), "smallest": sizes[0], "largest": sizes[-1]},
+        next=f"modelmill train --snapshot {snapshot.label}",
+    )
+
+
+def _read(project: Project, request: ImportRequest) -> _Source:
+    """Read what the request names: a frame, a file, a connection; else what the model's @data function reads."""
+    if request.frame is not None:
+        return _Source(read_table(request.frame), describe(request.frame))
+    if request.source is None:
+        return _Source(read_source(project), f"@data {dataset_of(project.model)}()")
+    path = _path(project.settings, request.source)
+    return _Source(read_table(path), str(path))
+
+
+def _path(settings: Settings, source: str) -> Path:
+    for candidate in (Path.cwd() / source, settings.root / source):
+        if candidate.is_file():
+            return candidate.resolve()
+    if source in settings.connections:
+        return settings.root / settings.address(source, ENVIRONMENT)
+    near = [path.name for path in Path.cwd().glob("*") if path.is_file()]
+    raise NotFound(
+        f"there is neither a file nor a connection `{source}`",
+        likely=did_you_mean(source, [*settings.connections, *near]),
+    )
+
+
+def _newest(store: Store) -> Snapshot:
+    found = kept_snapshots(store, limit=1)
+    if not found:
+        raise NotFound("there are no snapshots yet", next="modelmill data import FILE")
+    return found[0]
+
+
+def _promises(column: Column) -> int:
+    """Count what a column promises: its type, each bound, its values, and that it is never null."""
+    bounds = sum(getattr(column, name) is not None for name in _BOUNDS)
+    return 1 + bounds + bool(column.values) + (not column.nullable)
