@@ -52,7 +52,7 @@ def take_snapshot(
 
     The same rows give the same snapshot, in whatever order they came.
     """
-    ordered = _sorted(check(spec, frame, source), spec, by)
+    ordered = sort_rows(check(spec, frame, source), spec, by)
     segments = index_segments(ordered, spec, by)
     files = tuple(_write_files(store, ordered, segments))
     (index,) = store.blobs.put([encode_segments(segments)])
@@ -62,7 +62,8 @@ def take_snapshot(
     return Taken(snapshot, segments, ordered, new)
 
 
-def _sorted(frame: pl.DataFrame, spec: SchemaSpec, by: tuple[str, ...]) -> pl.DataFrame:
+def sort_rows(frame: pl.DataFrame, spec: SchemaSpec, by: tuple[str, ...]) -> pl.DataFrame:
+    """Return a checked frame in the order of its segments, then of time."""
     # After key and time all other columns decide, so that the order in which rows came leaves no trace.
     first = [*by, *([spec.time.name] if spec.time else [])]
     return frame.sort([*first, *(name for name in frame.columns if name not in first)], nulls_last=True)

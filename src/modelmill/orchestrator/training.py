@@ -184,7 +184,10 @@ class _Training:
             tests=self.folder / "tests",
         )
         limits = self._limits()
-        return Builder(self.store, limits, setup, plan, run).build(self._header(plan, run, every), self.progress)
+        largest = int(np.argmax(labelled.rows))
+        start, length = int(labelled.starts[largest]), int(labelled.rows[largest])
+        header = self._header(plan, run, table.rows(start, start + length))
+        return Builder(self.store, limits, setup, plan, run).build(header, self.progress)
 
     def _limits(self) -> BuildSettings:
         declared, workers = self.project.settings.build, self.request.workers

@@ -62,8 +62,9 @@ class App:
         raw: bytes = scope.get("raw_path") or scope["path"].encode()
         request = Request(scope["method"], raw.decode("ascii", "replace").split("?")[0], receive, _length(scope))
         reply = await self._reply(request)
-        self.requests += 1
-        self.errors += reply.status >= 500  # noqa: PLR2004 - HTTP's own number
+        if request.method == "POST":  # what asks for answers; health checks would drown them
+            self.requests += 1
+            self.errors += reply.status >= 500  # noqa: PLR2004 - HTTP's own number
         body = msgspec.json.encode(reply.body)
         headers = [*_JSON, (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})

@@ -1,0 +1,178 @@
+"""`predict`: the running node answers; without one, the newest version; without that, one segment trained for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx
+import msgspec
+
+from modelmill.errors import FieldInvalid, NodeNotReady, NotFound, RequestError, UsageError, every_error
+from modelmill.model.artifact import decode as decode_artifact
+from modelmill.model.columns import Column
+from modelmill.model.declaration import Model
+from modelmill.model.fitted import answer, make_x
+from modelmill.model.request import RequestParser, segments_of
+from modelmill.names import POOLED, ModelName, Segment, format_segment, parse_target
+from modelmill.orchestrator.checking import fit_one
+from modelmill.orchestrator.outcomes import Answer, PredictOutcome, Progress, no_progress
+from modelmill.orchestrator.project import Project, open_project
+from modelmill.orchestrator.requests import PredictRequest
+from modelmill.registry.versions import Version, current_version
+from modelmill.serving.control import NodeInfo, find_node
+from modelmill.settings import Settings
+from modelmill.store.opening import Store, open_store
+from modelmill.store.packs import PackReader
+
+_TIMEOUT_S = 30.0
+_ERRORS = {kind.code: kind for kind in every_error()}
+
+
+def predict(settings: Settings, request: PredictRequest, progress: Progress = no_progress) -> PredictOutcome:
+    """Answer rows; fields written as text take the type that the schema declares."""
+    named, segment = parse_target(request.target() or "") if request.target() else (None, None)
+    project = open_project(settings, request.file, named)
+    model = project.model
+    rows = [_complete(model, segment, row) for row in request.rows or (typed_fields(model, request.written()),)]
+    node = find_node(settings.store_folder)
+    if node is not None:
+        return _outcome(model, _ask_node(node, model, rows), f"node {node.url}")
+    try:
+        with open_store(settings, create=False) as store:
+            return _outcome(model, _ask_registry(store, model, rows), "the newest version, in this process")
+    except NotFound:
+        progress("line", {"text": "nothing was built yet: one segment is trained for this answer and not kept"})
+        return _outcome(model, _ask_unsaved(project, rows), "unsaved")
+
+
+def typed_fields(model: Model, written: Mapping[str, str]) -> dict[str, Any]:
+    """Return fields written as text with the types of the schema; unknown ones are left for the parser to refuse."""
+    columns = {column.name: column for column in model.spec.request_columns}
+    if not written:
+        example = " ".join(f"{name}=..." for name in columns)
+        raise UsageError("which row?", next=f"modelmill predict {example}")
+    return {name: _typed(columns[name], text) if name in columns else text for name, text in written.items()}
+
+
+def _typed(column: Column, text: str) -> Any:
+    try:
+        if column.kind in ("int", "float"):
+            return float(text) if column.kind == "float" else int(text)
+    except ValueError:
+        raise FieldInvalid(f"field `{column.name}` is no number", expected=column.rule(), got=text) from None
+    if column.kind == "bool" and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return text
+
+
+def _complete(model: Model, segment: Segment | None, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with the key fields that the target's segment names."""
+    if not segment:
+        return dict(row)
+    if len(segment) != len(model.by):
+        raise UsageError(
+            f"`{format_segment(segment)}` is no segment of `{model.name}`", expected=f"{model.name}[{','.join(model.by)}]"
+        )
+    keys = {name: _typed(model.spec.column(name), text) for name, text in zip(model.by, segment, strict=True)}
+    return {**keys, **row}
+
+
+# ------------------------------------------------------------------ who answers
+
+
+def _ask_node(node: NodeInfo, model: Model, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
+    try:
+        reply = httpx.post(f"{node.url}/{model.name}", content=msgspec.json.encode(list(rows)), timeout=_TIMEOUT_S)
+    except httpx.HTTPError as error:
+        raise NodeNotReady(f"the node at {node.url} does not answer: {error}", next="modelmill status") from error
+    told = reply.json()
+    if not reply.is_success:
+        kind = _ERRORS.get(told.pop("code", ""), RequestError)
+        raise kind(told.pop("error", "refused"), **told)
+    return [_told(model, item) for item in told]
+
+
+def _told(model: Model, item: dict[str, Any]) -> Answer:
+    return Answer(
+        model=model.name,
+        segment=item["segment"],
+        value=item[model.spec.target.name],
+        answered_by=item["answered_by"],
+        version=item["version"],
+        why=item.get("why", ""),
+        probabilities=item.get("probabilities", {}),
+    )
+
+
+def _ask_registry(store: Store, model: Model, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
+    return [_ask_version(store, model, row) for row in rows]
+
+
+def _ask_version(store: Store, model: Model, row: Mapping[str, Any]) -> Answer:
+    segment = _segment_of(model, row)
+    version, why = _version_for(store, model.name, segment)
+    pack = PackReader(store.blobs.open(version.pack))
+    fitted = decode_artifact(version.format, pack.entry(version.offset, version.length, version.artifact))
+    return _answered(model, fitted, row, segment, version.id.number, why)
+
+
+def _version_for(store: Store, name: ModelName, segment: Segment) -> tuple[Version, str]:
+    """Return the version that answers for a segment, and why that is the pooled one where it is."""
+    try:
+        own = current_version(store.database, name, segment)
+    except NotFound:
+        return current_version(store.database, name, POOLED), "no model was built for this segment"
+    return (own, "") if own.state == "own" else (current_version(store.database, name, POOLED), own.why)
+
+
+def _ask_unsaved(project: Project, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
+    answers = []
+    for row in rows:
+        segment = _segment_of(project.model, row)
+        tried = fit_one(project, segment)
+        why = "" if tried.segment == segment else "too few rows of this segment"
+        answers.append(_answered(project.model, tried.fitted, row, segment, None, why))
+    return answers
+
+
+def _parser(model: Model) -> RequestParser:
+    plain = model.role("features") is None
+    names = [column.name for column in model.spec.features] if plain else []
+    required = (*model.by, *names) if plain else (column.name for column in model.spec.request_columns)
+    return RequestParser(model.spec, required)
+
+
+def _segment_of(model: Model, row: Mapping[str, Any]) -> Segment:
+    return segments_of(_parser(model).parse_rows([row]), model.by)[0]
+
+
+def _answered(
+    model: Model, fitted: Any, row: Mapping[str, Any], segment: Segment, number: int | None, why: str
+) -> Answer:
+    rows = _parser(model).parse_rows([row])
+    x = make_x(model.role("features"), model.spec, rows)
+    numbers = answer(fitted, model.role("predict"), len(model.labels), x, rows, segment)[0]
+    chances = dict(zip(model.labels, numbers.tolist(), strict=True)) if model.labels else {}
+    return Answer(
+        model=model.name,
+        segment=format_segment(segment),
+        value=model.labels[int(numbers.argmax())] if model.labels else float(numbers),
+        answered_by="pooled" if why or not segment else "own",
+        version=number,
+        why=why,
+        probabilities=chances,
+    )
+
+
+def _outcome(model: Model, answers: list[Answer], source: str) -> PredictOutcome:
+    target = model.spec.target
+    return PredictOutcome(
+        target=target.name,
+        answers=tuple(answers),
+        source=source,
+        unit=target.unit,
+        next="modelmill up" if source == "unsaved" else "",
+    )
+
+

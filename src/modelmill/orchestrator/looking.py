@@ -1,0 +1,284 @@
+"""`status`, `search`, `show`: what is there, from the registry and from the node itself."""
+
+from __future__ import annotations
+
+import statistics
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from modelmill.errors import ModelmillError, NotFound, UsageError, did_you_mean
+from modelmill.names import POOLED, ModelName, Segment, VersionId, format_segment, format_target, parse_target
+from modelmill.orchestrator.importing import describe_snapshot
+from modelmill.orchestrator.outcomes import (
+    FoundVersion,
+    ModelStatus,
+    Progress,
+    SearchOutcome,
+    ShowOutcome,
+    StatusOutcome,
+    no_progress,
+)
+from modelmill.orchestrator.requests import SearchRequest, ShowRequest, StatusRequest
+from modelmill.orchestrator.summary import failure_groups
+from modelmill.orchestrator.up import node_facts
+from modelmill.data.taking import get_snapshot, load_segments
+from modelmill.registry import runs
+from modelmill.registry.fleet import decode
+from modelmill.registry.records import Run
+from modelmill.registry.search import search as search_versions
+from modelmill.registry.versions import Version, current_scores, current_version, get_version, list_versions
+from modelmill.release.releasing import current_release, list_environments
+from modelmill.serving.control import find_node
+from modelmill.settings import Settings
+from modelmill.store.locks import find_holder
+from modelmill.store.opening import Store, open_store
+
+_PAIR = 2
+
+
+def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> StatusOutcome:
+    """Say what was built, what is released and what runs; declared and running are told apart."""
+    node = find_node(settings.store_folder)
+    shown = node_facts(node) if node else None
+    if not (settings.store_folder / "keys").is_dir():
+        return StatusOutcome(project=str(settings.root), store=str(settings.store_folder), next="modelmill up")
+    with open_store(settings, create=False) as store:
+        models = tuple(_model_status(store, name) for name in _model_names(store))
+        holder = find_holder(store.lock_path)
+    notices = () if shown is None or shown.healthy else (f"the node at {shown.url} does not answer as it should",)
+    return StatusOutcome(
+        project=str(settings.root),
+        store=str(settings.store_folder),
+        models=models,
+        node=shown,
+        holder=str(holder) if holder else "",
+        notices=notices,
+        next="modelmill up" if shown is None else f"modelmill show {models[0].model}" if models else "",
+    )
+
+
+def _model_names(store: Store) -> list[ModelName]:
+    return list(dict.fromkeys(run.model for run in runs.list_runs(store.database, limit=1000)))
+
+
+def _model_status(store: Store, name: ModelName) -> ModelStatus:
+    run = runs.get_run(store.database, name)
+    states = _states(store, run)
+    scores = [row for row in current_scores(store.database, name) if row.segment != POOLED]
+    metric = next(iter(scores[0].metrics), "") if scores else ""
+    values = [value for row in scores if (value := row.metrics.get(metric)) is not None]
+    return ModelStatus(
+        model=name,
+        version=run.number,
+        segments=sum(states.values()),
+        own=states.get("own", 0),
+        pooled=states.get("pooled", 0),
+        failed=run.counts.get("failed", 0),
+        run=run.number,
+        run_state=str(run.state),
+        finished_at=run.finished_at,
+        snapshot=run.snapshot[:12],
+        metric=metric,
+        score=statistics.median(values) if values else None,
+        releases=_releases(store, name),
+    )
+
+
+def _states(store: Store, run: Run) -> dict[str, int]:
+    if run.map is None:
+        return {}
+    found: dict[str, int] = {}
+    for entry in decode(store.blobs.get(run.map)):
+        if entry.segment != POOLED:
+            found[entry.state] = found.get(entry.state, 0) + 1
+    return found
+
+
+def _releases(store: Store, name: ModelName) -> dict[str, int]:
+    current = {place: current_release(store.database, place, name) for place in list_environments(store.database)}
+    return {place: found.number for place, found in current.items() if found}
+
+
+# ------------------------------------------------------------------ search
+
+
+def search(settings: Settings, request: SearchRequest, _: Progress = no_progress) -> SearchOutcome:
+    """Return one page of the versions that fulfil all conditions."""
+    name, segment = parse_target(request.model) if request.model else (None, None)
+    text = format_segment(segment) if segment is not None else f"{request.segment}*" if request.segment else None
+    with open_store(settings, create=False) as store:
+        if request.every and name is not None and segment is not None:
+            page = list_versions(store.database, name, segment, after=request.after, limit=request.limit)
+        else:
+            page = search_versions(
+                store.database,
+                name,
+                text,
+                tag=request.tag,
+                metric=request.where,
+                after=request.after,
+                limit=request.limit,
+            )
+    found = tuple(_found(version) for version in page.items)
+    return SearchOutcome(versions=found, after=page.after, next=_search_next(found))
+
+
+def _search_next(found: tuple[FoundVersion, ...]) -> str:
+    return f"modelmill show '{found[0].model}[{found[0].segment}]'" if found else "modelmill status"
+
+
+def _found(version: Version) -> FoundVersion:
+    return FoundVersion(
+        model=version.id.model,
+        segment=format_segment(version.id.segment),
+        number=version.id.number,
+        state=version.state,
+        score=version.score,
+        metric=next(iter(version.metrics), ""),
+        rows=version.rows,
+        run=version.id.number,
+        made_at=version.recorded_at,
+    )
+
+
+# ------------------------------------------------------------------ show
+
+
+def show(settings: Settings, request: ShowRequest, _: Progress = no_progress) -> ShowOutcome:
+    """Show a model, a version, a run or a snapshot, whichever the words name."""
+    words = request.what
+    with open_store(settings, create=False) as store:
+        known = _model_names(store)
+        if not words:
+            return _show_model(store, _only(known))
+        if words[0] == "run":
+            return _show_run(store, _only(known) if len(words) <= _PAIR else words[2], _number(words, 1))
+        if "@s" in words[0]:
+            snapshot = get_snapshot(store, words[0])
+            return describe_snapshot(snapshot, load_segments(store, snapshot).rows.tolist())
+        name, segment = parse_target(words[0])
+        if name not in known:
+            raise NotFound(f"no version of `{name}` was built here", likely=did_you_mean(name, known), next="modelmill status")
+        if segment is not None:
+            return _show_version(store, name, segment, _number(words, 1))
+        return _show_model(store, name) if len(words) == 1 else _show_run(store, name, _number(words, 1))
+
+
+def _only(known: list[ModelName]) -> ModelName:
+    if not known:
+        raise NotFound("nothing was built here yet", next="modelmill train")
+    if len(known) > 1:
+        raise UsageError("this project has several models", got=", ".join(known), next=f"modelmill show {known[0]}")
+    return known[0]
+
+
+def _number(words: tuple[str, ...], place: int) -> int | None:
+    if len(words) <= place:
+        return None
+    if not words[place].isdecimal():
+        raise UsageError(f"`{words[place]}` is no number of a version", next="modelmill search")
+    return int(words[place])
+
+
+def _show_model(store: Store, name: ModelName) -> ShowOutcome:
+    run = runs.get_run(store.database, name)
+    declared = msgspec.json.decode(store.blobs.get(run.declaration))
+    model = _model_status(store, name)
+    releases = ", ".join(f"{place} r{number}" for place, number in model.releases.items())
+    facts = {
+        "purpose": declared.get("purpose", ""),
+        "owner": declared.get("owner", ""),
+        "version": f"{model.version}, {model.segments:,} segments by {', '.join(declared['by']) or 'nothing'}",
+        "answers": f"{model.own:,} by their own model, {model.pooled:,} by the pooled one, {model.failed:,} failed",
+        model.metric: f"{model.score:.4g} (median of the segments' own models)" if model.score is not None else "",
+        "released": releases or "nowhere yet",
+        **_policies(declared),
+    }
+    return ShowOutcome(
+        kind="model",
+        name=name,
+        facts={label: text for label, text in facts.items() if text},
+        details={"declaration": declared, "status": model},
+        failures=tuple(failure_groups(runs.list_failures(store.database, run))),
+        next=f"modelmill search {name}",
+    )
+
+
+def _policies(declared: dict[str, Any]) -> dict[str, str]:
+    found = {
+        name: ", ".join(f"{c['left']} {c['op']} {c['right']}".strip() for c in declared.get(name) or ())
+        for name in ("gate", "retrain")
+    }
+    found["canary"] = ", ".join((declared.get("canary") or {}).get("steps", ()))
+    return {name: f"{text}      (not active yet)" for name, text in found.items() if text}
+
+
+def _show_run(store: Store, name: str, number: int | None) -> ShowOutcome:
+    run = runs.get_run(store.database, ModelName(name), number)
+    facts = {
+        "state": str(run.state),
+        "started": _moment(run.started_at),
+        "finished": _moment(run.finished_at),
+        "counts": ", ".join(f"{count:,} {what}" for what, count in run.counts.items()),
+        **_made_of(run),
+    }
+    return ShowOutcome(
+        kind="run",
+        name=f"{run.model} run {run.number}",
+        facts=facts,
+        details={"run": run},
+        failures=tuple(failure_groups(runs.list_failures(store.database, run))),
+        next=f"modelmill show {run.model}",
+    )
+
+
+def _made_of(run: Run) -> dict[str, str]:
+    parameters = ", ".join(f"{name}={value}" for name, value in run.parameters.items())
+    commit = f"{run.commit[:12]}{' with changes' if run.diff else ''}" if run.commit else "no commit"
+    return {
+        "code": f"{run.code[:12]}, {commit}",
+        "data": f"snapshot {run.snapshot[:12]}",
+        "model": f"{run.model_digest[:12]}, {parameters or 'no parameters'}, seed {run.seed}",
+        "lock": run.lock[:12],
+        "host": run.host[:12],
+    }
+
+
+def _show_version(store: Store, name: ModelName, segment: Segment, number: int | None) -> ShowOutcome:
+    database = store.database
+    try:
+        found = get_version(database, VersionId(name, segment, number)) if number else current_version(database, name, segment)
+    except NotFound as error:
+        raise _unknown_segment(store, name, segment, error) from error
+    run = runs.get_run(database, name, found.id.number)
+    metrics = ", ".join(f"{m} {v:.4g}" for m, v in found.metrics.items() if v is not None)
+    answers = "its own model" if found.state == "own" else f"the pooled model: {found.why}"
+    facts = {
+        "answers": answers,
+        "metrics": f"{metrics}      (on the last {found.test_rows:,} of {found.rows:,} rows)",
+        "made by": f"run {run.number}, {_moment(found.recorded_at)}",
+        **_made_of(run),
+        "data": f"{found.rows:,} rows of snapshot {run.snapshot[:12]}, digest {found.digests.data[:12]}",
+        "runtime": f"{found.runtime} ({found.format})",
+        "kept in": f"pack {found.pack[:12]}, {found.length:,} bytes at {found.offset:,}",
+        "identity": found.digests.identity,
+    }
+    return ShowOutcome(kind="version", name=str(found.id), facts=facts, details={"version": found}, next=f"modelmill show {name}")
+
+
+def _unknown_segment(store: Store, name: ModelName, segment: Segment, error: ModelmillError) -> NotFound:
+    run = runs.get_run(store.database, name)
+    entry = decode(store.blobs.get(run.map)).find(segment) if run.map else None
+    if entry is not None:
+        return NotFound(
+            f"`{format_target(name, segment)}` has no model of its own: {entry.why}",
+            likely="the pooled model answers for it",
+            next=f"modelmill show '{name}[pooled]'",
+        )
+    return NotFound(error.what, next=f"modelmill search {name}")
+
+
+def _moment(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else "not yet"
