@@ -79,7 +79,7 @@ def fill(database: Database, keys: list[tuple[str, ...]], number: int) -> float:
 
 def ask(database: Database, keys: list[tuple[str, ...]], runs: int) -> dict[str, float]:
     """Time every question; return medians in milliseconds."""
-    chosen = random.Random(20260101).choices(keys, k=QUESTIONS)  # noqa: S311 - a seeded choice, no secret
+    chosen = random.Random(20260101).choices(keys, k=QUESTIONS)
     deep = search(database, MODEL, segment=f"{keys[len(keys) * 9 // 10][0][:-1]}*", limit=1).after
     questions: dict[str, Callable[[tuple[str, ...]], Any]] = {
         "current version of a segment": lambda key: current_version(database, MODEL, key),
@@ -126,7 +126,7 @@ def _start() -> RunStart:
 
 
 def _chunk(run: Run, chunk: int, keys: list[tuple[str, ...]], number: int) -> ChunkRecord:
-    draw = random.Random(f"{number} {chunk}")  # noqa: S311 - a seeded draw, no secret
+    draw = random.Random(f"{number} {chunk}")
     pack = digest_of(f"pack {run.number} {chunk}".encode())
     return ChunkRecord(
         chunk=chunk,
@@ -156,9 +156,9 @@ def _version(key: tuple[str, ...], place: int, draw: random.Random) -> VersionRe
 
 
 def _print(small: dict[str, float], large: dict[str, float]) -> None:
-    print(f"{'':36}{'small':>14}{'large':>14}{'growth':>9}")  # noqa: T201 - this is what the program is for
+    print(f"{'':36}{'small':>14}{'large':>14}{'growth':>9}")
     for name, value in large.items():
-        print(f"{name:36}{small[name]:14,.3f}{value:14,.3f}{value / small[name]:9.2f}")  # noqa: T201 - see above
+        print(f"{name:36}{small[name]:14,.3f}{value:14,.3f}{value / small[name]:9.2f}")
 
 
 def _arguments() -> argparse.Namespace:

@@ -101,7 +101,7 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None, **flags:
     declared = _read_toml(root / FILE_NAME)
     named = {"store": "MODELMILL_STORE", "database": "MODELMILL_DATABASE_URL", "model": "MODELMILL_MODEL"}
     declared.update({key: environ[name] for key, name in named.items() if environ.get(name)})
-    settings = _build(Settings, {"root": root, **declared}, root / FILE_NAME, "")
+    settings: Settings = _build(Settings, {"root": root, **declared}, root / FILE_NAME, "")
     return replace(settings, **{key: value for key, value in flags.items() if value is not None})
 
 

@@ -80,6 +80,6 @@ class Mill:
         """Look at the machine around the project."""
         return self._ask("doctor", outcomes.DoctorOutcome)
 
-    def _ask(self, name: str, outcome: type[Answered], **options: Any) -> Answered:
+    def _ask(self, name: str, _outcome: type[Answered], **options: Any) -> Answered:
         verb = get_verb(name)
         return cast("Answered", call(verb, self.settings, make_request(verb, options), self._progress))

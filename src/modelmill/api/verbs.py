@@ -96,7 +96,9 @@ VERBS = (
         outcomes.PredictOutcome,
         "modelmill.orchestrator.answering:predict",
         "viewer",
-        examples=("modelmill predict --row origin=JFK carrier=B6 dest=BOS time_hour=2013-06-01T09:00 distance=187 hour=9",),
+        examples=(
+            "modelmill predict --row origin=JFK carrier=B6 dest=BOS time_hour=2013-06-01T09:00 distance=187 hour=9",
+        ),
     ),
     Verb(
         "search",

@@ -126,7 +126,9 @@ class Builder:
         """Take the next steps: about `CHUNK_S` of work, but such that all workers end together."""
         wanted = int(CHUNK_S / self._segment_s) if self._segment_s else SMALLEST_CHUNK
         share = math.ceil(len(self._todo) / (2 * max(self.limits.workers, 2)))
-        size = max(1 if self._segment_s > CHUNK_S / SMALLEST_CHUNK else SMALLEST_CHUNK, min(wanted, share, _LARGEST_CHUNK))
+        size = max(
+            1 if self._segment_s > CHUNK_S / SMALLEST_CHUNK else SMALLEST_CHUNK, min(wanted, share, _LARGEST_CHUNK)
+        )
         return [self._todo.popleft() for _ in range(min(size, len(self._todo)))]
 
     def _chunk(self, steps: list[Step]) -> Chunk:

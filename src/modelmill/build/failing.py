@@ -42,11 +42,11 @@ def lost_failure(segment: Segment, reason: str, detail: str) -> FailureRecord:
 
 
 def _record(segment: Segment, stage: str, code: str, what: str, detail: str) -> FailureRecord:
-    summary = what.split("\n")[0][:300]
-    place = detail.split("\n", 1)[0].split("  ")[0]
+    summary = what.split("\n", maxsplit=1)[0][:300]
+    place = detail.split("\n", 1)[0].split("  ", maxsplit=1)[0]
     # Numbers and quoted texts differ from segment to segment; what is left is the cause.
     shape = re.sub(r"'[^']*'|\"[^\"]*\"|[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "*", summary)
-    fingerprint = hashlib.sha256("\0".join((stage, code, shape, place)).encode()).hexdigest()[:16]
+    fingerprint = hashlib.sha256(f"{stage}\0{code}\0{shape}\0{place}".encode()).hexdigest()[:16]
     return FailureRecord(
         segment=segment, stage=stage, code=code, fingerprint=fingerprint, summary=summary, detail=detail[:_DETAIL]
     )

@@ -85,13 +85,18 @@ class Fitter:
                     versions.append(built)
                 else:
                     failures.append(built)
-            digest, size = self._keep(pack) if versions else (pack.abandon(), 0)
+            digest, size = self._keep(pack) if versions else self._drop(pack)
         return ChunkResult(pack=digest, pack_bytes=size, versions=versions, failures=failures, user_s=self.user_s)
 
     def _keep(self, pack: PackWriter) -> tuple[Digest, int]:
         path = pack.finish()
         size = path.stat().st_size
         return self.blobs.put_file(path), size
+
+    @staticmethod
+    def _drop(pack: PackWriter) -> tuple[None, int]:
+        pack.abandon()
+        return None, 0
 
     def _fit_all(
         self, steps: list[Step], pack: PackWriter, at: Callable[[int], None]
@@ -364,5 +369,3 @@ def write_tests(path: Path, rows: NDArray[np.int64], share: float) -> None:
         if length:
             marks[end - tests_of(length, share) : end] = True
     path.write_bytes(marks.tobytes())
-
-

@@ -68,7 +68,12 @@ class Plan(NamedTuple):
 
 
 def plan_build(
-    model: Model, segments: Segments, classes: NDArray[np.bool_], code: Digest, recipe: Digest, heads: Mapping[Segment, Head]
+    model: Model,
+    segments: Segments,
+    classes: NDArray[np.bool_],
+    code: Digest,
+    recipe: Digest,
+    heads: Mapping[Segment, Head],
 ) -> Plan:
     """Compare what is declared and what the rows are now with the newest version of each segment.
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from modelmill.compute.compute import Done, Limits, Lost, Task
 from modelmill.compute.worker import PROGRESS, Progress
@@ -30,7 +30,13 @@ _POLL_S = 0.05
 _QUEUED = 2
 """Tasks a worker holds: one runs while the next waits, so that it never waits for the builder's commit."""
 _RESPAWNS_IN_A_ROW = 20
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "POLARS_MAX_THREADS")
+_ONE_THREAD = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+)
 _MESSAGE_BYTES = 1 << 16
 
 
@@ -114,7 +120,7 @@ class LocalCompute:
         self._template.kill()
         self._template.wait()
 
-    def __enter__(self) -> LocalCompute:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

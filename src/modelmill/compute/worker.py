@@ -23,7 +23,6 @@ PROGRESS = struct.Struct("<qqd")
 """Task id, item, and when it began on the monotonic clock."""
 
 
-
 class Progress:
     """Where a worker is, as shared memory."""
 
@@ -101,7 +100,7 @@ def die_with(pid: int) -> None:
 def _take_output(descriptor: int) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    sys.stdout = open(1, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115, PTH123 - lives as long as the process
+    sys.stdout = open(1, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115 - lives as long as the process
     sys.stderr = sys.stdout
 
 

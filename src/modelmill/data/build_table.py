@@ -7,6 +7,7 @@ Subject columns and rows without a target are left out.
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -40,28 +41,28 @@ def write_build_table(path: Path, spec: SchemaSpec, segments: Segments, frame: A
     return _relabelled(segments, labelled)
 
 
-def _codes(series: Any, column: Column) -> tuple[NDArray[np.int32], list[str]]:
+def _codes(series: Any, column: Column) -> tuple[Array, list[str]]:
     values = list(column.values) or series.drop_nulls().unique().sort().to_list()
     place = {value: code for code, value in enumerate(values)}
-    codes = series.replace_strict(place, default=-1, return_dtype=_polars().Int32).fill_null(-1)
-    return codes.to_numpy(), values
+    codes: Array = series.replace_strict(place, default=-1, return_dtype=_polars().Int32).fill_null(-1).to_numpy()
+    return codes, values
 
 
 def _numbers(series: Any, column: Column) -> Array:
     pl = _polars()
     if column.kind in ("date", "datetime"):
-        unit = pl.Int64
-        return series.cast(pl.Int32).cast(unit).fill_null(_NAT).to_numpy() if column.kind == "date" else series.cast(unit).fill_null(_NAT).to_numpy()
-    if column.kind == "float" or column.nullable:
-        return series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
-    return series.cast(pl.UInt8).to_numpy() if column.kind == "bool" else series.to_numpy()
+        plain = series.to_physical().cast(pl.Int64).fill_null(_NAT)
+    elif column.kind == "float" or column.nullable:
+        plain = series.cast(pl.Float64).fill_null(float("nan"))
+    else:
+        plain = series.cast(pl.UInt8) if column.kind == "bool" else series
+    numbers: Array = plain.to_numpy()
+    return numbers
 
 
 def _polars() -> Any:
     # Workers import this file to map the table; only the builder, which writes it, needs polars.
-    import polars
-
-    return polars
+    return import_module("polars")
 
 
 def _write(path: Path, columns: dict[str, Array], texts: dict[str, list[str]]) -> None:
@@ -94,7 +95,7 @@ class BuildTable:
 
     @staticmethod
     def _column(column: Column, values: pa.Array, texts: list[str] | None) -> Array | Coded:
-        numbers = values.to_numpy(zero_copy_only=True)
+        numbers: Array = values.to_numpy(zero_copy_only=True)
         if texts is not None:
             return Coded(numbers, np.array(texts, dtype=object))
         if column.kind == "datetime":

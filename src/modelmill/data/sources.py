@@ -100,7 +100,7 @@ def _read_file(path: Path) -> pl.DataFrame:
         raise SourceUnreadable(f"`{path.name}` cannot be read: {error}", where=str(path)) from error
     except DataError:
         raise
-    except Exception as error:  # noqa: BLE001 - the border to polars, whose errors share no parent
+    except Exception as error:
         said = str(error).split("\n")[0][:200]
         raise SourceUnreadable(f"`{path.name}` cannot be read: {said}", where=str(path)) from error
 

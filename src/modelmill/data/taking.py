@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Row, func, select
 
 from modelmill.data.contract import check
 from modelmill.data.snapshot import (
@@ -84,7 +85,7 @@ def _runs(frame: pl.DataFrame, by: tuple[str, ...]) -> tuple[list[Segment], NDAr
     return list(zip(*texts, strict=True)), groups["len"].cast(pl.Int64).to_numpy()
 
 
-def _digests(  # noqa: PLR0913 - the two arrays are the segments
+def _digests(
     frame: pl.DataFrame,
     spec: SchemaSpec,
     by: tuple[str, ...],
@@ -115,7 +116,7 @@ def _canonical(series: pl.Series, bounds: list[tuple[int, int]]) -> Iterator[Ite
         numbers = series.fill_null(float("nan")).to_numpy()
     else:
         numbers = series.cast(pl.Int64, strict=False).fill_null(np.iinfo(np.int64).min).to_numpy()
-    content = memoryview(np.ascontiguousarray(numbers).astype(numbers.dtype.newbyteorder("<"), copy=False)).cast("B")
+    content = memoryview(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())
     yield (content[8 * start : 8 * end] for start, end in bounds)
 
 
@@ -203,17 +204,15 @@ def get_snapshot(store: Store, name: str) -> Snapshot:
     return _read(store, row)
 
 
-def _named(dataset: str, number: str) -> list[object]:
-    named: list[object] = [snapshots.c.dataset == dataset]
+def _named(dataset: str, number: str) -> list[ColumnElement[bool]]:
+    named: list[ColumnElement[bool]] = [snapshots.c.dataset == dataset]
     return [*named, snapshots.c.number == int(number)] if number.isdecimal() else named
 
 
-def _read(store: Store, row: object) -> Snapshot:
-    import msgspec
-
-    content = store.blobs.get(row.digest)  # type: ignore[attr-defined]
+def _read(store: Store, row: Row[Any]) -> Snapshot:
+    content = store.blobs.get(row.digest)
     try:
         manifest = msgspec.json.decode(content, type=Manifest)
     except msgspec.DecodeError as error:
-        raise SnapshotBroken(f"the manifest of snapshot `{row.dataset}@s{row.number}` cannot be read") from error  # type: ignore[attr-defined]
-    return Snapshot(digest_of(content), row.number, row.source, row.created_at.isoformat(), manifest)  # type: ignore[attr-defined]
+        raise SnapshotBroken(f"the manifest of snapshot `{row.dataset}@s{row.number}` cannot be read") from error
+    return Snapshot(digest_of(content), row.number, row.source, row.created_at.isoformat(), manifest)

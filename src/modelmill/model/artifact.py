@@ -20,7 +20,11 @@ from modelmill.errors import BlobBroken, Unsaveable
 LINEAR = "linear"
 PICKLE = "pickle"
 
-_LINEAR_MODULES = ("sklearn.linear_model._base", "sklearn.linear_model._ridge", "sklearn.linear_model._coordinate_descent")
+_LINEAR_MODULES = (
+    "sklearn.linear_model._base",
+    "sklearn.linear_model._ridge",
+    "sklearn.linear_model._coordinate_descent",
+)
 _LINEAR_CLASSES = ("LinearRegression", "Ridge", "Lasso", "ElasticNet")
 _HEADER = struct.Struct("<4sIQ")
 _MAGIC = b"MMLR"

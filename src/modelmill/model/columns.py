@@ -81,7 +81,7 @@ def time(*, doc: str = "") -> Any:
     return Declared("time", {"doc": doc})
 
 
-def col(
+def col(  # noqa: PLR0913 - one keyword a promise
     *,
     ge: float | None = None,
     gt: float | None = None,
@@ -101,7 +101,7 @@ def category(*values: str, doc: str = "", nullable: bool = False) -> Any:
     return Declared("feature", {"values": _distinct(values), "doc": doc, "nullable": nullable})
 
 
-def target(
+def target(  # noqa: PLR0913 - one keyword a promise
     *,
     ge: float | None = None,
     gt: float | None = None,

@@ -129,7 +129,7 @@ class Canary:
         }
 
 
-def check_conditions(what: str, conditions: Sequence[Condition]) -> None:
+def check_conditions(what: str, conditions: Sequence[object]) -> None:
     """Refuse anything in a list of conditions that is not one."""
     for condition in conditions:
         if isinstance(condition, Quantity):
@@ -137,7 +137,9 @@ def check_conditions(what: str, conditions: Sequence[Condition]) -> None:
                 f"{what}: `{condition.name}` is a number, not a condition", next=f"compare it:  {condition.name} > 0.10"
             )
         if not isinstance(condition, Condition):
-            raise DeclarationInvalid(f"{what}: `{condition!r}` is not a condition", expected='like mm.worse("mae") > 0.1')
+            raise DeclarationInvalid(
+                f"{what}: `{condition!r}` is not a condition", expected='like mm.worse("mae") > 0.1'
+            )
 
 
 def _check_steps(steps: Sequence[str]) -> None:

@@ -36,7 +36,9 @@ def make_x(role: RoleFunction | None, spec: SchemaSpec, rows: Rows) -> Floats:
         x = x.reshape(len(rows), -1) if len(rows) else x.reshape(0, 1)
     if x.ndim != 2 or len(x) != len(rows):
         raise ModelReturned(
-            f"@features returned the shape {x.shape} for {len(rows)} rows", where=role.where, expected="(rows, features)"
+            f"@features returned the shape {x.shape} for {len(rows)} rows",
+            where=role.where,
+            expected="(rows, features)",
         )
     return x
 
@@ -71,9 +73,7 @@ def category_codes(column: Any, values: Sequence[str]) -> NDArray[np.int32]:
     return np.array([place.get(text, -1) for text in column], dtype=np.int32)
 
 
-def answer(
-    fitted: Any, role: RoleFunction | None, classes: int, x: Floats, rows: Rows, segment: Segment
-) -> Floats:
+def answer(fitted: Any, role: RoleFunction | None, classes: int, x: Floats, rows: Rows, segment: Segment) -> Floats:
     """Return the answers of a fitted object; `classes` is 0 for a regression."""
     if role is not None:
         raw = role.call({"model": fitted, "x": x, "rows": rows, "segment": segment})
@@ -160,7 +160,7 @@ class Asker:
 
     __slots__ = ("_features", "_fitted", "_known", "_labels", "_predict", "_segment", "_spec", "_typical")
 
-    def __init__(  # noqa: PLR0913 - the parts of the path, named
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of the path, named
         self,
         spec: SchemaSpec,
         labels: Sequence[str],
@@ -173,7 +173,9 @@ class Asker:
         """Take the parts of the path, and the row whose values stand for fields that are left out."""
         self._spec, self._labels, self._fitted, self._segment = spec, labels, fitted, segment
         self._features, self._predict = features, predict
-        self._typical = {column.name: column_array(column, [typical.get(column.name)]) for column in spec.request_columns}
+        self._typical = {
+            column.name: column_array(column, [typical.get(column.name)]) for column in spec.request_columns
+        }
         self._known = {column.name: column for column in spec.request_columns}
 
     def __call__(self, **fields: Any) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from modelmill.errors import DeclarationInvalid, ModelFileBroken, ModelMissing, ModelmillError
+from modelmill.errors import DeclarationInvalid, ModelFileBroken, ModelmillError, ModelMissing
 from modelmill.model.declaration import Model
 
 _NOT_OURS = ("site-packages", "dist-packages", ".venv")
@@ -37,7 +37,7 @@ def load_model_file(path: Path, root: Path) -> LoadedFile:
         if folder not in sys.path:
             sys.path.insert(0, folder)
     module = _import(path)
-    models = {m.name: m for m in vars(module).values() if isinstance(m, Model)}
+    models = {str(m.name): m for m in vars(module).values() if isinstance(m, Model)}
     if not models:
         raise ModelMissing(f"`{path.name}` declares no model", where=str(path), next="write  m = mm.Model(...)")
     for model in models.values():
@@ -48,7 +48,9 @@ def load_model_file(path: Path, root: Path) -> LoadedFile:
 def _import(path: Path) -> ModuleType:
     name = path.stem
     if not name.isidentifier():
-        raise ModelFileBroken(f"`{path.name}` is no importable name", next=f"mv {path.name} {name.replace('-', '_')}.py")
+        raise ModelFileBroken(
+            f"`{path.name}` is no importable name", next=f"mv {path.name} {name.replace('-', '_')}.py"
+        )
     _forget_other_module(name, path)
     try:
         return importlib.import_module(name)
@@ -74,7 +76,9 @@ def _forget_other_module(name: str, path: Path) -> None:
     loaded = sys.modules.get(name)
     if loaded is not None and Path(getattr(loaded, "__file__", None) or "/").resolve() != path.resolve():
         if name in sys.stdlib_module_names:
-            raise ModelFileBroken(f"`{path.name}` hides the standard module `{name}`", next="give the file another name")
+            raise ModelFileBroken(
+                f"`{path.name}` hides the standard module `{name}`", next="give the file another name"
+            )
         del sys.modules[name]
         importlib.invalidate_caches()
 

@@ -46,19 +46,18 @@ class RequestParser:
             raise FieldInvalid("a row is a JSON object", got=type(item).__name__, where=_row(index))
         if not self._allowed(item):
             raise self._unknown(item, index)
-        values = {}
+        values: dict[str, Any] = {}
         for name, column in self.columns.items():
             value = item.get(name)
             if value is None:
-                values[name] = self._absent(name, column, item, index)
-            else:
-                values[name] = self._checks[name](column, value, index)
+                self._check_absent(name, column, item, index)
+            values[name] = None if value is None else self._checks[name](column, value, index)
         return values
 
     def _allowed(self, item: Mapping[str, Any]) -> bool:
         return item.keys() <= self.columns.keys() or item.keys() <= self.columns.keys() | self._subjects
 
-    def _absent(self, name: str, column: Column, item: Mapping[str, Any], index: int | None) -> None:
+    def _check_absent(self, name: str, column: Column, item: Mapping[str, Any], index: int | None) -> None:
         if name in item and (column.nullable or name not in self.required):
             return
         if name in item:
@@ -76,7 +75,9 @@ class RequestParser:
         if missing and hint.startswith("did you mean"):
             wanted = hint.split("`")[1]
             return FieldMissing(
-                f"field `{wanted}` is missing", where=_row(index), got=", ".join(item)[:200],
+                f"field `{wanted}` is missing",
+                where=_row(index),
+                got=", ".join(item)[:200],
                 likely=f"`{shown}` was meant to be `{wanted}`",
             )
         return FieldUnknown(f"field `{shown}` is not known", where=_row(index), likely=hint)
@@ -109,7 +110,10 @@ def _row(index: int | None) -> str:
 
 def _refuse(column: Column, value: Any, index: int | None) -> FieldInvalid:
     return FieldInvalid(
-        f"field `{column.name}` has an impossible value", where=_row(index), expected=column.rule(), got=repr(value)[:80]
+        f"field `{column.name}` has an impossible value",
+        where=_row(index),
+        expected=column.rule(),
+        got=repr(value)[:80],
     )
 
 

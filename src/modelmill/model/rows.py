@@ -7,6 +7,7 @@ date -> datetime64[D] · datetime -> datetime64[us] · text and category -> obje
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,8 +68,7 @@ class Rows:
     def take(self, which: slice | Array) -> Rows:
         """Return some of the rows; a slice copies nothing."""
         picked = {name: _pick(column, which) for name, column in self._columns.items()}
-        length = len(range(*which.indices(self._length))) if isinstance(which, slice) else int(np.count_nonzero(which)) if which.dtype == bool else len(which)
-        return Rows(picked, length)
+        return Rows(picked, len(np.empty(self._length, dtype=np.bool_)[which]))
 
     def row(self, index: int) -> dict[str, Any]:
         """Return one row as plain Python values."""
@@ -76,14 +76,7 @@ class Rows:
 
     def as_frame(self, library: str) -> Any:
         """Return the rows as a `polars` or `pandas` data frame, for a function whose annotation asks for one."""
-        data = {name: self[name] for name in self._columns}
-        if library == "pandas":
-            import pandas as pd
-
-            return pd.DataFrame(data)
-        import polars as pl
-
-        return pl.DataFrame(data)
+        return import_module(library).DataFrame({name: self[name] for name in self._columns})
 
 
 def _length_of(column: Array | Coded) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 import typing
@@ -117,7 +118,7 @@ def schema_of(kind: type[Schema]) -> SchemaSpec:
 def _read_class(kind: type, unique: tuple[str, ...]) -> SchemaSpec:
     found = tuple(
         _read_column(kind, name, annotation)
-        for name, annotation in kind.__dict__.get("__annotations__", {}).items()
+        for name, annotation in inspect.get_annotations(kind).items()
         if not name.startswith("_")
     )
     _refuse_bare_columns(kind, {column.name for column in found})
@@ -159,7 +160,9 @@ def _read_column(kind: type, name: str, annotation: Any) -> Column:
 def _refuse_bare_columns(kind: type, annotated: set[str]) -> None:
     for name, value in kind.__dict__.items():
         if isinstance(value, Declared) and name not in annotated:
-            raise DeclarationInvalid(f"column `{name}` has no type", where=_where(kind), next=f"write  {name}: float = ...")
+            raise DeclarationInvalid(
+                f"column `{name}` has no type", where=_where(kind), next=f"write  {name}: float = ..."
+            )
 
 
 def _evaluate(kind: type, annotation: Any) -> Any:

@@ -72,7 +72,8 @@ def _complete(model: Model, segment: Segment | None, row: Mapping[str, Any]) -> 
         return dict(row)
     if len(segment) != len(model.by):
         raise UsageError(
-            f"`{format_segment(segment)}` is no segment of `{model.name}`", expected=f"{model.name}[{','.join(model.by)}]"
+            f"`{format_segment(segment)}` is no segment of `{model.name}`",
+            expected=f"{model.name}[{','.join(model.by)}]",
         )
     keys = {name: _typed(model.spec.column(name), text) for name, text in zip(model.by, segment, strict=True)}
     return {**keys, **row}
@@ -174,5 +175,3 @@ def _outcome(model: Model, answers: list[Answer], source: str) -> PredictOutcome
         unit=target.unit,
         next="modelmill up" if source == "unsaved" else "",
     )
-
-

@@ -114,7 +114,9 @@ def _fit(project: Project, frame: Any, wanted: Segment | None) -> Tried:
         check_row_wise(features, model, rows, x)
     y = make_y(model.spec, rows)
     kept = length - tests_of(length, model.test_share)
-    return Tried(segment, _call_train(project, segment, x[:kept], y[:kept], rows.take(slice(0, kept))), rows, x, y, kept)
+    return Tried(
+        segment, _call_train(project, segment, x[:kept], y[:kept], rows.take(slice(0, kept))), rows, x, y, kept
+    )
 
 
 def _choose(model: Model, segments: Any, wanted: Segment | None) -> tuple[int, int, Segment]:
@@ -168,9 +170,7 @@ def _judge(model: Model, tried: Tried) -> Comparison:
 
 def _answers(model: Model, tried: Tried) -> Any:
     tested = tried.rows.take(slice(tried.kept, None))
-    return answer(
-        tried.fitted, model.role("predict"), len(model.labels), tried.x[tried.kept :], tested, tried.segment
-    )
+    return answer(tried.fitted, model.role("predict"), len(model.labels), tried.x[tried.kept :], tested, tried.segment)
 
 
 def _ask_laws(project: Project, tried: Tried) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from modelmill.data.taking import get_snapshot, load_segments
 from modelmill.errors import ModelmillError, NotFound, UsageError, did_you_mean
 from modelmill.names import POOLED, ModelName, Segment, VersionId, format_segment, format_target, parse_target
 from modelmill.orchestrator.importing import describe_snapshot
@@ -23,7 +24,6 @@ from modelmill.orchestrator.outcomes import (
 from modelmill.orchestrator.requests import SearchRequest, ShowRequest, StatusRequest
 from modelmill.orchestrator.summary import failure_groups
 from modelmill.orchestrator.up import node_facts
-from modelmill.data.taking import get_snapshot, load_segments
 from modelmill.registry import runs
 from modelmill.registry.fleet import decode
 from modelmill.registry.records import Run
@@ -160,7 +160,9 @@ def show(settings: Settings, request: ShowRequest, _: Progress = no_progress) ->
             return describe_snapshot(snapshot, load_segments(store, snapshot).rows.tolist())
         name, segment = parse_target(words[0])
         if name not in known:
-            raise NotFound(f"no version of `{name}` was built here", likely=did_you_mean(name, known), next="modelmill status")
+            raise NotFound(
+                f"no version of `{name}` was built here", likely=did_you_mean(name, known), next="modelmill status"
+            )
         if segment is not None:
             return _show_version(store, name, segment, _number(words, 1))
         return _show_model(store, name) if len(words) == 1 else _show_run(store, name, _number(words, 1))
@@ -249,7 +251,11 @@ def _made_of(run: Run) -> dict[str, str]:
 def _show_version(store: Store, name: ModelName, segment: Segment, number: int | None) -> ShowOutcome:
     database = store.database
     try:
-        found = get_version(database, VersionId(name, segment, number)) if number else current_version(database, name, segment)
+        found = (
+            get_version(database, VersionId(name, segment, number))
+            if number
+            else current_version(database, name, segment)
+        )
     except NotFound as error:
         raise _unknown_segment(store, name, segment, error) from error
     run = runs.get_run(database, name, found.id.number)
@@ -265,7 +271,9 @@ def _show_version(store: Store, name: ModelName, segment: Segment, number: int |
         "kept in": f"pack {found.pack[:12]}, {found.length:,} bytes at {found.offset:,}",
         "identity": found.digests.identity,
     }
-    return ShowOutcome(kind="version", name=str(found.id), facts=facts, details={"version": found}, next=f"modelmill show {name}")
+    return ShowOutcome(
+        kind="version", name=str(found.id), facts=facts, details={"version": found}, next=f"modelmill show {name}"
+    )
 
 
 def _unknown_segment(store: Store, name: ModelName, segment: Segment, error: ModelmillError) -> NotFound:

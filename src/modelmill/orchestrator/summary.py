@@ -33,7 +33,14 @@ _NEXT = {
 
 
 def train_outcome(  # noqa: PLR0913 - what a training produced, named
-    store: Store, model: Model, plan: Plan, result: BuildResult, snapshot: SnapshotFacts, *, started: bool, seconds: float
+    store: Store,
+    model: Model,
+    plan: Plan,
+    result: BuildResult,
+    snapshot: SnapshotFacts,
+    *,
+    started: bool,
+    seconds: float,
 ) -> TrainOutcome:
     """Return the outcome of a training."""
     scored = [row for row in current_scores(store.database, model.name) if row.segment != POOLED or not model.by]

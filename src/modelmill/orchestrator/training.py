@@ -21,7 +21,7 @@ from modelmill.data.build_table import BuildTable, write_build_table
 from modelmill.data.histogram import freeze_bins
 from modelmill.data.snapshot import Segments
 from modelmill.data.taking import Taken
-from modelmill.errors import NothingBuilt, NotFound, UsageError, did_you_mean
+from modelmill.errors import NotFound, NothingBuilt, UsageError, did_you_mean
 from modelmill.model.declaration import Model
 from modelmill.model.fitted import make_y, typical_row
 from modelmill.model.loading import imported_files
@@ -119,7 +119,9 @@ class _Training:
         several = np.ones(len(labelled), dtype=bool)
         if self.model.task != "regression":
             several = has_several_classes(make_y(self.model.spec, rows), labelled)
-        code = facts.capture_code(self.store.blobs, self.project.settings.root, imported_files(self.project.settings.root))
+        code = facts.capture_code(
+            self.store.blobs, self.project.settings.root, imported_files(self.project.settings.root)
+        )
         known = {} if self.request.rebuild else heads(self.store.database, self.model.name)
         return plan_build(self.model, labelled, several, code, self._recipe(), known)
 

@@ -107,7 +107,7 @@ def _confirm(store: Store, node: NodeInfo, released: Release, trained: Trained, 
     )
 
 
-def _outcome(  # noqa: PLR0913 - the parts of what `up` did
+def _outcome(
     store: Store, trained: Trained, facts: ReleaseFacts, node: NodeInfo, request: UpRequest, *, seconds: float
 ) -> UpOutcome:
     name = trained.project.model.name

@@ -101,7 +101,9 @@ def _references(store: Store, digest: Digest, what: str) -> Iterator[tuple[Diges
     """Read a blob, and yield what it refers to in turn."""
     content = store.blobs.get(digest)
     if what == "code":
-        yield from ((file, f"file `{name}` of a code archive") for name, file in read_archive(store.blobs, digest).files.items())
+        yield from (
+            (file, f"file `{name}` of a code archive") for name, file in read_archive(store.blobs, digest).files.items()
+        )
     elif what == "map":
         fleet = decode(content)
         yield from ((code, "code") for code in {fleet.header.code, *fleet.codes(without="")})
@@ -116,7 +118,9 @@ def _references(store: Store, digest: Digest, what: str) -> Iterator[tuple[Diges
 def _misplaced_entries(store: Store) -> Iterator[Damage]:
     """Yield the packs in which a version lies beyond the end."""
     ends = union(
-        select(versions.c.pack_id, func.max(versions.c.offset + versions.c.length).label("end")).group_by(versions.c.pack_id),
+        select(versions.c.pack_id, func.max(versions.c.offset + versions.c.length).label("end")).group_by(
+            versions.c.pack_id
+        ),
         select(versions.c.pack_id, func.max(versions.c.extras_offset + versions.c.extras_length).label("end")).group_by(
             versions.c.pack_id
         ),

@@ -113,7 +113,9 @@ def get_signature(database: Database, model: ModelName, map_digest: Digest) -> b
     with database.read() as c:
         signature: bytes | None = c.execute(query.limit(1)).scalar()
     if signature is None:
-        raise NotFound(f"no run of `{model}` has made the fleet map `{map_digest[:12]}`", next=f"modelmill show {model}")
+        raise NotFound(
+            f"no run of `{model}` has made the fleet map `{map_digest[:12]}`", next=f"modelmill show {model}"
+        )
     return signature
 
 
@@ -157,7 +159,9 @@ def _begin(c: Connection, start: RunStart) -> Run:
 def _claim(c: Connection, run: Run, record: ChunkRecord) -> int | None:
     """Write down that a chunk is done; None when it was before."""
     pack = {"run_id": run.id, "chunk": record.chunk, "digest": record.pack, "bytes": record.pack_bytes}
-    claim = upsert(c, packs).values(**pack, recorded_at=now()).on_conflict_do_nothing(index_elements=["run_id", "chunk"])
+    claim = (
+        upsert(c, packs).values(**pack, recorded_at=now()).on_conflict_do_nothing(index_elements=["run_id", "chunk"])
+    )
     pack_id: int | None = c.execute(claim.returning(packs.c.id)).scalar()
     return pack_id
 
@@ -225,7 +229,9 @@ def _runs() -> Select[Any]:
 
 def _run(row: Row[Any]) -> Run:
     known = row._mapping  # noqa: SLF001 - this is SQLAlchemy's public name for it
-    values = {name: known[runs.c[name]] for name in Run.__struct_fields__ if name not in ("model", "model_digest", "state")}
+    values = {
+        name: known[runs.c[name]] for name in Run.__struct_fields__ if name not in ("model", "model_digest", "state")
+    }
     return Run(model=row.name, model_digest=known[runs.c.model], state=RunState(row.state), **values)
 
 

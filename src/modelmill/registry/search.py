@@ -73,10 +73,14 @@ class _Question(NamedTuple):
             columns = (segments.c.score, segments.c.id)
             return _Order(columns, (float, int), descending=self.metric[1].startswith(">"))
         # Within one model its id is no part of the key: SQLite would read the model's segments from the first one on.
-        return _Order((segments.c.key,), (str,)) if self.model else _Order((segments.c.model_id, segments.c.key), (int, str))
+        return (
+            _Order((segments.c.key,), (str,))
+            if self.model
+            else _Order((segments.c.model_id, segments.c.key), (int, str))
+        )
 
 
-def search(
+def search(  # noqa: PLR0913 - one keyword a condition
     database: Database,
     model: ModelName | None = None,
     segment: str | None = None,

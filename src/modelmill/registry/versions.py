@@ -153,9 +153,7 @@ def list_tags(database: Database, version: VersionId) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     with database.read() as c:
         segment_id = _segment_id(c, version)
-        query = select(tags.c.key, tags.c.value).where(
-            tags.c.segment_id == segment_id, tags.c.number == version.number
-        )
+        query = select(tags.c.key, tags.c.value).where(tags.c.segment_id == segment_id, tags.c.number == version.number)
         for row in c.execute(query.order_by(tags.c.key, tags.c.value)):
             found.setdefault(row.key, []).append(row.value)
     return found
@@ -242,7 +240,12 @@ _MEMBERS = (
 _JOINED = segments.join(models, segments.c.model_id == models.c.id)
 _HEADS = _named(
     select(
-        segments.c.key, segments.c.current, segments.c.failed, runs.c.code, versions.c.data, runs.c.model.label("recipe")
+        segments.c.key,
+        segments.c.current,
+        segments.c.failed,
+        runs.c.code,
+        versions.c.data,
+        runs.c.model.label("recipe"),
     ).select_from(
         _JOINED.outerjoin(
             versions, (versions.c.segment_id == segments.c.id) & (versions.c.number == segments.c.current)

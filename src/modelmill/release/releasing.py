@@ -36,7 +36,7 @@ class Release(msgspec.Struct, frozen=True):
     reason: str
 
 
-def release(
+def release(  # noqa: PLR0913 - a release and its reason
     store: Store,
     environment: str,
     model: ModelName,

@@ -63,7 +63,7 @@ def find_node(store: Path) -> NodeInfo | None:
     return info if _birth(info.pid) == info.birth else None
 
 
-def start_node(  # noqa: PLR0913 - a node's settings, named
+def start_node(
     store: Path, environment: str, *, host: str, port: int, workers: int, timeout_s: float = _READY_S
 ) -> NodeInfo:
     """Start a node in the background and return once it answers; raises `PortInUse` or `NodeNotReady`."""
@@ -181,12 +181,16 @@ def _await_ready(info: NodeInfo, process: subprocess.Popen[bytes], store: Path, 
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise NodeNotReady("the node ended as soon as it started", where=str(log_file(store)), got=_last_line(store))
+            raise NodeNotReady(
+                "the node ended as soon as it started", where=str(log_file(store)), got=_last_line(store)
+            )
         with suppress(httpx.HTTPError):
             if httpx.get(f"{info.url}/v2/health/ready", timeout=5).is_success:
                 return
         time.sleep(_POLL_S)
-    raise NodeNotReady(f"the node was not ready after {timeout_s:g} s", where=str(log_file(store)), got=_last_line(store))
+    raise NodeNotReady(
+        f"the node was not ready after {timeout_s:g} s", where=str(log_file(store)), got=_last_line(store)
+    )
 
 
 def _last_line(store: Path) -> str:

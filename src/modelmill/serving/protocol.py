@@ -50,8 +50,7 @@ def _column(tensor: Any) -> tuple[str, list[Any]]:
     if not isinstance(data, list):
         raise FieldInvalid(f"input `{name[:80]}` has no `data`", expected="a list of values")
     flat = [value for item in data for value in (item if isinstance(item, list) else [item])]
-    plain = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
-    if not plain or int(np.prod(shape)) != len(flat) or len(flat) != shape[0]:
+    if shape not in ([len(flat)], [len(flat), 1]):
         raise FieldInvalid(
             f"input `{name[:80]}` has another shape than its data", expected="[rows] or [rows, 1]", got=repr(shape)[:80]
         )
@@ -69,7 +68,7 @@ def reply_of(model: ServedModel, answers: Sequence[Answer], request_id: Any) -> 
         outputs.append(_output("probabilities", "FP64", list(numbers.shape), numbers.ravel().tolist()))
     else:
         outputs = [_output(target, "FP64", [len(numbers)], numbers.tolist())]
-    reply = {"model_name": header.model, "model_version": str(header.run), "outputs": outputs}
+    reply: dict[str, Any] = {"model_name": header.model, "model_version": str(header.run), "outputs": outputs}
     reply["parameters"] = {"pooled": sum(bool(answer.why) for answer in answers)}
     return reply | ({"id": request_id} if isinstance(request_id, str) else {})
 

@@ -36,6 +36,7 @@ class PythonRuntime:
 
     def __init__(self, store: Path, pointer: Pointer, code: Digest) -> None:
         """Say whose code the child runs; it starts with `start` or with the first request."""
+        (store / "cache" / "code").mkdir(parents=True, exist_ok=True)
         self._setup = ChildSetup(str(store), str(store / "cache" / "code"), pointer, code, os.getpid())
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -51,7 +52,6 @@ class PythonRuntime:
             await asyncio.wait_for(self._start(), _START_S)
 
     async def _start(self) -> None:
-        Path(self._setup.cache).mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = await asyncio.create_subprocess_exec(

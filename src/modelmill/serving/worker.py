@@ -54,7 +54,12 @@ class Worker:
     async def run(self) -> None:
         """Serve until a signal ends it."""
         config = uvicorn.Config(
-            self.app, log_level="warning", access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=10
+            self.app,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=10,
         )
         server = uvicorn.Server(config)
         polling = asyncio.create_task(self._poll())

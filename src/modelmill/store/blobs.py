@@ -167,9 +167,7 @@ class FolderBlobs:
             try:
                 file = place.open("rb")
             except FileNotFoundError as error:
-                raise BlobBroken(
-                    f"blob `{digest[:12]}` is missing", where=str(place), next="modelmill fsck"
-                ) from error
+                raise BlobBroken(f"blob `{digest[:12]}` is missing", where=str(place), next="modelmill fsck") from error
             with file:
                 yield file
 

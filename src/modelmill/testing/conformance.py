@@ -16,7 +16,18 @@ from modelmill.errors import BlobBroken, ModelmillError, NameInvalid
 from modelmill.names import Digest, digest_of
 from modelmill.store.blobs import Blobs, Pointers
 
-_OUTSIDE = ("", "..", "../secret", "/etc/passwd", "ab/../../secret", "A" * 64, "a" * 63, "a" * 65, "a" * 63 + "\n", "é" * 64)
+_OUTSIDE = (
+    "",
+    "..",
+    "../secret",
+    "/etc/passwd",
+    "ab/../../secret",
+    "A" * 64,
+    "a" * 63,
+    "a" * 65,
+    "a" * 63 + "\n",
+    "é" * 64,
+)
 
 
 def blobs_return_what_was_put(blobs: Blobs, _: Path) -> None:

@@ -56,7 +56,7 @@ def sample_chunk(
     )
 
 
-def sample_version(  # noqa: PLR0913 - where it lies and how well it does
+def sample_version(
     segment: Segment, artifact: Digest, offset: int, length: int, data: bytes, score: float
 ) -> VersionRecord:
     """Return the record of one version."""

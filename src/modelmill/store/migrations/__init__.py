@@ -23,8 +23,8 @@ def newest_revision() -> str:
 def upgrade(connection: Connection, revision: str = "head") -> None:
     """Run the revisions that are missing, inside the caller's transaction."""
     # Nearly every store is up to date, and a command that finds it so should not wait for Alembic's import.
-    from alembic import command  # noqa: PLC0415 - see above
-    from alembic.config import Config  # noqa: PLC0415 - see above
+    from alembic import command
+    from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))

@@ -70,7 +70,10 @@ def _runs() -> None:
         sa.Column("state", sa.String(12), nullable=False),
         sa.Column("kind", sa.String(20), nullable=False),
         sa.Column("idempotency_key", sa.String(64), nullable=False, unique=True),
-        *[sa.Column(n, DIGEST, nullable=False) for n in ("plan", "snapshot", "code", "model", "lock", "host", "declaration")],
+        *[
+            sa.Column(n, DIGEST, nullable=False)
+            for n in ("plan", "snapshot", "code", "model", "lock", "host", "declaration")
+        ],
         sa.Column("commit", sa.String(64), nullable=False),
         sa.Column("diff", DIGEST),
         sa.Column("parameters", sa.JSON(), nullable=False),
@@ -117,7 +120,10 @@ def _versions() -> None:
         sa.Column("number", sa.Integer(), nullable=False),
         _reference("run_id", "registry_run.id"),
         _reference("pack_id", "registry_pack.id"),
-        *[sa.Column(n, sa.BigInteger(), nullable=False) for n in ("offset", "length", "extras_offset", "extras_length")],
+        *[
+            sa.Column(n, sa.BigInteger(), nullable=False)
+            for n in ("offset", "length", "extras_offset", "extras_length")
+        ],
         sa.Column("artifact", DIGEST, nullable=False),
         sa.Column("extras", DIGEST),
         sa.Column("identity", DIGEST, nullable=False),
