@@ -1,0 +1,71 @@
+"""Commands as a person types them: real processes, in a project's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+PATIENCE_S = 120
+
+
+class Done(NamedTuple):
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Return the answer of a command that was asked for JSON."""
+        return json.loads(self.out)
+
+    @property
+    def next(self) -> str:
+        """Return the command that the answer ends in."""
+        return self.out.rstrip().splitlines()[-1].removeprefix("next").strip()
+
+
+Command = Callable[..., Done]
+
+
+def environment() -> dict[str, str]:
+    """Return an environment in which no setting of the caller's reaches the command."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("MODELMILL_")}
+
+
+@pytest.fixture(scope="session")
+def modelmill() -> Command:
+    """Return a function that runs one command line to its end."""
+
+    def run(*words: str, cwd: Path, **variables: str) -> Done:
+        done = subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, "-m", "modelmill", *words],
+            cwd=cwd,
+            env=environment() | variables,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def fleet(modelmill: Command, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a project as `init` writes it, trained once; whatever node it has in the end is stopped."""
+    folder = tmp_path_factory.mktemp("journey") / "delays"
+    assert modelmill("init", str(folder), cwd=folder.parent).code == 0
+    trained = modelmill("train", cwd=folder)
+    assert trained.code == 0, trained.err
+    yield folder
+    modelmill("down", cwd=folder)
