@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modelmill.names import Digest, ModelName, VersionId, digest_of
+from modelmill.names import Digest, ModelName, Segment, VersionId, digest_of
 from modelmill.registry.records import ChunkRecord, Run, RunStart, RunState, VersionRecord
 from modelmill.registry.runs import finish_run, list_runs, record_chunk, start_run
 from modelmill.registry.search import search
@@ -51,7 +51,7 @@ def measure(url: str, segments: int, runs: int) -> dict[str, float]:
     """Fill a registry and return what each question takes, in milliseconds."""
     database = Database(url)
     database.migrate()
-    keys = [(f"store-{number:06d}",) for number in range(segments)]
+    keys: list[Segment] = [(f"store-{number:06d}",) for number in range(segments)]
     began = time.perf_counter()
     rates = [fill(database, keys, number) for number in range(runs)]
     took = time.perf_counter() - began
@@ -67,7 +67,7 @@ def measure(url: str, segments: int, runs: int) -> dict[str, float]:
     return found
 
 
-def fill(database: Database, keys: list[tuple[str, ...]], number: int) -> float:
+def fill(database: Database, keys: list[Segment], number: int) -> float:
     """Record one run with a version of every segment; return versions a second."""
     began = time.perf_counter()
     run = start_run(database, _start())
@@ -77,11 +77,11 @@ def fill(database: Database, keys: list[tuple[str, ...]], number: int) -> float:
     return len(keys) / (time.perf_counter() - began)
 
 
-def ask(database: Database, keys: list[tuple[str, ...]], runs: int) -> dict[str, float]:
+def ask(database: Database, keys: list[Segment], runs: int) -> dict[str, float]:
     """Time every question; return medians in milliseconds."""
     chosen = random.Random(20260101).choices(keys, k=QUESTIONS)
     deep = search(database, MODEL, segment=f"{keys[len(keys) * 9 // 10][0][:-1]}*", limit=1).after
-    questions: dict[str, Callable[[tuple[str, ...]], Any]] = {
+    questions: dict[str, Callable[[Segment], Any]] = {
         "current version of a segment": lambda key: current_version(database, MODEL, key),
         "one version": lambda key: get_version(database, VersionId(MODEL, key, 1)),
         "page: versions of a segment": lambda key: list_versions(database, MODEL, key),
@@ -100,7 +100,7 @@ def ask(database: Database, keys: list[tuple[str, ...]], runs: int) -> dict[str,
     return {**found, "the whole fleet's heads": 1000 * (time.perf_counter() - began)}
 
 
-def _median(question: Callable[[tuple[str, ...]], Any], chosen: list[tuple[str, ...]]) -> float:
+def _median(question: Callable[[Segment], Any], chosen: list[Segment]) -> float:
     question(chosen[0])
     taken = []
     for key in chosen:
@@ -125,7 +125,7 @@ def _start() -> RunStart:
     )
 
 
-def _chunk(run: Run, chunk: int, keys: list[tuple[str, ...]], number: int) -> ChunkRecord:
+def _chunk(run: Run, chunk: int, keys: list[Segment], number: int) -> ChunkRecord:
     draw = random.Random(f"{number} {chunk}")
     pack = digest_of(f"pack {run.number} {chunk}".encode())
     return ChunkRecord(
@@ -136,7 +136,7 @@ def _chunk(run: Run, chunk: int, keys: list[tuple[str, ...]], number: int) -> Ch
     )
 
 
-def _version(key: tuple[str, ...], place: int, draw: random.Random) -> VersionRecord:
+def _version(key: Segment, place: int, draw: random.Random) -> VersionRecord:
     artifact = Digest(f"{draw.getrandbits(256):064x}")
     mae = draw.uniform(2, 20)
     return VersionRecord(

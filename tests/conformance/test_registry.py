@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -16,9 +16,9 @@ import modelmill.data.tables
 import modelmill.registry.tables
 import modelmill.release.tables  # noqa: F401 - importing a room's tables declares them
 from modelmill.errors import Conflict, NotFound, UsageError
-from modelmill.names import VersionId, digest_of
+from modelmill.names import Segment, VersionId, digest_of
 from modelmill.registry.evidence import list_evidence, record_evidence
-from modelmill.registry.records import ChunkRecord, Run, RunState
+from modelmill.registry.records import ChunkRecord, Run, RunStart, RunState
 from modelmill.registry.runs import (
     abandon_runs,
     finish_run,
@@ -49,14 +49,14 @@ from modelmill.store.opening import Store
 from modelmill.store.tables import metadata
 from modelmill.testing.samples import MODEL, sample_chunk, sample_start
 
-FLEET = [(f"s{number:02d}",) for number in range(20)]
+FLEET: list[Segment] = [(f"s{number:02d}",) for number in range(20)]
 
 
 def begin(store: Store, **others: Any) -> Run:
     return start_run(store.database, sample_start(store.blobs, **others))
 
 
-def build(store: Store, segments: list[tuple[str, ...]] = FLEET, **others: Any) -> Run:
+def build(store: Store, segments: list[Segment] = FLEET, **others: Any) -> Run:
     """Record a run of one chunk."""
     run = begin(store, **{key: others.pop(key) for key in ("tags",) if key in others})
     record_chunk(store.database, run, sample_chunk(store.blobs, segments, **others))
@@ -110,7 +110,11 @@ def test_the_same_idempotency_key_is_the_same_run(store: Store) -> None:
 def test_runs_started_at_once_get_different_numbers(store: Store) -> None:
     starts = [sample_start(store.blobs) for _ in range(8)]
     numbers: list[int] = []
-    threads = [threading.Thread(target=lambda s=s: numbers.append(start_run(store.database, s).number)) for s in starts]  # type: ignore[misc]
+
+    def start_one(start: RunStart) -> None:
+        numbers.append(start_run(store.database, start).number)
+
+    threads = [threading.Thread(target=start_one, args=(start,)) for start in starts]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -205,7 +209,19 @@ def test_what_is_not_there_is_named(store: Store) -> None:
         get_run(store.database, MODEL, 9)
 
 
-@pytest.mark.parametrize("key", ["a/b", "..", "'; DROP TABLE registry_version; --", "\N{SMILING FACE WITH SUNGLASSES}", "x" * 300, "pooled", "a,b]", " "])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "a/b",
+        "..",
+        "'; DROP TABLE registry_version; --",
+        "\N{SMILING FACE WITH SUNGLASSES}",
+        "x" * 300,
+        "pooled",
+        "a,b]",
+        " ",
+    ],
+)
 def test_any_text_is_a_segment(store: Store, key: str) -> None:
     build(store, [(key,), ()])
     assert current_version(store.database, MODEL, (key,)).id.segment == (key,)
@@ -329,7 +345,9 @@ def test_evidence_is_appended(store: Store) -> None:
     build(store)
     record_evidence(store.database, MODEL, "law", number=1, verdict=False, facts={"failed": 3})
     record_evidence(store.database, MODEL, "owner", verdict=True, facts={})
-    assert [(e.kind, e.verdict, e.facts) for e in list_evidence(store.database, MODEL, 1)] == [("law", False, {"failed": 3})]
+    assert [(e.kind, e.verdict, e.facts) for e in list_evidence(store.database, MODEL, 1)] == [
+        ("law", False, {"failed": 3})
+    ]
     assert [e.kind for e in list_evidence(store.database, MODEL)] == ["owner"]
 
 
@@ -386,10 +404,8 @@ def test_of_releases_at_once_one_wins_and_is_published(store: Store) -> None:
     won: list[int] = []
 
     def attempt(digest: Any) -> None:
-        try:
+        with suppress(Conflict):
             won.append(release(store, "dev", MODEL, digest, expected=0).number)
-        except Conflict:
-            pass
 
     threads = [threading.Thread(target=attempt, args=(digest,)) for digest in maps]
     for thread in threads:

@@ -34,7 +34,7 @@ with open_store(Settings(root=pathlib.Path(sys.argv[1]))) as store:
 
 
 def test_kills_at_random_moments(tmp_path: Path) -> None:
-    draw = random.Random(8)  # noqa: S311 - a seeded choice of moments
+    draw = random.Random(8)
     seen = 0
     for _ in range(KILLS):
         command = [sys.executable, "-c", RECORD, str(tmp_path), str(CHUNK)]

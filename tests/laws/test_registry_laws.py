@@ -30,14 +30,18 @@ SEGMENTS = st.lists(st.text(max_size=12), max_size=3).map(tuple)
 
 
 @given(DIGESTS, DIGESTS, st.booleans())
-def test_every_pair_of_versions_has_one_change_and_its_mirror(one: Digests, other: Digests, here: bool) -> None:  # noqa: FBT001 - drawn
+def test_every_pair_of_versions_has_one_change_and_its_mirror(one: Digests, other: Digests, here: bool) -> None:
     change = change_between(one, other, same_place=here)
     assert change is change_between(other, one, same_place=here)
     assert (change in (Change.SAME, Change.PROMOTION)) == (one == other) == (one.identity == other.identity)
     assert (change is Change.PROMOTION) == (one == other and not here)
 
 
-@given(st.dictionaries(SEGMENTS, st.tuples(st.integers(1, 2**31 - 1), DIGEST, st.sampled_from(["own", "pooled"])), max_size=20))
+@given(
+    st.dictionaries(
+        SEGMENTS, st.tuples(st.integers(1, 2**31 - 1), DIGEST, st.sampled_from(["own", "pooled"])), max_size=20
+    )
+)
 def test_a_fleet_map_is_its_entries(drawn: dict[Segment, tuple[int, Any, str]]) -> None:
     entries = [
         Entry(segment, number, "linear", "linear", pack, 64 * number, number % 999, pack, state)
@@ -106,7 +110,9 @@ class RecordingAgreesWithADict(RuleBasedStateMachine):
     @invariant()
     def the_newest_versions_are_those_recorded_last(self) -> None:
         found = heads(self.store.database, MODEL)
-        assert {key: head.number for key, head in found.items() if head.number} == {k: n[-1] for k, n in self.numbers.items()}
+        assert {key: head.number for key, head in found.items() if head.number} == {
+            k: n[-1] for k, n in self.numbers.items()
+        }
         assert {key for key, head in found.items() if head.failed} == self.failed
         entries = list(current_entries(self.store.database, MODEL))
         assert {entry.segment: entry.number for entry in entries} == {k: n[-1] for k, n in self.numbers.items()}
@@ -128,7 +134,7 @@ TestRecordingAgreesWithADict.settings = settings(
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return a database with 30 segments whose scores repeat."""
     with open_store(Settings(root=tmp_path_factory.mktemp("store"))) as store:
-        segments = [(f"s{number:02d}",) for number in range(30)]
+        segments: list[Segment] = [(f"s{number:02d}",) for number in range(30)]
         run = start_run(store.database, sample_start(store.blobs, tags={"team": "north"}))
         scores = {segment: float(number % 4) for number, segment in enumerate(segments)}
         record_chunk(store.database, run, sample_chunk(store.blobs, segments, scores=scores))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, or_, select, tuple_
+from sqlalchemy import BindParameter, ColumnElement, Connection, Select, and_, bindparam, or_, select, tuple_
 
 from modelmill.errors import UsageError
 from modelmill.names import ModelName
@@ -98,19 +98,17 @@ def search(  # noqa: PLR0913 - one keyword a condition
     condition = parse_metric(metric) if metric else None
     values: dict[str, Any] = {"model": model, "limit": limit, **_segment_values(segment), **_tag_values(tag)}
     with database.read() as c:
-        by_score = False
-        if condition and model and not tag:
-            by_score = c.execute(_SCORE, values).scalar() == condition.name
         question = _Question(
             model=model is not None,
             segment="" if segment is None else "prefix" if segment.endswith("*") else "exact",
             tag=tag is not None,
             metric=condition[:2] if condition else None,
-            by_score=by_score,
+            by_score=tag is None and _is_score(c, model, condition),
             further=after is not None,
         )
-        values["value"] = condition.value if condition else None
-        if after:
+        if condition:
+            values["value"] = condition.value
+        if after is not None:
             values |= {f"after_{n}": part for n, part in enumerate(read_cursor(after, question.order.kinds))}
         rows = c.execute(_statement(question), values).all()
     width = len(question.order.columns)
@@ -129,14 +127,21 @@ def parse_metric(text: str) -> MetricCondition:
     raise UsageError(f"`{text[:80]}` is not a condition on a metric", expected="a condition like `mae<10`")
 
 
-def _segment_values(segment: str | None) -> dict[str, str]:
+def _is_score(c: Connection, model: ModelName | None, condition: MetricCondition | None) -> bool:
+    """Return whether a condition is about the metric by which the model's versions are ordered."""
+    if model is None or condition is None:
+        return False
+    return bool(c.execute(_SCORE, {"model": model}).scalar() == condition.name)
+
+
+def _segment_values(segment: str | None) -> dict[str, Any]:
     if segment is None:
         return {}
     start = segment.removesuffix("*")
     return {"key": start, "beyond": start + _LAST}
 
 
-def _tag_values(tag: str | None) -> dict[str, str]:
+def _tag_values(tag: str | None) -> dict[str, Any]:
     if tag is None:
         return {}
     key, equals, value = tag.partition("=")

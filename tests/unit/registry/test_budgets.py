@@ -39,7 +39,16 @@ def calls(folder: Path, chunks: int, pattern: str) -> int:
     if strace is None:
         pytest.skip("optional component missing: strace")
     folder.mkdir()
-    command = [strace, "-f", "-qq", "-e", "trace=fsync,fdatasync,execve", "-o", folder / "calls", sys.executable]
+    command: list[str | Path] = [
+        strace,
+        "-f",
+        "-qq",
+        "-e",
+        "trace=fsync,fdatasync,execve",
+        "-o",
+        folder / "calls",
+        sys.executable,
+    ]
     subprocess.run([*command, "-c", RECORD, folder, str(chunks), str(SEGMENTS)], check=True)
     return len(re.findall(pattern, (folder / "calls").read_text()))
 

@@ -62,7 +62,7 @@ def test_the_order_of_the_entries_leaves_no_trace() -> None:
 
 def test_an_empty_map() -> None:
     found = decode(FleetMap.build(HEADER, []).encode())
-    assert list(found) == found.packs == []
+    assert (list(found), found.packs) == ([], [])
 
 
 def test_only_a_signed_map_is_opened() -> None:
@@ -85,7 +85,14 @@ def test_what_is_no_map_is_refused(content: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("offsets", b"\0" * 8), ("artifacts", b""), ("packs", []), ("kinds", []), ("numbers", b"\0" * 3), ("pack_index", b"\xff" * 20)],
+    [
+        ("offsets", b"\0" * 8),
+        ("artifacts", b""),
+        ("packs", []),
+        ("kinds", []),
+        ("numbers", b"\0" * 3),
+        ("pack_index", b"\xff" * 20),
+    ],
 )
 def test_columns_that_do_not_fit_are_refused(column: str, value: object) -> None:
     content = msgspec.msgpack.decode(FleetMap.build(HEADER, ENTRIES).encode())

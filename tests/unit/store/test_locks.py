@@ -24,7 +24,11 @@ with ProjectLock(pathlib.Path(sys.argv[1]), "train"):
 
 def test_a_second_writer_learns_who_the_first_is(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with ProjectLock(path, "up"), pytest.raises(StoreLocked, match=f"pid {os.getpid()} ") as refused, ProjectLock(path, "train"):
+    with (
+        ProjectLock(path, "up"),
+        pytest.raises(StoreLocked, match=f"pid {os.getpid()} ") as refused,
+        ProjectLock(path, "train"),
+    ):
         pass
     assert refused.value.what.startswith("`train` cannot write to this store")
 

@@ -30,7 +30,7 @@ def test_a_missing_store_is_not_made_unasked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("group", "mode"), [(False, 0o700), (True, 0o2750)])
-def test_a_store_is_its_owners_or_its_groups(tmp_path: Path, group: bool, mode: int) -> None:  # noqa: FBT001 - a table's column
+def test_a_store_is_its_owners_or_its_groups(tmp_path: Path, group: bool, mode: int) -> None:
     with open_store(Settings(root=tmp_path), group_readable=group) as store:
         assert stat.S_IMODE(store.folder.stat().st_mode) == mode
         assert stat.S_IMODE((store.folder / "keys" / "signing.key").stat().st_mode) == 0o600
@@ -68,7 +68,9 @@ for act in (lambda: store.blobs.put([b"new"]), lambda: store.pointers.publish("x
 
 
 def test_a_read_only_store_is_read_and_says_so_when_written(read_only_root: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", READ_ONLY, read_only_root], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ONLY, read_only_root], capture_output=True, text=True, check=False
+    )
     assert done.stdout.splitlines() == ["b'content' []", "MM504", "MM504", "MM504"], done.stderr
     assert done.returncode == 0
 
@@ -81,7 +83,7 @@ def test_a_store_where_nothing_can_be_made(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full_from_the_start(full_disk: Path) -> None:
-    import resource  # noqa: PLC0415 - only this test makes it smaller still
+    import resource
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (16, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     with pytest.raises(StoreFull):
