@@ -6,6 +6,7 @@ Run it with ``make demo``; ``make demo DEMO=--keep`` leaves the node running.
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import statistics
 import sys
@@ -140,7 +141,7 @@ def tell_answers(outcome: UpOutcome, answers: list[dict[str, Any]]) -> None:
 def draw(errors: list[float]) -> None:
     """Draw a histogram of the errors."""
     edges = [0, 2, 5, 10, 15, 20, 30, float("inf")]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in itertools.pairwise(edges):
         count = sum(low <= error < high for error in errors)
         name = f"{low:>2} to {high:.0f} min off" if high < float("inf") else f"{low} min and more off"
         console.print(f"  {name:<20} [cyan]{'█' * round(count * 50 / len(errors))}[/cyan] {count}")
