@@ -46,7 +46,7 @@ def modelmill() -> Command:
     """Return a function that runs one command line to its end."""
 
     def run(*words: str, cwd: Path, **variables: str) -> Done:
-        done = subprocess.run(  # noqa: S603 - our own command
+        done = subprocess.run(
             [sys.executable, "-m", "modelmill", *words],
             cwd=cwd,
             env=environment() | variables,

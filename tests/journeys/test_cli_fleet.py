@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 ROW = {
@@ -28,26 +29,26 @@ def post(url: str, row: dict[str, object]) -> dict[str, object]:
     return found
 
 
-def test_training_again_builds_nothing(modelmill: Callable[..., object], fleet: Path) -> None:
+def test_training_again_builds_nothing(modelmill: Callable[..., Any], fleet: Path) -> None:
     again = modelmill("train", "--json", cwd=fleet)
     assert (again.code, again.json["run"], again.json["counts"]["built"]) == (0, None, 0)
     assert again.json["counts"]["unchanged"] > 200
     assert again.json["snapshot"]["new"] is False
 
 
-def test_the_fleet_beats_its_pooled_model(modelmill: Callable[..., object], fleet: Path) -> None:
+def test_the_fleet_beats_its_pooled_model(modelmill: Callable[..., Any], fleet: Path) -> None:
     found = modelmill("train", "--json", cwd=fleet).json["comparison"]
     assert found["own"] < 0.9 * found["pooled"]
     assert found["own"] < 0.9 * found["mean"]
 
 
-def test_explain_gives_every_segment_its_reason(modelmill: Callable[..., object], fleet: Path) -> None:
+def test_explain_gives_every_segment_its_reason(modelmill: Callable[..., Any], fleet: Path) -> None:
     found = modelmill("train", "--explain", "--json", cwd=fleet).json
     assert len(found["explained"]) >= found["counts"]["segments"]
     assert all(reason for _, reason in found["explained"])
 
 
-def test_status_search_and_show_agree(modelmill: Callable[..., object], fleet: Path) -> None:
+def test_status_search_and_show_agree(modelmill: Callable[..., Any], fleet: Path) -> None:
     (model,) = modelmill("status", "--json", cwd=fleet).json["models"]
     assert model["own"] + model["pooled"] == model["segments"]
     best = modelmill("search", "air-time", "--where", "mae < 8", "--limit", "3", "--json", cwd=fleet).json
@@ -59,7 +60,7 @@ def test_status_search_and_show_agree(modelmill: Callable[..., object], fleet: P
     assert not {row["segment"] for row in further["versions"]} & {row["segment"] for row in best["versions"]}
 
 
-def test_every_next_command_of_a_look_around_works(modelmill: Callable[..., object], fleet: Path) -> None:
+def test_every_next_command_of_a_look_around_works(modelmill: Callable[..., Any], fleet: Path) -> None:
     for words in (["status"], ["show"], ["show", "run", "1"], ["data", "list"], ["data", "show"]):
         done = modelmill(*words, cwd=fleet)
         assert done.code == 0, done.err
@@ -70,7 +71,7 @@ def test_every_next_command_of_a_look_around_works(modelmill: Callable[..., obje
 
 
 def test_commands_find_the_project_from_below_and_from_afar(
-    modelmill: Callable[..., object], fleet: Path, tmp_path: Path
+    modelmill: Callable[..., Any], fleet: Path, tmp_path: Path
 ) -> None:
     (fleet / "notes").mkdir(exist_ok=True)
     below = modelmill("status", "--json", cwd=fleet / "notes").json
@@ -78,7 +79,9 @@ def test_commands_find_the_project_from_below_and_from_afar(
     assert below["models"] == afar["models"] != []
 
 
-def test_rows_that_break_the_contract_change_nothing(modelmill: Callable[..., object], fleet: Path, tmp_path: Path) -> None:
+def test_rows_that_break_the_contract_change_nothing(
+    modelmill: Callable[..., Any], fleet: Path, tmp_path: Path
+) -> None:
     bad = tmp_path / "bad.csv"
     bad.write_text("origin,carrier,dest,time_hour,distance,hour,air_time\nJFK,B6,BOS,2013-01-01T09:00:00,187,99,40\n")
     before = modelmill("data", "list", "--json", cwd=fleet).json
@@ -88,20 +91,20 @@ def test_rows_that_break_the_contract_change_nothing(modelmill: Callable[..., ob
     assert modelmill("data", "list", "--json", cwd=fleet).json == before
 
 
-def test_predict_answers_without_a_node(modelmill: Callable[..., object], fleet: Path) -> None:
+def test_predict_answers_without_a_node(modelmill: Callable[..., Any], fleet: Path) -> None:
     done = modelmill("predict", "--row", *FIELDS, "--json", cwd=fleet)
     (answer,) = done.json["answers"]
     assert 20 < answer["value"] < 90
     assert answer["segment"] == "JFK,B6,BOS"
 
 
-def test_a_field_that_is_missing_is_named(modelmill: Callable[..., object], fleet: Path) -> None:
+def test_a_field_that_is_missing_is_named(modelmill: Callable[..., Any], fleet: Path) -> None:
     done = modelmill("predict", "--row", *FIELDS[:-1], cwd=fleet)
     assert (done.code, done.err[:5]) == (2, "MM201")
     assert "`hour`" in done.err
 
 
-def test_a_node_in_the_background_answers_until_down(modelmill: Callable[..., object], fleet: Path) -> None:
+def test_a_node_in_the_background_answers_until_down(modelmill: Callable[..., Any], fleet: Path) -> None:
     up = modelmill("up", "--detach", "--port", "0", "--json", cwd=fleet)
     assert up.code == 0, up.out
     try:
@@ -119,7 +122,7 @@ def test_a_node_in_the_background_answers_until_down(modelmill: Callable[..., ob
 
 def test_up_in_the_foreground_ends_cleanly_on_sigterm(fleet: Path) -> None:
     command = [sys.executable, "-m", "modelmill", "up", "--port", "0"]
-    with subprocess.Popen(command, cwd=fleet, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
+    with subprocess.Popen(command, cwd=fleet, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = next(line for line in process.stdout if line.startswith("answers   http"))
         assert post(said.split()[1], ROW)["model"] == "air-time"
@@ -129,7 +132,7 @@ def test_up_in_the_foreground_ends_cleanly_on_sigterm(fleet: Path) -> None:
     assert "Traceback" not in complaints
 
 
-def test_fsck_and_doctor_find_nothing_wrong(modelmill: Callable[..., object], fleet: Path) -> None:
+def test_fsck_and_doctor_find_nothing_wrong(modelmill: Callable[..., Any], fleet: Path) -> None:
     assert modelmill("fsck", "--json", cwd=fleet).json["problems"] == []
     doctor = modelmill("doctor", "--json", cwd=fleet)
     assert (doctor.code, [check for check in doctor.json["checks"] if check["state"] == "problem"]) == (0, [])

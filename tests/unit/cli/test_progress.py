@@ -24,7 +24,7 @@ def build(done: int, **others: Any) -> dict[str, Any]:
     ("silent", "stream", "kind"),
     [(True, Terminal(), Silence), (False, Terminal(), Bar), (False, io.StringIO(), Lines)],
 )
-def test_the_stream_decides(silent: bool, stream: io.StringIO, kind: type) -> None:  # noqa: FBT001 - a table's column
+def test_the_stream_decides(silent: bool, stream: io.StringIO, kind: type) -> None:
     assert type(choose_progress(silent=silent, stream=stream)) is kind
 
 
