@@ -52,12 +52,12 @@ def seconds(value: float) -> str:
     return f"{value // 60:.0f} min {value % 60:.0f} s"
 
 
-def number(value: float | None) -> str:
-    """Return four significant digits, no exponent where none is needed; ``-`` for what is not known."""
+def number(value: float | None, digits: int = 4) -> str:
+    """Return so many significant digits, no exponent where none is needed; ``-`` for what is not known."""
     if value is None or math.isnan(value):
         return "-"
     if value == 0 or 0.001 <= abs(value) < 10_000:
-        return f"{value:.4g}"
+        return f"{value:.{digits}g}"
     return f"{value:,.0f}" if abs(value) < 1e12 and abs(value) >= 10_000 else f"{value:.3e}"
 
 

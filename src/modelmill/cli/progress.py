@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
+
+from modelmill.names import format_segment
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -34,6 +38,22 @@ def choose_progress(*, silent: bool, stream: TextIO | None = None) -> Silence | 
     return Bar(stream) if stream.isatty() else Lines(stream)
 
 
+class Pace:
+    """How many segments a second are done, by the time between the first news of a build and the latest."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Read the time from `clock`."""
+        self._clock = clock
+        self._first: tuple[float, int] | None = None
+
+    def added_to(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Return the facts with their rate, once there is one; the pooled model never makes it more than all."""
+        now, done = self._clock(), min(facts["done"], facts["total"])
+        began, before = self._first = self._first or (now, done)
+        rate = (done - before) / (now - began) if now > began and done > before else 0.0
+        return {"rate": rate, **facts, "done": done}
+
+
 def state_text(facts: dict[str, Any]) -> str:
     """Return counts by state as one text: ``1,200 of 2,911   2 s left   1,190 built   10 failed   800/s``."""
     parts = [f"{facts.get('done', 0):,} of {facts.get('total', 0):,}", _time_left(facts)]
@@ -50,7 +70,9 @@ def _time_left(facts: dict[str, Any]) -> str:
 
 def failure_text(facts: dict[str, Any]) -> str:
     """Return one failed segment as one line of at most 160 characters."""
-    text = f"failed   {facts.get('segment', '')}  {facts.get('code', '')} {facts.get('summary', '')}"
+    segment = facts.get("segment", "")
+    named = segment if isinstance(segment, str) else format_segment(tuple(segment))
+    text = f"failed   {named}  {facts.get('code', '')} {facts.get('summary', '')}"
     return " ".join(text.split("\n"))[:160]
 
 
@@ -76,6 +98,7 @@ class Lines(Silence):
     def __init__(self, stream: TextIO) -> None:
         """Write to `stream`."""
         self._stream = stream
+        self._pace = Pace()
         self._next_step = 0.0
         self._failures = 0
 
@@ -86,7 +109,7 @@ class Lines(Silence):
         elif kind == "failure":
             self._failure(facts)
         elif kind == "build" and facts.get("total"):
-            self._step(facts)
+            self._step(self._pace.added_to(facts))
 
     def _step(self, facts: dict[str, Any]) -> None:
         share = facts["done"] / facts["total"]
@@ -112,6 +135,7 @@ class Bar(Silence):
         """Draw on `stream`, a terminal; nothing is drawn before the first news of a build."""
         self._stream = stream
         self._failures: deque[str] = deque(maxlen=FAILURES_SHOWN)
+        self._pace = Pace()
         self._live: Live | None = None
 
     def __call__(self, kind: str, facts: dict[str, Any]) -> None:
@@ -121,7 +145,7 @@ class Bar(Silence):
         elif kind == "failure":
             self._failures.append(failure_text(facts))
         elif kind == "build" and facts.get("total"):
-            self._draw(facts)
+            self._draw(self._pace.added_to(facts))
 
     def close(self) -> None:
         """Take the bar away: the answer that follows says it all."""

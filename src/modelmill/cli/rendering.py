@@ -29,8 +29,8 @@ def render_train(train: o.TrainOutcome) -> Iterator[str]:
     if train.comparison:
         yield line("error", *_comparison_parts(train.comparison))
     if train.platform_ms is not None:
-        own = f"{number(train.user_ms)} ms of your own functions" if train.user_ms is not None else ""
-        yield line("cost", f"{number(train.platform_ms)} ms of modelmill per model", own)
+        own = f"{number(train.user_ms, 2)} ms of your own functions" if train.user_ms is not None else ""
+        yield line("cost", f"{number(train.platform_ms, 2)} ms of modelmill per model", own)
     yield from lines(
         "laws", (f"{law.name} {law.asked - law.failed:,}/{law.asked:,}" for law in train.laws if law.asked)
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from modelmill.cli.progress import Bar, Lines, Silence, choose_progress, failure_text, state_text
+from modelmill.cli.progress import Bar, Lines, Pace, Silence, choose_progress, failure_text, state_text
 
 
 class Terminal(io.StringIO):
@@ -74,3 +74,15 @@ def test_unknown_news_is_ignored(kind: type) -> None:
     stream = io.StringIO()
     kind(stream)("weather", {"sunny": True})
     assert stream.getvalue() == ""
+
+
+def test_the_pace_is_taken_from_the_first_news_on() -> None:
+    times = iter([10.0, 12.0, 14.0])
+    pace = Pace(lambda: next(times))
+    facts = [pace.added_to({"done": done, "total": 299}) for done in (100, 200, 300)]
+    assert [fact["rate"] for fact in facts] == [0.0, 50.0, 49.75]
+    assert facts[-1]["done"] == 299  # the pooled model is one more than the segments
+
+
+def test_a_segment_is_written_as_one_types_it() -> None:
+    assert failure_text({"segment": ("New York", "B6"), "code": "MM306"}).startswith("failed   New%20York,B6  MM306")
