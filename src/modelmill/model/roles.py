@@ -125,7 +125,7 @@ def _frame_asked(name: str, annotation: Any) -> dict[str, str]:
     text = annotation if isinstance(annotation, str) else f"{getattr(annotation, '__module__', '')}.{annotation!r}"
     if "DataFrame" not in text or name not in ("x", "rows"):
         return {}
-    return {name: "pandas" if "pandas" in text or text.startswith("pd.") else "polars"}
+    return {name: "pandas" if "pandas" in text or text.strip("'\"").startswith("pd.") else "polars"}
 
 
 def _check_needed(role: str, function: Function, asks: list[str]) -> None:

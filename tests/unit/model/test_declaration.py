@@ -1,0 +1,119 @@
+"""A model's declaration: what is impossible is refused while the file is imported, and the functions stay functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+import modelmill as mm
+from modelmill.errors import DeclarationInvalid
+
+
+class Row(mm.Schema):
+    """One row."""
+
+    store: str = mm.key()
+    hour: int = mm.col()
+    y: float = mm.target()
+
+
+def make(**options: Any) -> mm.Model:
+    return mm.Model("sales", Row, by=[Row.store], **options)
+
+
+def test_a_decorator_returns_the_very_function() -> None:
+    model = make()
+
+    def train(x: np.ndarray, y: np.ndarray, alpha: float = 1.0) -> object:
+        return alpha
+
+    assert model.train(train) is train
+    assert model.roles["train"] is train
+    assert model.parameters == {"alpha": 1.0}
+    assert model.train(checkpoint="5m")(train) is train
+
+
+def test_a_misspelt_role_is_guessed() -> None:
+    with pytest.raises(DeclarationInvalid) as caught:
+        make().predct  # noqa: B018
+    assert caught.value.parts["likely"] == "did you mean `predict`?"
+
+
+def test_an_unknown_parameter_is_named_with_its_place() -> None:
+    with pytest.raises(DeclarationInvalid, match="@predict does not know the parameter `z`") as caught:
+        make().predict(lambda model, z: z)
+    assert "test_declaration.py" in caught.value.parts["where"]
+
+
+def test_a_needed_parameter_is_asked_for() -> None:
+    with pytest.raises(DeclarationInvalid, match="@test needs the parameter `ask`"):
+        make().test(lambda: None)
+
+
+def test_by_names_keys_only() -> None:
+    with pytest.raises(DeclarationInvalid, match="`by` names `hour`"):
+        mm.Model("sales", Row, by=["hour"])
+
+
+def test_a_model_needs_train() -> None:
+    with pytest.raises(DeclarationInvalid, match="has no @train"):
+        make().check_complete()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"min_rows": 1},
+        {"test_share": 1.0},
+        {"metrics": ["maee"]},
+        {"gate": [mm.p99_ms]},
+        {"gate": ["mae < 3"]},
+        {"gate": [mm.better("maee", than="mean")]},
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(DeclarationInvalid):
+        model = make(**options)
+        model.train(lambda x, y: x)
+        model.check_complete()
+
+
+@pytest.mark.parametrize("steps", [["2%", "1%", "100%"], ["50%"], ["2"], [], ["shadow"], ["100%", "100%"]])
+def test_canary_steps_grow_to_all(steps: list[str]) -> None:
+    with pytest.raises(DeclarationInvalid):
+        mm.Canary(steps=steps)
+
+
+def test_conditions_print_readably() -> None:
+    shown = [mm.worse("mae") > 0.1, mm.drifted(Row.hour), mm.every("week"), mm.better("mae", than="mean", by=0.1)]
+    assert list(map(str, shown)) == ["worse(mae) > 0.1", "drift(hour)", "every(week)", "better(mae) than mean by 0.1"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda: mm.every("weak"), lambda: mm.worse("mae") > "1", lambda: mm.better("mae", than="men")]
+)
+def test_wrong_conditions_are_refused(wrong: Any) -> None:
+    with pytest.raises(DeclarationInvalid):
+        wrong()
+
+
+def test_a_declaration_is_data() -> None:
+    model = make(gate=[mm.at_least("r2", 0.5)])
+    model.train(lambda x, y, alpha=1.0: x)
+    again = msgspec.json.decode(msgspec.json.encode(model.declaration()))
+    assert again["gate"] == [{"left": "r2", "op": ">=", "right": 0.5}]
+    assert again["parameters"] == {"alpha": "1.0"}
+
+
+def test_two_functions_in_one_role_are_refused() -> None:
+    model = make()
+
+    def first(x: Any, y: Any) -> None: ...
+    def second(x: Any, y: Any) -> None: ...
+
+    model.train(first)
+    with pytest.raises(DeclarationInvalid, match="two @train"):
+        model.train(second)

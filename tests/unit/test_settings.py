@@ -1,0 +1,73 @@
+"""Settings: the file, then the environment, then flags; a mistake is named with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modelmill.errors import ConnectionUnknown, ProjectNotFound, SettingInvalid
+from modelmill.settings import find_project, load_settings
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "modelmill.toml").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_a_flag_beats_a_variable_and_a_variable_beats_the_file(tmp_path: Path) -> None:
+    write(tmp_path, 'store = "from-file"')
+    assert load_settings(tmp_path, {}).store == "from-file"
+    assert load_settings(tmp_path, {"MODELMILL_STORE": "from-variable"}).store == "from-variable"
+    assert load_settings(tmp_path, {"MODELMILL_STORE": "v"}, store="from-flag").store == "from-flag"
+
+
+def test_defaults_and_derived_places(tmp_path: Path) -> None:
+    settings = load_settings(tmp_path, {})
+    assert settings.store_folder == tmp_path / ".modelmill"
+    assert settings.database_url == f"sqlite:///{tmp_path}/.modelmill/mill.db"
+    assert load_settings(tmp_path, {"MODELMILL_DATABASE_URL": "postgresql://h/d"}).database_url == "postgresql://h/d"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('stor = "x"', "unknown setting `stor`"),
+        ("[build]\nworker = 2", "unknown setting `build.worker`"),
+        ("[serve]\nport = 'x'", "setting `serve.port` has the wrong type"),
+        ("[build]\nworkers = -1", "setting `build.workers` is negative"),
+        ("store = [", "not valid TOML"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(SettingInvalid, match=said) as caught:
+        load_settings(write(tmp_path, text), {})
+    assert str(tmp_path) in caught.value.parts["where"]
+
+
+def test_a_misspelt_setting_is_guessed(tmp_path: Path) -> None:
+    with pytest.raises(SettingInvalid) as caught:
+        load_settings(write(tmp_path, 'stor = "x"'), {})
+    assert caught.value.parts["likely"] == "did you mean `store`?"
+
+
+def test_a_connection_has_an_address_per_environment(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, '[connections.rows]\ndev = "a.csv"'), {})
+    assert settings.address("rows", "dev") == "a.csv"
+    with pytest.raises(ConnectionUnknown, match="no address in environment `prod`"):
+        settings.address("rows", "prod")
+    with pytest.raises(ConnectionUnknown) as caught:
+        settings.address("row", "dev")
+    assert caught.value.parts["likely"] == "did you mean `rows`?"
+
+
+def test_the_project_is_found_from_below(tmp_path: Path) -> None:
+    below = write(tmp_path, "") / "a" / "b"
+    below.mkdir(parents=True)
+    assert find_project(below) == tmp_path
+
+
+def test_no_project_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ProjectNotFound) as caught:
+        find_project(tmp_path)
+    assert "modelmill init" in caught.value.parts["next"]
