@@ -20,7 +20,7 @@ from modelmill.errors import UsageError
 from modelmill.names import ModelName
 from modelmill.registry.paging import Page, read_cursor, write_cursor
 from modelmill.registry.tables import models, segments, tags, versions
-from modelmill.registry.versions import PAGE, VERSIONS, Version, version_of
+from modelmill.registry.versions import PAGE, VERSIONS, Version, of_model, version_of
 from modelmill.store.database import Database
 
 _METRIC = re.compile(r"\s*(?P<name>[A-Za-z_]\w*)\s*(?P<op><=|>=|<|>|=)\s*(?P<value>[-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*")
@@ -167,7 +167,7 @@ def _statement(question: _Question) -> Select[Any]:
 
 def _where_segment(query: Select[Any], question: _Question) -> Select[Any]:
     if question.model:
-        query = query.where(models.c.name == bindparam("model"))
+        query = of_model(query)
     if question.segment == "prefix":
         return query.where(segments.c.key >= bindparam("key"), segments.c.key < bindparam("beyond"))
     return query.where(segments.c.key == bindparam("key")) if question.segment else query

@@ -112,7 +112,7 @@ versions = Table(
     Column("score", Float),
     Column("metrics", Json, nullable=False),
     UniqueConstraint("segment_id", "number"),
-    Index(None, "run_id", "id"),
+    Index(None, "run_id", "segment_id"),
 )
 
 failures = Table(

@@ -110,11 +110,11 @@ def list_versions(
 def list_members(
     database: Database, model: ModelName, run: int, *, after: str | None = None, limit: int = PAGE
 ) -> Page[Version]:
-    """Return the versions that one run made, in the order in which they were recorded."""
+    """Return the versions that one run made, the segments that were known first, first."""
     (above,) = read_cursor(after, (int,)) if after else (0,)
     with database.read() as c:
         rows = c.execute(_MEMBERS, {"model": model, "run": run, "above": above, "limit": limit}).all()
-    cursor = write_cursor(rows[-1].row_id) if len(rows) == limit else None
+    cursor = write_cursor(rows[-1].segment_id) if len(rows) == limit else None
     return Page(tuple(version_of(row) for row in rows), cursor)
 
 
@@ -176,7 +176,7 @@ def _segment_id(c: Connection, version: VersionId) -> int:
     ).first()
     if row is None:
         raise _no_version(version.model, version.segment, version.number)
-    found: int = c.execute(select(versions.c.segment_id).where(versions.c.id == row.row_id)).scalar_one()
+    found: int = row.segment_id
     return found
 
 
@@ -185,12 +185,17 @@ def _no_version(model: ModelName, segment: Segment, number: int | None = None) -
     return NotFound(f"`{format_target(model, segment)}` has no {which}", next=f"modelmill show {model}")
 
 
-def _named(query: Select[Any]) -> Select[Any]:
-    return query.where(models.c.name == bindparam("model"))
+def of_model(query: Select[Any]) -> Select[Any]:
+    """Return `query`, in which `registry_segment` stands, for the model that the parameter ``model`` names."""
+    # A value found beforehand, no join: PostgreSQL then takes the segments in the order of an index, and sorts nothing.
+    asked = models.alias("asked")
+    return query.where(
+        segments.c.model_id == select(asked.c.id).where(asked.c.name == bindparam("model")).scalar_subquery()
+    )
 
 
 def _with_key(query: Select[Any]) -> Select[Any]:
-    return _named(query).where(segments.c.key == bindparam("key"))
+    return of_model(query).where(segments.c.key == bindparam("key"))
 
 
 # All statements are built once: making one takes longer than running it.
@@ -199,7 +204,7 @@ _FIELDS = [
     for name in Version.__struct_fields__[2:]
 ]
 VERSIONS = select(
-    versions.c.id.label("row_id"),
+    versions.c.segment_id,
     models.c.name.label("model"),
     segments.c.key,
     versions.c.number,
@@ -224,7 +229,7 @@ _HISTORY = (
     .limit(bindparam("limit"))
 )
 _MEMBERS = (
-    _named(VERSIONS)
+    of_model(VERSIONS)
     .where(
         versions.c.run_id
         == select(runs.c.id)
@@ -232,13 +237,13 @@ _MEMBERS = (
         .where(models.c.name == bindparam("model"), runs.c.number == bindparam("run"))
         .correlate(None)
         .scalar_subquery(),
-        versions.c.id > bindparam("above"),
+        versions.c.segment_id > bindparam("above"),
     )
-    .order_by(versions.c.id)
+    .order_by(versions.c.segment_id)
     .limit(bindparam("limit"))
 )
 _JOINED = segments.join(models, segments.c.model_id == models.c.id)
-_HEADS = _named(
+_HEADS = of_model(
     select(
         segments.c.key,
         segments.c.current,
@@ -252,7 +257,7 @@ _HEADS = _named(
         ).outerjoin(runs, versions.c.run_id == runs.c.id)
     )
 )
-_ENTRIES = _named(
+_ENTRIES = of_model(
     select(
         segments.c.key,
         versions.c.number,
@@ -271,7 +276,7 @@ _ENTRIES = _named(
         .join(runs, versions.c.run_id == runs.c.id)
     )
 )
-_SCORES = _named(
+_SCORES = of_model(
     select(
         segments.c.key,
         versions.c.number,

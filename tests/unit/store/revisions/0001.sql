@@ -181,7 +181,7 @@ CREATE TABLE store_revision (
 );
 INSERT INTO "store_revision" VALUES('0001');
 CREATE INDEX ix_registry_segment_model_id_score_id ON registry_segment (model_id, score, id);
-CREATE INDEX ix_registry_version_run_id_id ON registry_version (run_id, id);
+CREATE INDEX ix_registry_version_run_id_segment_id ON registry_version (run_id, segment_id);
 CREATE INDEX ix_registry_tag_segment_id_number ON registry_tag (segment_id, number);
 CREATE INDEX ix_registry_evidence_model_id_number_id ON registry_evidence (model_id, number, id);
 COMMIT;

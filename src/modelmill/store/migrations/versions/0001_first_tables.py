@@ -138,7 +138,7 @@ def _versions() -> None:
         sa.Column("metrics", sa.JSON(), nullable=False),
         sa.UniqueConstraint("segment_id", "number"),
     )
-    op.create_index("ix_registry_version_run_id_id", "registry_version", ["run_id", "id"])
+    op.create_index("ix_registry_version_run_id_segment_id", "registry_version", ["run_id", "segment_id"])
 
 
 def _tags_and_evidence() -> None:
