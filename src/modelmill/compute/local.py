@@ -46,6 +46,7 @@ class _Worker:
     def __init__(self, pid: int, connection: Connection, output: int, progress: int) -> None:
         self.pid, self.connection, self.output = pid, connection, output
         self.progress = Progress(progress)
+        self.progress.begin(-1, -1)
         os.close(progress)
         self.tasks: deque[Task] = deque()
         self.ready = False

@@ -105,8 +105,8 @@ def _take_output(descriptor: int) -> None:
 
 
 def _limit_memory(megabytes: int) -> None:
-    """Let a greedy allocation fail as MemoryError, before the machine runs out."""
+    """Let one greedy allocation fail as MemoryError; slow growth is seen by the builder at half of this."""
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - one read
         mapped = int(file.read().split()[0]) * resource.getpagesize()
-    limit = mapped + (megabytes << 20)
+    limit = mapped + 2 * (megabytes << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -1,0 +1,147 @@
+"""Supervised workers: whatever an item does, it alone is lost, with the right cause, and the others go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelmill.compute.compute import Done, Limits, Lost, Task
+from modelmill.compute.local import LocalCompute
+
+JOBS = """
+import os, time
+
+def start(setup):
+    if setup == "broken":
+        raise ValueError("cannot start")
+    def run(payload, at):
+        for place, item in enumerate(payload):
+            at(place)
+            WHAT.get(item, lambda: None)()
+        return (setup, payload)
+    return run
+
+def flood():
+    while True:
+        print("x" * 100_000)
+
+def grow():
+    held = []
+    while True:
+        held.append(bytearray(20 << 20))
+        time.sleep(0.02)
+
+WHAT = {
+    "exit": lambda: os._exit(3),
+    "crash": lambda: os.kill(os.getpid(), 11),
+    "hang": lambda: time.sleep(600),
+    "flood": flood,
+    "grow": grow,
+    "raise": lambda: 1 / 0,
+}
+"""
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[str]:
+    (tmp_path / "compute_jobs.py").write_text(JOBS)
+    sys.path.insert(0, str(tmp_path))
+    yield "compute_jobs:start"
+    sys.path.remove(str(tmp_path))
+
+
+@pytest.fixture
+def compute(jobs: str) -> Iterator[LocalCompute]:
+    with LocalCompute(jobs, "setup", workers=2, limits=Limits(1.0, 200, 8)) as opened:
+        yield opened
+
+
+def test_tasks_come_back_with_their_results(compute: LocalCompute) -> None:
+    for number in range(20):
+        compute.submit(Task(number, [number]))
+    ended = [compute.wait() for _ in range(20)]
+    assert all(isinstance(end, Done) for end in ended)
+    assert sorted(end.task.id for end in ended) == list(range(20))
+    assert all(isinstance(end, Done) and end.result == ("setup", [end.task.id]) for end in ended)
+
+
+@pytest.mark.parametrize(
+    ("item", "reason", "said"),
+    [
+        ("exit", "exit", "status 3"),
+        ("crash", "signal", "SIGSEGV"),
+        ("hang", "time", "longer than 1 s"),
+        ("flood", "output", "more than 8 MB"),
+        ("grow", "memory", "more than 200 MB"),
+    ],
+)
+def test_the_guilty_item_is_named(compute: LocalCompute, item: str, reason: str, said: str) -> None:
+    compute.submit(Task(1, ["fine", item, "fine"]))
+    compute.submit(Task(2, ["fine"]))
+    ended = {end.task.id: end for end in (compute.wait(), compute.wait())}
+    lost = ended[1]
+    assert isinstance(lost, Lost)
+    assert (lost.item, lost.reason) == (1, reason)
+    assert said in lost.detail
+    assert isinstance(ended[2], Done)
+
+
+def test_an_exception_outside_an_item_is_ours_to_raise(compute: LocalCompute) -> None:
+    compute.submit(Task(1, ["raise"]))
+    with pytest.raises(ZeroDivisionError):
+        compute.wait()
+
+
+def test_a_worker_that_cannot_start_says_why(jobs: str) -> None:
+    with LocalCompute(jobs, "broken", workers=1) as opened:
+        opened.submit(Task(1, ["fine"]))
+        with pytest.raises(ValueError, match="cannot start"):
+            opened.wait()
+
+
+def test_a_killed_worker_costs_no_other_task(compute: LocalCompute) -> None:
+    for number in range(6):
+        compute.submit(Task(number, ["fine"]))
+    os.kill(compute.pids()[0], signal.SIGKILL)
+    ended = [compute.wait() for _ in range(6)]
+    assert len({end.task.id for end in ended}) == 6
+    assert sum(isinstance(end, Lost) for end in ended) <= 1
+
+
+def test_capacity_counts_what_is_held(compute: LocalCompute) -> None:
+    free = compute.capacity()
+    compute.submit(Task(1, ["hang"]))
+    assert compute.capacity() == free - 1
+
+
+def test_no_worker_outlives_its_builder(tmp_path: Path, jobs: str) -> None:
+    program = (
+        f"import sys, time; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from modelmill.compute.local import LocalCompute\n"
+        f"c = LocalCompute({jobs!r}, 's', workers=2)\n"
+        "print(*c.pids(), c._template.pid, flush=True)\ntime.sleep(600)\n"
+    )
+    builder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert builder.stdout is not None
+    pids = [int(pid) for pid in builder.stdout.readline().split()]
+    builder.kill()
+    builder.wait()
+    builder.stdout.close()
+    deadline = time.monotonic() + 20
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in pids if alive(pid)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,87 @@
+"""Sources: files that cannot be read say why, in the words of the person who has to mend them."""
+
+from __future__ import annotations
+
+import gzip
+import zipfile
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+import polars as pl
+import pytest
+
+import modelmill as mm
+from modelmill.data.sources import read_table, reading
+from modelmill.errors import NoRows, SourceUnreadable
+from modelmill.settings import load_settings
+
+TEXT = "store,y\na,1\nb,2\n"
+
+
+def zipped(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("rows.csv", TEXT)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("r.csv", lambda path: path.write_text(TEXT)),
+        ("r.csv.gz", lambda path: path.write_bytes(gzip.compress(TEXT.encode()))),
+        ("r.csv.zip", zipped),
+        ("r.parquet", lambda path: pl.DataFrame({"store": ["a", "b"], "y": [1, 2]}).write_parquet(path)),
+    ],
+)
+def test_every_kind_of_file(tmp_path: Path, name: str, write: object) -> None:
+    write(tmp_path / name)  # type: ignore[operator]
+    assert read_table(tmp_path / name)["y"].to_list() == [1, 2]
+
+
+def test_frames_of_both_libraries() -> None:
+    for frame in (pl.DataFrame({"y": [1, 2]}), pl.LazyFrame({"y": [1, 2]}), pd.DataFrame({"y": [1, 2]})):
+        assert read_table(frame)["y"].to_list() == [1, 2]
+
+
+def test_a_late_text_makes_the_column_text(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("y\n" + "1\n" * 20_000 + "soon\n")
+    assert read_table(tmp_path / "r.csv")["y"].dtype == pl.String
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "said"),
+    [
+        ("r.csv", b"", NoRows, "is empty"),
+        ("r.csv", "y\nM\u00fcnchen\n".encode("latin-1"), SourceUnreadable, "not UTF-8.*line 2"),
+        ("r.parquet", b"PAR1 not really", SourceUnreadable, "cannot be read"),
+        ("r.xls", b"x", SourceUnreadable, "no known kind of file"),
+        ("r.csv.zip", b"not a zip", SourceUnreadable, "cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_is_told(
+    tmp_path: Path, name: str, content: bytes, error: type[Exception], said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(error, match=said):
+        read_table(tmp_path / name)
+
+
+def test_a_missing_file_is_guessed(tmp_path: Path) -> None:
+    (tmp_path / "flights.csv").write_text(TEXT)
+    with pytest.raises(SourceUnreadable) as caught:
+        read_table(tmp_path / "flihgts.csv")
+    assert caught.value.parts["likely"] == "did you mean `flights.csv`?"
+
+
+def test_something_else_is_refused() -> None:
+    with pytest.raises(SourceUnreadable, match="`int`"):
+        read_table(3)
+
+
+def test_read_follows_the_connection_and_keeps_the_window(tmp_path: Path) -> None:
+    (tmp_path / "modelmill.toml").write_text('[connections.rows]\ndev = "r.csv"')
+    (tmp_path / "r.csv").write_text("at,y\n2026-01-01T00:00:00,1\n2026-02-01T00:00:00,2\n")
+    with reading(load_settings(tmp_path, {}), "dev"):
+        assert len(mm.read("rows")) == 2
+        kept = mm.read("rows", between=mm.Window(start=datetime(2026, 1, 15)))  # noqa: DTZ001
+        assert kept["y"].to_list() == [2]

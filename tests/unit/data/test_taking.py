@@ -1,0 +1,169 @@
+"""Snapshots: content decides their identity, segments have digests of their own, and a bad drop leaves no trace."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+import modelmill as mm
+from modelmill.data.build_table import BuildTable, write_build_table
+from modelmill.data.histogram import count, freeze_bins
+from modelmill.data.taking import Taken, get_snapshot, list_snapshots, load_taken, take_snapshot
+from modelmill.errors import ContractBroken, NotFound
+from modelmill.model.schema import schema_of
+from modelmill.settings import Settings
+from modelmill.store.opening import Store, open_store
+
+ODD = ["a/b", "..", 'quo"te', "🎈", "x" * 300, "plain", "", "a,b"]
+
+
+class Sale(mm.Schema):
+    """One sale."""
+
+    store: str = mm.key()
+    person: str = mm.subject()
+    at: datetime = mm.time()
+    hour: int = mm.col(ge=0, le=23)
+    kind: str = mm.category("car", "bus", nullable=True)
+    y: float = mm.target(nullable=True)
+
+
+SPEC, BY = schema_of(Sale), ("store",)
+
+
+def rows(stores: list[str] = ODD, each: int = 30) -> pl.DataFrame:
+    start = datetime(2026, 1, 1)  # noqa: DTZ001
+    table = [
+        {
+            "store": store,
+            "person": f"person-{store}-{n}",
+            "at": start + timedelta(hours=n),
+            "hour": n % 24,
+            "kind": ["car", "bus", None][n % 3],
+            "y": None if n == 0 else float(n + len(store)),
+        }
+        for store in stores
+        for n in range(each)
+    ]
+    return pl.DataFrame(table)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(Settings(root=tmp_path)) as opened:
+        yield opened
+
+
+def take(store: Store, frame: pl.DataFrame) -> Taken:
+    return take_snapshot(store, "sales", SPEC, BY, frame, "test")
+
+
+def test_the_order_of_rows_leaves_no_trace(store: Store) -> None:
+    first = take(store, rows())
+    again = take(store, rows().sample(fraction=1, shuffle=True, seed=3))
+    assert (first.new, again.new) == (True, False)
+    assert again.snapshot == first.snapshot
+    assert len(list_snapshots(store)) == 1
+
+
+def test_only_the_segment_whose_rows_changed_has_another_digest(store: Store) -> None:
+    first, frame = take(store, rows()), rows()
+    changed = frame.with_columns(
+        hour=pl.when((pl.col("store") == "..") & (pl.col("hour") == 5)).then(6).otherwise(pl.col("hour"))
+    )
+    second = take(store, changed)
+    before, after = (dict(zip(t.segments.keys, t.segments.digests, strict=True)) for t in (first, second))
+    assert {key for key in before if before[key] != after[key]} == {("..",)}
+    assert second.snapshot.label == "sales@s2"
+
+
+def test_any_name_of_a_segment_is_kept(store: Store) -> None:
+    taken = take(store, rows())
+    assert set(taken.segments.keys) == {(name,) for name in ODD}
+    assert all(path.resolve().is_relative_to(store.folder) for path in store.folder.rglob("*"))
+
+
+def test_a_recorded_snapshot_is_read_as_it_was_taken(store: Store) -> None:
+    taken = take(store, rows())
+    again = load_taken(store, get_snapshot(store, "sales"))
+    assert again.frame.equals(taken.frame)
+    assert again.segments.keys == taken.segments.keys
+    assert get_snapshot(store, "sales@s1") == get_snapshot(store, taken.snapshot.id[:8])
+    with pytest.raises(NotFound):
+        get_snapshot(store, "sales@s2")
+
+
+def test_a_bad_drop_leaves_no_trace(store: Store) -> None:
+    take(store, rows())
+    before = sorted(path for path in store.folder.rglob("*") if path.is_file())
+    with pytest.raises(ContractBroken):
+        take(store, rows().with_columns(hour=pl.lit(99)))
+    assert sorted(path for path in store.folder.rglob("*") if path.is_file()) == before
+    assert len(list_snapshots(store)) == 1
+
+
+def test_parquet_files_hold_no_statistics(store: Store) -> None:
+    for file in take(store, rows()).snapshot.manifest.files:
+        metadata = pq.ParquetFile(io.BytesIO(store.blobs.get(file.digest))).metadata
+        groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
+        assert all(group.column(c).statistics is None for group in groups for c in range(group.num_columns))
+
+
+def test_the_build_table_has_labelled_rows_and_no_subject(store: Store, tmp_path: Path) -> None:
+    taken = take(store, rows())
+    labelled = write_build_table(tmp_path / "table", SPEC, taken.segments, taken.frame)
+    table = BuildTable(tmp_path / "table", SPEC)
+    assert labelled.rows.tolist() == [29] * len(ODD)
+    place = labelled.keys.index(("🎈",))
+    found = table.rows(int(labelled.starts[place]), int(labelled.starts[place] + 29))
+    assert set(found.store) == {"🎈"}
+    assert found.y.tolist() == [float(n + 1) for n in range(1, 30)]
+    assert "person" not in found
+    assert b"person-" not in (tmp_path / "table").read_bytes()
+
+
+def test_histograms_count_every_row_once(store: Store, tmp_path: Path) -> None:
+    taken = take(store, rows())
+    labelled = write_build_table(tmp_path / "table", SPEC, taken.segments, taken.frame)
+    every = BuildTable(tmp_path / "table", SPEC).rows(0, int(labelled.rows.sum()))
+    bins = freeze_bins(SPEC, every)
+    counts = count(bins, every, labelled.rows)
+    assert [b.column for b in bins] == ["hour", "kind", "y"]
+    assert all(table.sum(axis=1).tolist() == [29] * len(ODD) for table in counts)
+    assert counts[1][:, -1].sum() == every.kind.tolist().count(None)
+
+
+def test_a_file_is_cut_between_segments(store: Store, monkeypatch: Any) -> None:
+    monkeypatch.setattr("modelmill.data.taking._FILE_ROWS", 50)
+    taken = take(store, rows())
+    assert [file.rows for file in taken.snapshot.manifest.files] == [60] * 4
+    assert load_taken(store, taken.snapshot).frame.equals(taken.frame)
+
+
+def test_a_subject_is_found_only_in_snapshot_files(store: Store) -> None:
+    planted = f"subject-{random.Random(5).getrandbits(128):032x}"
+    frame = rows().with_columns(person=pl.when(pl.col("hour") == 7).then(pl.lit(planted)).otherwise(pl.col("person")))
+    taken = take(store, frame)
+    files = {store.blobs.path_of(file.digest) for file in taken.snapshot.manifest.files}
+    holding = {
+        path
+        for path in store.folder.rglob("*")
+        if path.is_file() and os.stat(path).st_size and _holds(path, planted)  # noqa: PTH116
+    }
+    assert holding == files
+
+
+def _holds(path: Path, planted: str) -> bool:
+    content = path.read_bytes()
+    if content[:4] == b"PAR1":
+        content += pl.read_parquet(io.BytesIO(content)).write_csv().encode()
+    return planted.encode() in content
