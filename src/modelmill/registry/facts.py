@@ -75,8 +75,7 @@ def extract_code(blobs: Blobs, digest: Digest, into: Path) -> Path:
     with told(into):
         try:
             _unpack(blobs, archive, scratch)
-            shutil.rmtree(folder, ignore_errors=True)
-            scratch.rename(folder)
+            _replace_folder(folder, scratch, archive)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return folder
@@ -150,6 +149,20 @@ def _unpack(blobs: Blobs, archive: Archive, folder: Path) -> None:
         place = folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(blobs.get(digest))
+
+
+def _replace_folder(folder: Path, scratch: Path, archive: Archive) -> None:
+    """Give an unpacked archive its name, unless another process was first with the same."""
+    if folder.exists() and not _is_unpacked(folder, archive):
+        # Somebody may be importing from it at this moment: it goes as one step, too.
+        aside = temporary(folder.parent)
+        folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    try:
+        scratch.rename(folder)
+    except OSError:
+        if not _is_unpacked(folder, archive):
+            raise
 
 
 def _git(root: Path, *arguments: str) -> bytes:

@@ -178,7 +178,7 @@ class FolderPointers:
     def __init__(self, folder: Path) -> None:
         """Use `folder`; nothing is written before the first pointer."""
         self.folder = folder
-        self.scratch = folder / "tmp"
+        self.scratch = folder / ".tmp"
 
     def publish(self, name: str, content: bytes) -> None:
         """Make `content` what `name` stands for; see `Pointers.publish`."""

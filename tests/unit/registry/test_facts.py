@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ import pytest
 from modelmill.errors import BlobBroken, UsageError
 from modelmill.names import Digest, digest_of
 from modelmill.registry.facts import capture_code, capture_commit, capture_host, capture_lock, extract_code
+from modelmill.store.blobs import FolderBlobs
 from modelmill.testing.memory import MemoryBlobs
 
 
@@ -80,6 +82,24 @@ def test_a_path_that_leaves_its_folder_is_refused(tmp_path: Path, name: str) -> 
     with pytest.raises(BlobBroken, match="leaves its folder"):
         extract_code(blobs, archive, tmp_path / "code")
     assert not list(tmp_path.rglob("evil.py"))
+
+
+EXTRACT = """
+import pathlib, sys
+from modelmill.registry.facts import extract_code
+from modelmill.store.blobs import FolderBlobs
+folder = extract_code(FolderBlobs(pathlib.Path(sys.argv[1])), sys.argv[2], pathlib.Path(sys.argv[3]))
+assert (folder / "parts" / "features.py").read_text() == "x = 1\\n"
+"""
+
+
+def test_processes_that_unpack_at_once_agree(project: Path, tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path / "blobs")
+    digest = capture_code(blobs, project, files(project))
+    command: list[str | Path] = [sys.executable, "-c", EXTRACT, blobs.folder, digest, tmp_path / "code"]
+    unpackers = [subprocess.Popen(command) for _ in range(4)]
+    assert [unpacker.wait(60) for unpacker in unpackers] == [0] * 4
+    assert [path.name for path in (tmp_path / "code").iterdir()] == [digest]
 
 
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:

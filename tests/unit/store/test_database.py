@@ -128,8 +128,7 @@ def test_a_store_of_a_newer_modelmill_is_refused(tmp_path: Path) -> None:
     assert refused.value.parts["got"] == "revision 9999"
 
 
-def test_a_migration_that_fails_leaves_nothing(full_disk: Path) -> None:
-    Path(full_disk / "mill.db").write_bytes(b"")
+def test_a_full_disk_takes_the_transaction_back(full_disk: Path) -> None:
     database = Database(f"sqlite:///{full_disk / 'mill.db'}")
     database.migrate()
     with pytest.raises(StoreFull), database.write() as c:
