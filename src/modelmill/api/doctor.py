@@ -116,7 +116,9 @@ def _writer(settings: Settings) -> Finding:
     return Finding("ok", f"held by {holder}" if holder else "nobody is writing")
 
 
-def _sqlite(_settings: Settings) -> Finding:
+def _sqlite(settings: Settings) -> Finding:
+    if settings.database and not settings.database.startswith("sqlite"):
+        return Finding("ok", "not used: the project names a database")
     if wal_is_safe():
         return Finding("ok", f"SQLite {sqlite3.sqlite_version}, write-ahead log")
     why = "rollback journal: this release may lose commits of a write-ahead log (fixed in 3.51.3, 3.50.7, 3.44.6)"
