@@ -45,6 +45,7 @@ def capture_code(blobs: Blobs, root: Path, files: Iterable[Path]) -> Digest:
     with told(root):
         contents = [places[name].read_bytes() for name in names]
     digests = blobs.put(contents)
+    # No commit and no time in it: code that did not change keeps its digest, and its models need no building.
     archive = msgspec.msgpack.encode(Archive(dict(zip(names, digests, strict=True))))
     return blobs.put([archive])[0]
 
@@ -86,7 +87,8 @@ def capture_commit(blobs: Blobs, root: Path) -> Commit:
     commit = _git(root, "rev-parse", "HEAD").decode().strip()
     if not commit:
         return Commit("", None)
-    diff = _git(root, "diff", "--no-ext-diff", "--no-color", "HEAD", "--", ".")[:_DIFF_BYTES]
+    # An attribute of the repository may name a program to show files with: none is run here.
+    diff = _git(root, "diff", "--no-textconv", "--no-ext-diff", "--no-color", "HEAD", "--", ".")[:_DIFF_BYTES]
     return Commit(commit, blobs.put([diff])[0] if diff else None)
 
 

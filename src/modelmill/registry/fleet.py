@@ -185,6 +185,7 @@ class SignedMap(NamedTuple):
 
     def open(self, public: bytes) -> FleetMap:
         """Return the map; bytes that this installation did not sign raise SignatureInvalid and are not decoded."""
+        # Before decoding: what a stranger wrote is not even parsed.
         verify(public, self.content, self.signature)
         return decode(self.content)
 

@@ -79,7 +79,7 @@ def _damaged_blobs(store: Store, known: dict[Digest, str]) -> Iterator[Damage]:
     while pending:
         digest, what = pending.pop()
         if digest in known:
-            continue
+            continue  # shared by thousands of versions, read once
         known[digest] = what
         try:
             pending.extend(_references(store, digest, what))

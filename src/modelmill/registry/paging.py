@@ -31,6 +31,7 @@ def read_cursor(text: str, kinds: tuple[type, ...]) -> list[Any]:
         key = msgspec.msgpack.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=list[Any])
     except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
         raise _not_ours(text) from error
+    # It comes back from a URL: a text where a number belongs would reach the database.
     if [type(part) for part in key] != list(kinds):
         raise _not_ours(text)
     return key

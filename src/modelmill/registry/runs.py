@@ -37,6 +37,7 @@ def record_chunk(database: Database, run: Run, record: ChunkRecord) -> bool:
         raise _recorded_twice(run, record)
     try:
         with database.write() as c:
+            # The claim comes first: whoever records the same chunk a second time finds it, and leaves.
             pack_id = _claim(c, run, record)
             if pack_id is None:
                 return False
@@ -147,6 +148,7 @@ def _begin(c: Connection, start: RunStart) -> Run:
     named = named.on_conflict_do_update(
         index_elements=[models.c.name], set_={"runs": models.c.runs + 1, "score": named.excluded.score}
     )
+    # Counted and read in one statement: two runs that begin at once cannot get the same number.
     model_id, number = c.execute(named.returning(models.c.id, models.c.runs)).one()
     row = msgspec.structs.asdict(start)
     row["model"] = row.pop("model_digest")

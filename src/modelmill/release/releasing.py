@@ -66,6 +66,7 @@ def release(  # noqa: PLR0913 - a release and its reason
             found = _get(c, environment, model, number)
         if found.number != current:
             _point(c, environment, model, found.number)
+    # Committed before it is published: no node ever serves what a crash could still take back.
     republish(store, environment)
     return found
 

@@ -89,10 +89,12 @@ class FolderBlobs:
             for content in contents:
                 digests.append(digest := digest_of(content))
                 place = self.path_of(digest)
+                # Flushed before it is named: a crash in between leaves a temporary file, never a short blob.
                 if place not in written and not _holds(place, len(content)):
                     written[place] = write_temporary(self.scratch, content)
             self._admit([(path, place) for place, path in written.items()])
         finally:
+            # Those that were admitted are no longer here; the others nobody will finish.
             for path in written.values():
                 path.unlink(missing_ok=True)
         return digests

@@ -43,6 +43,7 @@ class Database:
             return
         self._make_folder()
         with self.write() as connection:
+            # Of several processes that find an old store, one changes it; the others then have nothing to do.
             lock_schema(connection)
             upgrade(connection)
 

@@ -105,6 +105,7 @@ def _sqlite_engine(url: str) -> Engine:
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     # Python's own handling of transactions begins them late and for reading; `begin_writing` begins them instead.
     connection.isolation_level = None
+    # TRUNCATE, not DELETE: after a power cut a deleted journal may be back, and would take the last commit back with it.
     journal = "WAL" if wal_is_safe() else "TRUNCATE"
     for pragma in ("synchronous=FULL", "foreign_keys=ON", f"cache_size=-{_CACHE_KB}", f"journal_mode={journal}"):
         connection.execute(f"PRAGMA {pragma}")

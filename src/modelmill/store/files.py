@@ -66,6 +66,7 @@ def replace_durably(places: Iterable[tuple[Path, Path]]) -> None:
     for path, place in places:
         with told(place):
             path.replace(place)
+        # Flushing a file does not cover its name: that belongs to the folder.
         folders.add(place.parent)
     for folder in sorted(folders):
         flush_folder(folder)
@@ -138,7 +139,7 @@ def started_at(pid: int) -> int:
 def _abandoned(path: Path) -> bool:
     match = _NAME.fullmatch(path.name)
     if not match:
-        return False
+        return False  # not one of ours: somebody may miss it
     if match["host"] == _host():
         return started_at(int(match["pid"])) != int(match["started"])
     with suppress(OSError):

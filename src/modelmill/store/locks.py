@@ -47,6 +47,7 @@ class ProjectLock:
         """Take the lock, or raise StoreLocked naming who has it."""
         with told(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Opened without cutting it off: until the lock is ours, the text in it is its holder's.
             file = self.path.open("a+b")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,6 +60,7 @@ class ProjectLock:
     def release(self) -> None:
         """Give the lock back; without effect when it is not held."""
         if self._file is not None:
+            # Closing is giving back. The text stays, and means nothing without the lock.
             self._file.close()
             self._file = None
 

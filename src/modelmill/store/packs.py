@@ -49,6 +49,7 @@ class PackWriter:
 
     def add(self, content: bytes | memoryview) -> Place:
         """Append one entry and return where it lies."""
+        # A whole cache line: arrays inside an artifact are then aligned for every kernel.
         padding = -self._size % ALIGNMENT
         offset = self._size + padding
         with told(self.path):

@@ -98,6 +98,7 @@ def _write_once(path: Path, content: bytes, mode: int) -> None:
             file.write(content)
             file.flush()
             os.fsync(handle)
+        # A link fails where the name is taken; a rename would replace the key of whoever was first.
         path.hardlink_to(scratch)
     except FileExistsError:
         pass
