@@ -28,6 +28,7 @@ POOLED_WORD = "pooled"
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MODEL_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_PLAIN = re.compile(r"[A-Za-z0-9._~-]*")
 _TARGET = re.compile(r"(?P<model>[^\[\]]+)(?:\[(?P<key>[^\[\]]*)\])?")
 
 
@@ -75,7 +76,8 @@ def parse_segment(text: str) -> Segment:
     """Return the segment that `format_segment` wrote as `text`."""
     if text == POOLED_WORD:
         return POOLED
-    return tuple(unquote(part, errors="strict") for part in text.split(","))
+    parts = text.split(",")
+    return tuple(unquote(part, errors="strict") for part in parts) if "%" in text else tuple(parts)
 
 
 def format_target(model: str, segment: Segment | None = None) -> str:
@@ -96,4 +98,6 @@ def parse_target(text: str) -> tuple[ModelName, Segment | None]:
 
 
 def _quote_value(value: str) -> str:
+    if _PLAIN.fullmatch(value):
+        return value
     return "".join(c if ord(c) > 127 and c.isalnum() else quote(c, safe="-._~") for c in value)

@@ -30,7 +30,8 @@ from modelmill.store.packs import PackReader
 
 CHUNK_S = 0.5
 """How much work a chunk should be: long against a commit, short against a crash."""
-SMALLEST_CHUNK = 64
+SMALLEST_CHUNK = 72
+"""At least 64, and so many that a commit's seven flushes are less than a tenth of one a model."""
 _LARGEST_CHUNK = 2048
 _PATIENCE = 20.0
 """The pooled model sees all rows at once: it may take so many times longer than a segment."""
@@ -49,8 +50,10 @@ class BuildResult:
     failures: list[FailureRecord] = field(default_factory=list)
     seconds: float = 0.0
     """From the first chunk sent to the last one recorded."""
-    worker_s: float = 0.0
+    cpu_s: float = 0.0
     """CPU seconds of the workers."""
+    worker_s: float = 0.0
+    """Seconds of the workers, all added."""
     user_s: float = 0.0
     """Of those, the seconds in the user's own functions and the objects they returned."""
 
@@ -146,10 +149,11 @@ class Builder:
         result: ChunkResult = ended.result
         chunk: Chunk = ended.task.payload
         self._record(chunk.number, result)
-        self.result.worker_s += ended.cpu_s
+        self.result.cpu_s += ended.cpu_s
+        self.result.worker_s += result.seconds
         self.result.user_s += result.user_s
         if chunk.steps[0].segment != POOLED:
-            self._segment_s = max(ended.cpu_s / len(chunk.steps), 1e-6)
+            self._segment_s = max(result.seconds / len(chunk.steps), 1e-6)
         self._tell(result, progress)
 
     def _take_lost(self, ended: Lost, progress: Progress) -> None:
@@ -165,7 +169,7 @@ class Builder:
         guilty = steps.pop(max(ended.item, 0))
         self._todo.extendleft(reversed(steps))
         failure = lost_failure(guilty.segment, ended.reason, ended.detail)
-        lost = ChunkResult(pack=None, pack_bytes=0, versions=[], failures=[failure], user_s=0.0)
+        lost = ChunkResult(pack=None, pack_bytes=0, versions=[], failures=[failure], seconds=0.0, user_s=0.0)
         self._record(self._chunk([guilty]).number, lost)
         self._tell(lost, progress)
 
@@ -184,8 +188,9 @@ class Builder:
     def _tell(self, result: ChunkResult, progress: Progress) -> None:
         for failure in result.failures:
             progress("failure", {"segment": failure.segment, "code": failure.code, "summary": failure.summary})
-        done = self.result.built + len(self.result.failures)
-        facts = {"done": done, "total": self._total, "built": self.result.built, "failed": len(self.result.failures)}
+        built, failed = self.result.built, len(self.result.failures)
+        done = built + failed - (self.plan.pooled is not None and bool(self._total))
+        facts = {"done": done, "total": self._total, "built": built, "failed": failed}
         progress("build", facts | {"unchanged": len(self.plan.unchanged), "pooled": len(self.plan.without)})
 
     # ---------------------------------------------------------------- the end

@@ -46,5 +46,7 @@ class ChunkResult(msgspec.Struct, frozen=True, kw_only=True):
     pack_bytes: int
     versions: list[VersionRecord]
     failures: list[FailureRecord]
+    seconds: float
+    """Of the whole chunk, by the wall clock: a process's own clock costs a system call a look."""
     user_s: float
-    """Seconds in the user's own functions and in the fitted objects they returned."""
+    """Of these, those in the user's own functions and in the fitted objects they returned."""

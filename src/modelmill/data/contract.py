@@ -7,10 +7,9 @@ values, nulls and uniqueness, eagerly and all at once. Values of subject columns
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any
 
-import pandera.errors
-import pandera.polars as pa
 import polars as pl
 
 from modelmill.errors import ColumnMissing, ColumnTypeChanged, ContractBroken, DataError, NoRows, did_you_mean
@@ -30,13 +29,15 @@ _DTYPES: dict[str, Any] = {
 _MOMENT = "%Y-%m-%dT%H:%M:%S%.f"
 
 
-def compile_contract(spec: SchemaSpec) -> pa.DataFrameSchema:
-    """Return a schema as a pandera schema."""
-    columns = {column.name: _pandera_column(column) for column in spec.columns}
+def compile_contract(spec: SchemaSpec) -> Any:
+    """Return a schema as a `pandera.polars.DataFrameSchema`."""
+    # Pandera takes half a second to import, which a command that checks nothing should not wait for.
+    pa = import_module("pandera.polars")
+    columns = {column.name: _pandera_column(pa, column) for column in spec.columns}
     return pa.DataFrameSchema(columns, unique=list(spec.unique) or None)
 
 
-def _pandera_column(column: Column) -> pa.Column:
+def _pandera_column(pa: Any, column: Column) -> Any:
     checks = []
     if column.ge is not None:
         checks.append(pa.Check.ge(column.ge))
@@ -60,9 +61,10 @@ def check(spec: SchemaSpec, frame: pl.DataFrame, source: str = "") -> pl.DataFra
     if frame.is_empty():
         raise NoRows("there are no rows", where=source)
     typed = frame.select([_cast(frame[column.name], column, source) for column in spec.columns])
+    contract = compile_contract(spec)
     try:
-        compile_contract(spec).validate(typed, lazy=True)
-    except pandera.errors.SchemaErrors as error:
+        contract.validate(typed, lazy=True)
+    except import_module("pandera.errors").SchemaErrors as error:
         raise _broken(spec, typed, error.failure_cases, source) from None
     return typed
 

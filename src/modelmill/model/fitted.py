@@ -130,13 +130,17 @@ def typical_row(spec: SchemaSpec, rows: Rows) -> dict[str, Any]:
 
 
 def _typical(values: Any, column: Column) -> Any:
-    if column.role != "key" and (column.numeric or column.kind in _DTYPES):
-        present = values[~np.isnan(values)] if values.dtype.kind in "fM" and len(values) else values
-        if not len(present):
-            return None
-        # The lower median: a value that really occurred, and an integer where the column has integers.
-        return np.partition(present, (len(present) - 1) // 2)[(len(present) - 1) // 2]
-    return statistics.mode(values.tolist()) if len(values) else None
+    if not len(values):
+        return None
+    if column.role == "key" or not (column.numeric or column.kind in _DTYPES):
+        return values[0] if column.role == "key" and values[0] == values[-1] else statistics.mode(values.tolist())
+    # The lower median: a value that really occurred, and an integer where the column has integers.
+    middle = (len(values) - 1) // 2
+    found = np.partition(values, middle)[middle]
+    if found == found:  # noqa: PLR0124 - NaN and NaT differ from themselves, and are sorted last
+        return found
+    present = values[values == values]  # noqa: PLR0124 - see above
+    return np.sort(present)[(len(present) - 1) // 2] if len(present) else None
 
 
 def one_row(spec: SchemaSpec, values: Mapping[str, Any]) -> Rows:

@@ -121,6 +121,6 @@ def _own_modules(root: Path) -> Iterator[Path]:
 
 
 def _is_own(file: Path, root: Path) -> bool:
-    if any(part in _NOT_OURS for part in file.parts):
+    if str(file).startswith("<") or any(part in _NOT_OURS for part in file.parts):
         return False
     return file.resolve().is_relative_to(root.resolve())

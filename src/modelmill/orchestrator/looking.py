@@ -279,7 +279,7 @@ def _show_version(store: Store, name: ModelName, segment: Segment, number: int |
 def _unknown_segment(store: Store, name: ModelName, segment: Segment, error: ModelmillError) -> NotFound:
     run = runs.get_run(store.database, name)
     entry = decode(store.blobs.get(run.map)).find(segment) if run.map else None
-    if entry is not None:
+    if entry is not None and entry.why:
         return NotFound(
             f"`{format_target(name, segment)}` has no model of its own: {entry.why}",
             likely="the pooled model answers for it",

@@ -81,7 +81,7 @@ def train_outcome(  # noqa: PLR0913 - what a training produced, named
 
 
 def _platform_ms(result: BuildResult) -> float | None:
-    """Return the workers' CPU per model beyond the user's own, with the builder's waiting left out."""
+    """Return the workers' time per model beyond the user's own functions."""
     return (result.worker_s - result.user_s) / result.built * 1e3 if result.built else None
 
 

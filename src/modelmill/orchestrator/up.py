@@ -22,7 +22,15 @@ from modelmill.orchestrator.training import Trained, train_in
 from modelmill.registry.fleet import decode
 from modelmill.release.pointers import find_published
 from modelmill.release.releasing import Release, current_release, release
-from modelmill.serving.control import NodeInfo, describe_node, find_node, start_node, stop_node, wait_until_applied
+from modelmill.serving.control import (
+    NodeInfo,
+    check_port,
+    describe_node,
+    find_node,
+    start_node,
+    stop_node,
+    wait_until_applied,
+)
 from modelmill.serving.parsing import required_fields
 from modelmill.settings import Settings
 from modelmill.store.locks import ProjectLock
@@ -42,6 +50,8 @@ def up(settings: Settings, request: UpRequest, progress: Progress = no_progress)
     with open_store(settings) as store:
         with ProjectLock(store.lock_path, "up"):
             running = _own_node(store, request)
+            if running is None:
+                check_port(settings.serve.host, _port(settings, request))
             trained = train_in(store, project, TrainRequest(**options), progress)
             before = current_release(store.database, ENVIRONMENT, trained.project.model.name)
             released = release(store, ENVIRONMENT, trained.project.model.name, trained.map_digest, reason="up")
@@ -79,8 +89,11 @@ def _own_node(store: Store, request: UpRequest) -> NodeInfo | None:
 
 def _start(settings: Settings, store: Store, request: UpRequest) -> NodeInfo:
     serve = settings.serve
-    port = serve.port if request.port is None else request.port
-    return start_node(store.folder, ENVIRONMENT, host=serve.host, port=port, workers=serve.workers)
+    return start_node(store.folder, ENVIRONMENT, host=serve.host, port=_port(settings, request), workers=serve.workers)
+
+
+def _port(settings: Settings, request: UpRequest) -> int:
+    return settings.serve.port if request.port is None else request.port
 
 
 def _confirm(store: Store, node: NodeInfo, released: Release, trained: Trained, *, new: bool) -> ReleaseFacts:

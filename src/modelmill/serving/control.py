@@ -132,6 +132,11 @@ def wait_until_applied(info: NodeInfo, revision: int, timeout_s: float = APPLY_S
     return laggards or [info.pid]
 
 
+def check_port(host: str, port: int) -> None:
+    """Raise `PortInUse` when a node could not listen there; better before a build than after it."""
+    _bind(host, port).close()
+
+
 def _bind(host: str, port: int) -> socket.socket:
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -104,7 +104,7 @@ def _busy(path: Path, purpose: str) -> StoreLocked:
     return StoreLocked(
         f"`{purpose}` cannot write to this store: it is held by {holder or 'another process'}",
         where=str(path),
-        next="wait until it has finished, or end it with: modelmill down",
+        next="wait until it has finished: modelmill status says what runs",
         safe="nothing was changed",
     )
 
