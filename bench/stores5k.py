@@ -54,7 +54,13 @@ def plant(names: list[str], count: int, seed: int = 0, kinds: Iterable[str] = KI
 
 
 def write_project(
-    folder: Path, *, stores: int, rows: int, faults: dict[str, str] | None = None, timeout: float = 2.0, memory: int = 1024
+    folder: Path,
+    *,
+    stores: int,
+    rows: int,
+    faults: dict[str, str] | None = None,
+    timeout: float = 2.0,
+    memory: int = 1024,
 ) -> pl.DataFrame:
     """Write a project that builds the fleet; return its rows."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     required = {name.strip() for name in _REQUIRED.split(",") if name.strip()}
     lacking = required & missing_components(reporter).keys() if reporter else set()
-    if lacking:
+    if lacking and reporter:
         reporter.write_line(f"required, but missing: {', '.join(sorted(lacking))}", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -48,6 +48,8 @@ class BuildResult:
     map_digest: Digest | None
     built: int = 0
     failures: list[FailureRecord] = field(default_factory=list)
+    startup_s: float = 0.0
+    """Until the workers were ready."""
     seconds: float = 0.0
     """From the first chunk sent to the last one recorded."""
     cpu_s: float = 0.0
@@ -74,11 +76,13 @@ class Builder:
     def build(self, header: Header, progress: Progress) -> BuildResult:
         """Build what the plan says and close the run; a segment's failure is part of the result."""
         if not self.plan.empty:
-            began = time.monotonic()
+            asked = time.monotonic()
             with self._compute() as compute:
+                began = time.monotonic()
+                self.result.startup_s = began - asked
                 self._build_pooled(compute, progress)
                 self._build_segments(compute, progress)
-            self.result.seconds = time.monotonic() - began
+                self.result.seconds = time.monotonic() - began
         return self._close(header)
 
     def _compute(self) -> LocalCompute:

@@ -75,6 +75,7 @@ class LocalCompute:
     ) -> None:
         """Start the workers; each calls `entry`, a ``module:function``, with `setup`, and runs what that returns.
 
+        Returns when all are ready; what a worker raises while it gets ready is raised here.
         `workers`: 0 means one a core. `preload`: modules that the template imports once for all.
         """
         self._entry, self._limits = entry, limits
@@ -86,8 +87,14 @@ class LocalCompute:
         self._lost_in_a_row = 0
         self._count = workers or len(os.sched_getaffinity(0))
         self._start_template(preload)
-        for _ in range(self._count):
-            self._spawn()
+        try:
+            for _ in range(self._count):
+                self._spawn()
+            while not all(worker.ready for worker in self._workers.values()):
+                self._turn()
+        except BaseException:
+            self.close()
+            raise
 
     # ---------------------------------------------------------------- the promise
 

@@ -130,6 +130,8 @@ class TrainOutcome(Outcome, frozen=True, kw_only=True):
     """Seconds by stage, in order: import, snapshot, plan, build, register."""
     platform_ms: float | None = None
     """Milliseconds of the platform per model built: what is neither the user's fit nor the user's predict."""
+    build_cpu_s: float = 0.0
+    """CPU seconds of the workers."""
     user_ms: float | None = None
     """Milliseconds of the user's own functions per model built."""
     comparison: Comparison | None = None

@@ -225,9 +225,11 @@ class _Training:
         outcome = summary.train_outcome(
             self.store, self.model, plan, result, snapshot_facts(taken), started=started, seconds=seconds
         )
+        build = {"start workers": result.startup_s, "build": result.seconds}
         outcome = msgspec.structs.replace(
             outcome,
-            stages=self.stages,
+            stages={**self.stages, **build} if started else self.stages,
+            build_cpu_s=result.cpu_s,
             resumed=resumed,
             explained=tuple(plan.explain()) if self.request.explain else (),
         )

@@ -93,7 +93,12 @@ def test_conditions_print_readably() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [lambda: mm.every("weak"), lambda: mm.worse("mae") > "1", lambda: mm.better("mae", than="men")]
+    "wrong",
+    [
+        lambda: mm.every("weak"),
+        lambda: mm.worse("mae") > "1",  # type: ignore[operator]
+        lambda: mm.better("mae", than="men"),  # type: ignore[arg-type]
+    ],
 )
 def test_wrong_conditions_are_refused(wrong: Any) -> None:
     with pytest.raises(DeclarationInvalid):

@@ -32,7 +32,7 @@ def test_regression(seed: int, rows: int) -> None:
 @given(SEEDS, st.integers(2, 60), st.integers(2, 4))
 def test_classification(seed: int, rows: int, classes: int) -> None:
     rng = np.random.default_rng(seed)
-    y = rng.integers(0, classes, rows)
+    y = rng.integers(0, classes, rows).astype(float)
     p = rng.dirichlet(np.ones(classes), rows)
     average = "binary" if classes == 2 else "macro"
     assert ours.accuracy(y, p) == pytest.approx(theirs.accuracy_score(y, p.argmax(axis=1)))
@@ -43,7 +43,7 @@ def test_classification(seed: int, rows: int, classes: int) -> None:
 @given(SEEDS, st.integers(4, 60))
 def test_roc_auc_with_ties(seed: int, rows: int) -> None:
     rng = np.random.default_rng(seed)
-    y = np.r_[0, 1, rng.integers(0, 2, rows)]
+    y = np.r_[0, 1, rng.integers(0, 2, rows)].astype(float)
     score = rng.integers(0, 5, rows + 2) / 5
     p = np.column_stack([1 - score, score])
     assert ours.roc_auc(y, p) == pytest.approx(theirs.roc_auc_score(y, score))

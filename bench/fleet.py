@@ -1,0 +1,253 @@
+"""What the platform costs per model, beside plain loops over the same segments, and beside MLflow.
+
+Denominators, each with the declared law's own two asks added: **F** one process, fit + test + pickle to a file; **P** the
+same over a warm pool, 32 segments a task; **S** fit + test alone. modelmill does everything: contract, three metrics,
+histograms of all columns, five golden rows, one law of two asks, digests, pack, rows. Rounds are interleaved, and the
+ratios are of medians. MLflow runs in an environment of its own, which is made under ``bench/out``.
+
+``python bench/fleet.py --stores 5000 --rounds 3``; ``--mlflow`` adds MLflow; the raw output goes to ``bench/out/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+import numpy as np
+import polars as pl
+import stores5k
+
+HERE = Path(__file__).parent
+OUT = HERE / "out"
+FEATURES = ["price", "footfall", "weekday", "promo", "weather"]
+FAMILIES = ("ridge", "lightgbm", "hgb")
+MLFLOW = "3.17.2"
+Segments = list[tuple[np.ndarray, np.ndarray]]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--stores", type=int, default=5000)
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--families", nargs="*", default=FAMILIES)
+    parser.add_argument("--mlflow", action="store_true")
+    options = parser.parse_args()
+    OUT.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="modelmill-bench-"))
+    try:
+        frame = stores5k.write_project(folder / "stores", stores=options.stores, rows=options.rows)
+        results = [measure(folder, segments_of(frame), family, options.rounds) for family in options.families]
+        if options.mlflow:
+            results += [measure_mlflow(folder, segments_of(frame)[:50], family) for family in options.families[:2]]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    report(results)
+
+
+def segments_of(frame: pl.DataFrame) -> Segments:
+    """Return x and y of each store."""
+    parts = frame.sort("store", "at").partition_by("store", maintain_order=True)
+    return [(part.select(FEATURES).to_numpy().astype(float), part["sales"].to_numpy()) for part in parts]
+
+
+# ------------------------------------------------------------------ the denominators
+
+
+def fit_and_test(family: str, x: np.ndarray, y: np.ndarray) -> Any:
+    """Fit on the first 80 %, answer the last 20 %, and ask the law's two questions."""
+    kept = len(y) - round(len(y) * 0.2)
+    model = estimator(family).fit(x[:kept], y[:kept])
+    errors = model.predict(x[kept:]) - y[kept:]
+    abs(errors).mean()
+    for price in (2.0, -2.0):
+        row = x[kept : kept + 1].copy()
+        row[0, 0] = price
+        model.predict(row)
+    return model
+
+
+def estimator(family: str) -> Any:
+    """Return the estimator that bench/stores/stores.py makes."""
+    if family == "lightgbm":
+        from lightgbm import LGBMRegressor
+
+        return LGBMRegressor(n_estimators=30, num_leaves=15, n_jobs=1, verbose=-1)
+    if family == "hgb":
+        from sklearn.ensemble import HistGradientBoostingRegressor
+
+        return HistGradientBoostingRegressor(max_iter=30, max_leaf_nodes=15, early_stopping=False)
+    from sklearn.linear_model import Ridge
+
+    return Ridge(alpha=1.0)
+
+
+def loop_only(family: str, segments: Segments) -> None:
+    """S: fit and test."""
+    for x, y in segments:
+        fit_and_test(family, x, y)
+
+
+def loop_to_files(family: str, segments: Segments, folder: Path) -> None:
+    """F: fit, test, one pickle file a model."""
+    for number, (x, y) in enumerate(segments):
+        (folder / f"{number}.pickle").write_bytes(pickle.dumps(fit_and_test(family, x, y)))
+
+
+def chunk_to_files(task: tuple[str, int, Segments, str]) -> int:
+    """One task of P."""
+    family, first, segments, folder = task
+    for number, (x, y) in enumerate(segments):
+        (Path(folder) / f"{first + number}.pickle").write_bytes(pickle.dumps(fit_and_test(family, x, y)))
+    return len(segments)
+
+
+def tasks(family: str, segments: Segments, folder: Path) -> Iterator[tuple[str, int, Segments, str]]:
+    """Yield 32 segments a task."""
+    for first in range(0, len(segments), 32):
+        yield family, first, segments[first : first + 32], str(folder)
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, float]:
+    """Return wall and CPU seconds of this process."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    function()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+# ------------------------------------------------------------------ one family
+
+
+def measure(folder: Path, segments: Segments, family: str, rounds: int) -> dict[str, Any]:
+    """Return medians over interleaved rounds, and the raw figures."""
+    raw: dict[str, list[float]] = {}
+
+    def note(name: str, value: float) -> None:
+        raw.setdefault(name, []).append(value)
+
+    files = folder / "files"
+    files.mkdir(exist_ok=True)
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("forkserver")) as pool:
+        list(pool.map(chunk_to_files, tasks(family, segments[:128], files)))  # warm
+        for _ in range(rounds):
+            note("P wall", timed(lambda: list(pool.map(chunk_to_files, tasks(family, segments, files))))[0])
+            for name, value in modelmill_once(folder / "stores", family).items():
+                note(name, value)
+            some = segments[: max(len(segments) // 5, 1)]
+            share = len(segments) / len(some)
+            wall, cpu = timed(lambda: loop_only(family, some))
+            note("S wall", wall * share)
+            note("S CPU", cpu * share)
+            note("F wall", timed(lambda: loop_to_files(family, some, files))[0] * share)
+    shutil.rmtree(files)
+    found = {name: statistics.median(values) for name, values in raw.items()}
+    return {"family": family, "models": len(segments), "median": found, "raw": raw, "ratios": ratios(found)}
+
+
+def ratios(found: dict[str, float]) -> dict[str, float]:
+    """Return the figures that the goals speak of."""
+    return {
+        "build / P (wall)": found["build wall"] / found["P wall"],
+        "build / S (CPU)": found["build CPU"] / found["S CPU"],
+        "whole train - 1.5 P, seconds": found["train wall"] - 1.5 * found["P wall"],
+        "unchanged / first": found["unchanged wall"] / found["train wall"],
+    }
+
+
+def modelmill_once(project: Path, family: str) -> dict[str, float]:
+    """Build the fleet from nothing in a process of its own, then again unchanged."""
+    shutil.rmtree(project / ".modelmill", ignore_errors=True)
+    first, wall = train(project, family)
+    _, again = train(project, family)
+    return {
+        "train wall": wall,
+        "build wall": first["stages"]["build"],
+        "start-up wall": first["stages"]["start workers"],
+        "build CPU": first["build_cpu_s"],
+        "unchanged wall": again,
+        "platform ms": first["platform_ms"],
+    }
+
+
+def train(project: Path, family: str) -> tuple[dict[str, Any], float]:
+    """Run `modelmill train` as a process; return its answer and its seconds."""
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "modelmill", "train", "--set", f"family={family}", "--json"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode not in (0, 1):
+        sys.exit(done.stdout + done.stderr)
+    return json.loads(done.stdout), time.perf_counter() - began
+
+
+# ------------------------------------------------------------------ MLflow
+
+
+def measure_mlflow(folder: Path, segments: Segments, family: str) -> dict[str, Any]:
+    """Return seconds per model of MLflow, tuned and as documented, beside the same process's own loop."""
+    environment = OUT / "mlflow"
+    if not (environment / "bin" / "python").exists():
+        uv = shutil.which("uv") or str(Path(sys.prefix) / "bin" / "uv")
+        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, environment], check=True)
+        packages = [f"mlflow=={MLFLOW}", f"scikit-learn=={version('scikit-learn')}", "lightgbm"]
+        subprocess.run(
+            [uv, "pip", "install", "--quiet", "--python", environment / "bin" / "python", *packages], check=True
+        )
+    data = folder / "segments.npz"
+    np.savez(data, x=np.stack([x for x, _ in segments]), y=np.stack([y for _, y in segments]))
+    done = subprocess.run(
+        [environment / "bin" / "python", HERE / "mlflow_peer.py", data, family],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+# ------------------------------------------------------------------ telling
+
+
+def report(results: list[dict[str, Any]]) -> None:
+    """Print the tables, and keep everything as JSON."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
+    facts = {
+        "commit": commit.strip(),
+        "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, Python {platform.python_version()}",
+        "versions": {name: version(name) for name in ("numpy", "scikit-learn", "lightgbm", "polars", "modelmill")},
+    }
+    for result in results:
+        print(f"\n{result['family']}, {result['models']} models")
+        for name, value in {**result["median"], **result["ratios"]}.items():
+            spread = result["raw"].get(name, [])
+            shown = f"   ({min(spread):.3f} to {max(spread):.3f})" if len(spread) > 1 else ""
+            print(f"  {name:<32} {value:10.3f}{shown}")
+    (OUT / "fleet.json").write_text(json.dumps({**facts, "results": results}, indent=1))
+    print(f"\n{json.dumps(facts)}\nraw figures: {OUT / 'fleet.json'}")
+
+
+if __name__ == "__main__":
+    main()
