@@ -6,27 +6,22 @@ values, nulls and uniqueness, eagerly and all at once. Values of subject columns
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
 import polars as pl
 
+from modelmill.data.casting import DTYPES, cast, lost
 from modelmill.errors import ColumnMissing, ColumnTypeChanged, ContractBroken, DataError, NoRows, did_you_mean
 from modelmill.model.columns import Column
 from modelmill.model.schema import SchemaSpec
 
 _SHOWN = 5
-_DTYPES: dict[str, Any] = {
-    "float": pl.Float64,
-    "int": pl.Int64,
-    "bool": pl.Boolean,
-    "str": pl.String,
-    "category": pl.String,
-    "date": pl.Date,
-    "datetime": pl.Datetime("us"),
-}
-_MOMENT = "%Y-%m-%dT%H:%M:%S%.f"
+_BOUNDS = ("ge", "gt", "le", "lt")
+_FINITE = {"ge": -sys.float_info.max, "le": sys.float_info.max}
+"""No model can learn from infinity, whatever the schema allows."""
 
 
 def compile_contract(spec: SchemaSpec) -> Any:
@@ -38,18 +33,13 @@ def compile_contract(spec: SchemaSpec) -> Any:
 
 
 def _pandera_column(pa: Any, column: Column) -> Any:
-    checks = []
-    if column.ge is not None:
-        checks.append(pa.Check.ge(column.ge))
-    if column.gt is not None:
-        checks.append(pa.Check.gt(column.gt))
-    if column.le is not None:
-        checks.append(pa.Check.le(column.le))
-    if column.lt is not None:
-        checks.append(pa.Check.lt(column.lt))
+    bounds = {name: getattr(column, name) for name in _BOUNDS if getattr(column, name) is not None}
+    if column.kind == "float":
+        bounds = _FINITE | bounds
+    checks = [getattr(pa.Check, name)(bound) for name, bound in bounds.items()]
     if column.kind == "category":
         checks.append(pa.Check.isin(list(column.values)))
-    return pa.Column(_DTYPES[column.kind], checks=checks, nullable=column.nullable)
+    return pa.Column(DTYPES[column.kind], checks=checks, nullable=column.nullable and column.role != "key")
 
 
 def check(spec: SchemaSpec, frame: pl.DataFrame, source: str = "") -> pl.DataFrame:
@@ -57,9 +47,9 @@ def check(spec: SchemaSpec, frame: pl.DataFrame, source: str = "") -> pl.DataFra
 
     Raises `NoRows`, `ColumnMissing`, `ColumnTypeChanged` or `ContractBroken`. Other columns are left out.
     """
-    _check_columns(spec, frame, source)
     if frame.is_empty():
-        raise NoRows("there are no rows", where=source)
+        raise NoRows("there are no rows", where=source, safe=_UNCHANGED)
+    _check_columns(spec, frame, source)
     typed = frame.select([_cast(frame[column.name], column, source) for column in spec.columns])
     contract = compile_contract(spec)
     try:
@@ -86,85 +76,27 @@ _UNCHANGED = "no snapshot was made; everything that is served is unchanged"
 
 
 def _cast(series: pl.Series, column: Column, source: str) -> pl.Series:
-    if series.dtype.is_float():
-        series = series.fill_nan(None)
-    try:
-        cast = _CASTS[column.kind](series)
-    except pl.exceptions.PolarsError:
-        cast = pl.Series(column.name, [None] * len(series), dtype=_DTYPES[column.kind])
-    lost = (cast.is_null() & series.is_not_null()).arg_true()
-    if len(lost):
-        raise _type_changed(series, column, lost.to_list(), source)
-    return cast.alias(column.name)
+    found = cast(series, column)
+    unfit = lost(series, found)
+    if unfit:
+        raise _type_changed(series, column, unfit, source)
+    return found
 
 
-def _as_float(series: pl.Series) -> pl.Series:
-    return series.cast(pl.Float64, strict=False).fill_nan(None)
-
-
-def _as_int(series: pl.Series) -> pl.Series:
-    if series.dtype.is_integer():
-        return series.cast(pl.Int64, strict=False)
-    numbers = series.cast(pl.Float64, strict=False)
-    whole = numbers.is_null() | (numbers == numbers.floor())
-    return numbers.zip_with(whole, pl.Series([None], dtype=pl.Float64)).cast(pl.Int64, strict=False)
-
-
-def _as_bool(series: pl.Series) -> pl.Series:
-    if series.dtype == pl.String:
-        low = series.str.to_lowercase()
-        return low.replace_strict({"true": True, "false": False}, default=None, return_dtype=pl.Boolean)
-    if series.dtype == pl.Boolean:
-        return series
-    return series.replace_strict({0: False, 1: True}, default=None, return_dtype=pl.Boolean)
-
-
-def _as_text(series: pl.Series) -> pl.Series:
-    return series.cast(pl.String, strict=False)
-
-
-def _as_moment(series: pl.Series) -> pl.Series:
-    if series.dtype == pl.String:
-        text = series.str.replace(" ", "T", literal=True).str.replace(r"(Z|\+00:00)$", "")
-        text = text.str.replace(r"^(\d{4}-\d\d-\d\d)$", "${1}T00:00:00")
-        return text.str.to_datetime(_MOMENT, time_unit="us", strict=False)
-    if isinstance(series.dtype, pl.Datetime) and series.dtype.time_zone:
-        series = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-    return series.cast(pl.Datetime("us"), strict=False)
-
-
-def _as_date(series: pl.Series) -> pl.Series:
-    return series.str.to_date(strict=False) if series.dtype == pl.String else series.cast(pl.Date, strict=False)
-
-
-_CASTS = {
-    "float": _as_float,
-    "int": _as_int,
-    "bool": _as_bool,
-    "str": _as_text,
-    "category": _as_text,
-    "datetime": _as_moment,
-    "date": _as_date,
-}
-
-
-def _type_changed(series: pl.Series, column: Column, lost: list[int], source: str) -> ColumnTypeChanged:
+def _type_changed(series: pl.Series, column: Column, unfit: list[int], source: str) -> ColumnTypeChanged:
     return ColumnTypeChanged(
-        f"column `{column.name}` holds values that are no {column.kind}: {len(lost)} of {len(series)} rows",
-        where=f"{source}, {_rows(lost)}".lstrip(", "),
+        f"column `{column.name}` holds values that are no {column.kind}: {len(unfit)} of {len(series)} rows",
+        where=f"{source}, {_rows(unfit)}".lstrip(", "),
         expected=column.rule(),
-        got=_values([series[index] for index in lost[:_SHOWN]], column),
-        likely="the export changed" if len(lost) > len(series) // 2 else "a few cells were typed by hand",
+        got=_values([series[index] for index in unfit[:_SHOWN]], column),
+        likely="the export changed" if len(unfit) > len(series) // 2 else "a few cells were typed by hand",
         next="correct these rows at the source, or change the column's type in the schema",
         safe=_UNCHANGED,
     )
 
 
 def _broken(spec: SchemaSpec, frame: pl.DataFrame, cases: pl.DataFrame, source: str) -> DataError:
-    groups: dict[tuple[str, str], list[int]] = {}
-    for case in cases.iter_rows(named=True):
-        column = case["column"] if case["schema_context"] == "Column" else ", ".join(spec.unique)
-        groups.setdefault((str(column), str(case["check"])), []).append(case["index"])
+    groups = _grouped(spec, cases)
     (name, rule), rows = max(groups.items(), key=lambda item: len(item[1]))
     if rule.startswith(("not_nullable", "multiple_fields_uniqueness")) or name not in frame.columns:
         return _structural(spec, frame, name, rule, source)
@@ -182,12 +114,22 @@ def _broken(spec: SchemaSpec, frame: pl.DataFrame, cases: pl.DataFrame, source: 
     )
 
 
+def _grouped(spec: SchemaSpec, cases: pl.DataFrame) -> dict[tuple[str, str], list[int | None]]:
+    """Return the rows that fail, by column and rule."""
+    found = cases.group_by("schema_context", "column", "check", maintain_order=True).agg("index")
+    return {
+        (str(column) if context == "Column" else ", ".join(spec.unique), str(rule)): rows
+        for context, column, rule, rows in found.iter_rows()
+    }
+
+
 def _structural(spec: SchemaSpec, frame: pl.DataFrame, name: str, rule: str, source: str) -> ContractBroken:
     if rule.startswith("not_nullable"):
         rows = frame[name].is_null().arg_true().to_list()
         what = f"column `{name}` is null in {len(rows)} of {len(frame)} rows"
         expected = spec.column(name).rule()
-        remedy = f"fill them at the source, drop them in @data, or declare `{name}` nullable"
+        widen = "" if spec.column(name).role == "key" else f", or declare `{name}` nullable"
+        remedy = f"fill them at the source or drop them in @data{widen}"
     else:
         rows = frame.select(list(spec.unique)).is_duplicated().arg_true().to_list()
         what = f"rows repeat ({', '.join(spec.unique)}): {len(rows)} of {len(frame)} rows"

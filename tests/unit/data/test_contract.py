@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 
 import modelmill as mm
 from modelmill.data.contract import check
-from modelmill.errors import ColumnMissing, ColumnTypeChanged, ContractBroken, NoRows
+from modelmill.data.sources import read_table
+from modelmill.errors import ColumnMissing, ColumnTypeChanged, ContractBroken, DataError, NoRows
 from modelmill.model.schema import schema_of
 
 
@@ -74,7 +77,13 @@ def test_a_changed_type_is_located(column: str, values: list[Any], shown: str) -
 
 @pytest.mark.parametrize(
     ("column", "values", "row"),
-    [("hour", [1, 2, 24], "row 3"), ("y", [100, 2, 3], "row 1"), ("kind", ["car", "van", "car"], "row 2")],
+    [
+        ("hour", [1, 2, 24], "row 3"),
+        ("y", [100, 2, 3], "row 1"),
+        ("y", [1.0, -math.inf, 3.0], "row 2"),
+        ("late", [1.0, math.inf, None], "row 2"),
+        ("kind", ["car", "van", "car"], "row 2"),
+    ],
 )
 def test_a_broken_promise_is_located(column: str, values: list[Any], row: str) -> None:
     with pytest.raises(ContractBroken, match=f"`{column}`") as caught:
@@ -95,9 +104,39 @@ def test_repeated_rows_are_found_where_uniqueness_is_declared() -> None:
     assert "rows 1, 2" in caught.value.parts["where"]
 
 
-def test_no_rows() -> None:
+@pytest.mark.parametrize("frame", [drop().clear(), pl.DataFrame(), drop().filter(pl.col("hour") > 23)])
+def test_no_rows(frame: pl.DataFrame) -> None:
     with pytest.raises(NoRows):
-        check(SPEC, drop().clear())
+        check(SPEC, frame)
+
+
+def test_a_key_is_never_null() -> None:
+    class Odd(mm.Schema):
+        """A key that wants to be null."""
+
+        store: str | None = mm.key()
+        y: float = mm.target()
+
+    with pytest.raises(ContractBroken, match="`store` is null in 1 of 2"):
+        check(schema_of(Odd), pl.DataFrame({"store": ["a", None], "y": [1.0, 2.0]}))
+
+
+def test_every_broken_rule_is_counted() -> None:
+    with pytest.raises(ContractBroken, match="`hour` breaks the contract in 2 of 3") as caught:
+        check(SPEC, drop(hour=[24, 2, 24], kind=["car", "van", "car"]))
+    assert "kind" in caught.value.parts["likely"]
+
+
+def test_a_lazy_frame_is_judged_all_the_same() -> None:
+    with pytest.raises(ContractBroken, match="`hour`"):
+        check(SPEC, read_table(drop(hour=[1, 2, 99]).lazy()))
+
+
+@pytest.mark.parametrize("column", ["person", "hour", "kind", "y"])
+def test_no_message_shows_a_subject(column: str) -> None:
+    with pytest.raises(DataError) as caught:
+        check(SPEC, drop(**{column: [None, [1], "p2"] if column != "person" else [["p1"], ["p2"], ["p3"]]}))
+    assert not {"p1", "p3"} & set(re.findall(r"p\d", "".join(caught.value.lines())))
 
 
 def test_values_of_a_subject_are_never_shown() -> None:

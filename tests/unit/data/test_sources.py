@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zipfile
-from datetime import datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 import modelmill as mm
-from modelmill.data.sources import read_table, reading
+from modelmill.data.sources import _within, read_table, reading
 from modelmill.errors import NoRows, SourceUnreadable
 from modelmill.settings import load_settings
 
@@ -46,6 +46,45 @@ def test_frames_of_both_libraries() -> None:
 def test_a_late_text_makes_the_column_text(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("y\n" + "1\n" * 20_000 + "soon\n")
     assert read_table(tmp_path / "r.csv")["y"].dtype == pl.String
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["1", "2", ""], [1, 2, None]),
+        (["1", "2.5", "NaN"], [1.0, 2.5, None]),
+        (["007", "8"], ["007", "8"]),
+        (["12345678901234567890", "1"], ["12345678901234567890", "1"]),
+        (["TRUE", "false"], [True, False]),
+        (["2026-01-02", "2026-01-03"], [date(2026, 1, 2), date(2026, 1, 3)]),
+        (["2026-01-02T03:04Z", "2026-01-03"], [datetime(2026, 1, 2, 3, 4), datetime(2026, 1, 3)]),  # noqa: DTZ001
+        (["01/02/2026", "03/04/2026"], ["01/02/2026", "03/04/2026"]),
+        (["", ""], [None, None]),
+    ],
+)
+def test_csv_columns_get_the_type_that_all_their_cells_have(
+    tmp_path: Path, cells: list[str], expected: list[object]
+) -> None:
+    (tmp_path / "r.csv").write_text("n,c\n" + "".join(f"0,{cell}\n" for cell in cells))
+    assert read_table(tmp_path / "r.csv")["c"].to_list() == expected
+
+
+def test_objects_of_several_types_arrive_as_text() -> None:
+    found = read_table(pd.DataFrame({"y": [1, "soon", None, float("nan")], "z": [1.0, 2.0, 3.0, 4.0]}))
+    assert found["y"].to_list() == ["1", "soon", None, None]
+    assert found["z"].dtype == pl.Float64
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    with pytest.raises(SourceUnreadable, match="two columns of one name"):
+        read_table(pd.DataFrame([[1, 2]], columns=["y", "y"]))
+
+
+def test_a_window_reads_zones_and_text() -> None:
+    window = mm.Window(end=datetime(2026, 1, 1, 1, tzinfo=UTC))
+    frame = pl.DataFrame({"at": ["2026-01-01T00:30:00Z", "2026-01-01T01:00:00Z", None]})
+    for moments in (frame, frame.with_columns(pl.col("at").str.to_datetime(time_zone="Europe/Paris"))):
+        assert len(_within(moments, window, "at")) == 1
 
 
 @pytest.mark.parametrize(
