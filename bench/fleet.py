@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -154,10 +155,10 @@ def measure(folder: Path, segments: Segments, family: str, rounds: int) -> dict[
                 note(name, value)
             some = segments[: max(len(segments) // 5, 1)]
             share = len(segments) / len(some)
-            wall, cpu = timed(lambda: loop_only(family, some))
+            wall, cpu = timed(partial(loop_only, family, some))
             note("S wall", wall * share)
             note("S CPU", cpu * share)
-            note("F wall", timed(lambda: loop_to_files(family, some, files))[0] * share)
+            note("F wall", timed(partial(loop_to_files, family, some, files))[0] * share)
     shutil.rmtree(files)
     found = {name: statistics.median(values) for name, values in raw.items()}
     return {"family": family, "models": len(segments), "median": found, "raw": raw, "ratios": ratios(found)}

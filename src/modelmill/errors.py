@@ -120,13 +120,6 @@ class NotFound(UsageError):
     status = 404
 
 
-class NodeNotRunning(UsageError):
-    """No serving node of this project runs."""
-
-    code = "MM006"
-    status = 404
-
-
 class ExtraMissing(UsageError):
     """An optional part of modelmill is not installed."""
 

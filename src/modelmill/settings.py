@@ -34,8 +34,11 @@ class ServeSettings:
     """How a serving node listens."""
 
     host: str = "127.0.0.1"
+    """The address; anything but this machine's own needs a network you trust, since there are no tokens yet."""
     port: int = 8700
+    """The port; 0 takes any free one."""
     workers: int = 1
+    """Processes that answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,9 @@ class Settings:
     database: str = ""
     """An SQLAlchemy URL; empty means SQLite inside the store."""
     connections: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """name -> environment -> address."""
+    """Where rows come from: name -> environment -> address."""
     environments: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"dev": {}})
+    """The places that models are released to; only `dev` is used yet."""
     build: BuildSettings = BuildSettings()
     serve: ServeSettings = ServeSettings()
 

@@ -126,29 +126,29 @@ def test_a_wrong_field_is_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    ("path", "content", "status"),
+    ("path", "content", "status", "code"),
     [
-        ("/sales", b"{", 400),
-        ("/sales", b'{"price": NaN}', 400),
-        ("/sales", b"[" * 100_000, 400),
-        ("/sales", b"\xff\xfe", 400),
-        ("/sales", b"[]", 400),
-        ("/sales", b"3", 422),
-        ("/sales", b"", 400),
-        ("/salse", b"{}", 404),
-        ("/sales[a,b]", b"{}", 400),
-        ("/v2/models/sales/infer", b"{}", 400),
-        ("/v2/models/sales/infer", b'{"inputs": [{"name": "price", "shape": [2], "data": [1]}]}', 422),
-        ("/v2/models/../repository", b"{}", 404),
-        ("/%2e%2e/x", b"{}", 404),
-        ("/sales", b'{"price": 1' + b" " * (33 << 20) + b"}", 413),
+        ("/sales", b"{", 400, "MM204"),
+        ("/sales", b'{"price": NaN}', 400, "MM204"),
+        ("/sales", b"[" * 100_000, 400, "MM204"),
+        ("/sales", b"\xff\xfe", 400, "MM204"),
+        ("/sales", b"[]", 400, "MM204"),
+        ("/sales", b"3", 422, "MM202"),
+        ("/sales", b"", 400, "MM204"),
+        ("/salse", b"{}", 404, "MM205"),
+        ("/sales[a,b]", b"{}", 400, "MM204"),
+        ("/v2/models/sales/infer", b"{}", 400, "MM204"),
+        ("/v2/models/sales/infer", b'{"inputs": [{"name": "price", "shape": [2], "data": [1]}]}', 422, "MM202"),
+        ("/v2/models/../repository", b"{}", 404, "MM206"),
+        ("/%2e%2e/x", b"{}", 404, "MM206"),
+        ("/sales", b'{"price": 1' + b" " * (33 << 20) + b"}", 413, "MM207"),
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_bad_input_is_never_our_fault(project: Path, path: str, content: bytes, status: int) -> None:
+def test_bad_input_is_never_our_fault(project: Path, path: str, content: bytes, status: int, code: str) -> None:
     reply = httpx.post(url(project, path), content=content)
     assert reply.status_code == status, reply.text[:300]
-    assert reply.json()["code"].startswith("MM2")
+    assert reply.json()["code"] == code
 
 
 def test_another_method_is_refused(project: Path) -> None:

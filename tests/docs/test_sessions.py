@@ -1,0 +1,78 @@
+"""The documentation is executed: every shell session and every Python block, in a temporary folder, in order.
+
+Only the words that install from the index are substituted: what they would install is in this environment.
+A session's ``...`` stands for any output; every other line of output must begin a line of what the command printed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INSTALLS = re.compile(r"^pip install [\w.'\[\]-]+$")
+MARK = "=====modelmill-session====="
+
+
+def blocks_of(page: str) -> list[tuple[str, str]]:
+    return BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+
+
+def commands_of(session: str) -> list[tuple[str, list[str]]]:
+    """Return each command with the output that is written below it."""
+    found: list[tuple[str, list[str]]] = []
+    for line in session.splitlines():
+        if line.startswith("$ "):
+            found.append((line.removeprefix("$ "), []))
+        else:
+            found[-1][1].append(line)
+    return found
+
+
+def script_of(page: str, folder: Path) -> tuple[str, list[tuple[str, list[str]]]]:
+    """Return one shell script that runs a page, and what each command should print."""
+    lines, expected = ["set -eo pipefail"], []
+    for number, (kind, text) in enumerate(blocks_of(page)):
+        if kind == "python":
+            (folder / f"block{number}.py").write_text(text, encoding="utf-8")
+            commands: list[tuple[str, list[str]]] = [(f"cd {folder} && python {folder}/block{number}.py", [])]
+        else:
+            commands = commands_of(text)
+        for command, output in commands:
+            runs = ":" if INSTALLS.match(command) else command
+            lines += [f"echo {MARK}", f"{{ {runs}\n}} 2>&1"]
+            expected.append((command, output))
+    return "\n".join(lines), expected
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)])
+def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
+    script, expected = script_of(page, tmp_path)
+    environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "200"}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
+    )
+    printed = done.stdout.split(f"{MARK}\n")[1:]
+    assert done.returncode == 0, f"{expected[len(printed) - 1][0]}\n{printed[-1]}{done.stderr}"
+    for (command, lines), output in zip(expected, printed, strict=True):
+        for line in lines:
+            begin = line.split("...")[0].rstrip()
+            assert any(got.rstrip().startswith(begin) for got in output.splitlines()), f"{command}: {line}\n{output}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert not [p for p in PAGES[1:] if p.removeprefix("docs/") not in navigation]
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8")):
+            assert (ROOT / page).parent.joinpath(target).resolve().exists(), f"{page}: {target}"

@@ -1,0 +1,121 @@
+"""The parts of a node without its processes: not ready, no usable answer, shared state, whose port it is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+import modelmill as mm
+from modelmill.errors import AnswerInvalid, BlobBroken, PortInUse
+from modelmill.model.artifact import LINEAR, Linear, encode_linear
+from modelmill.model.request import RequestParser
+from modelmill.model.schema import schema_of
+from modelmill.names import Digest, digest_of
+from modelmill.registry.fleet import Entry
+from modelmill.serving.app import App
+from modelmill.serving.control import check_port, find_node, who_listens
+from modelmill.serving.linear import LinearRuntime
+from modelmill.serving.state import NodeState, WorkerState, make_state
+from modelmill.store.blobs import FolderBlobs
+from modelmill.store.packs import PackWriter
+
+
+class Row(mm.Schema):
+    """One row."""
+
+    hour: float = mm.col()
+    y: float = mm.target()
+
+
+async def nothing() -> None: ...
+
+
+def ask(app: App, method: str, path: str, **options: Any) -> httpx.Response:
+    async def run() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://node") as client:
+            return await client.request(method, path, **options)
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/v2/health/ready"), ("POST", "/sales"), ("GET", "/sales/schema")]
+)
+def test_before_a_release_a_node_is_not_ready(method: str, path: str) -> None:
+    reply = ask(App(dict, nothing), method, path, json={})
+    assert (reply.status_code, reply.json()["code"]) == (503, "MM508")
+
+
+def test_a_node_lives_before_it_is_ready() -> None:
+    assert ask(App(dict, nothing), "GET", "/v2/health/live").json() == {"live": True}
+
+
+def test_what_we_did_not_foresee_is_a_500_without_a_traceback() -> None:
+    def broken() -> dict[str, Any]:
+        raise RuntimeError("unforeseen")
+
+    reply = ask(App(broken, nothing), "GET", "/-/node")
+    assert (reply.status_code, reply.json()["code"]) == (500, "MM500")
+    assert "Traceback" not in reply.text
+
+
+def linear(folder: Path, *coefs: float) -> tuple[LinearRuntime, Entry]:
+    """Return a runtime over one linear model, and its entry."""
+    blobs = FolderBlobs(folder)
+    blobs.put([b"makes the folders"])
+    content = encode_linear(Linear(np.array(coefs), 1.0))
+    with PackWriter(blobs.scratch) as writer:
+        place = writer.add(content)
+        pack = blobs.put_file(writer.finish())
+    spec = schema_of(Row)
+    entry = Entry((), 1, LINEAR, "linear", pack, place.offset, place.length, digest_of(content))
+    return LinearRuntime(blobs, spec, RequestParser(spec, ["hour"])), entry
+
+
+def test_a_linear_model_answers_from_its_pack(tmp_path: Path) -> None:
+    runtime, entry = linear(tmp_path, 2.0)
+    assert asyncio.run(runtime.answer(entry, [{"hour": 3}, {"hour": 4}])).tolist() == [7, 9]
+
+
+def test_no_usable_answer_is_told(tmp_path: Path) -> None:
+    runtime, entry = linear(tmp_path, float("inf"))
+    with pytest.raises(AnswerInvalid):
+        asyncio.run(runtime.answer(entry, [{"hour": 3}]))
+
+
+def test_an_entry_with_another_digest_is_refused(tmp_path: Path) -> None:
+    runtime, entry = linear(tmp_path, 2.0)
+    with pytest.raises(BlobBroken):
+        asyncio.run(runtime.answer(entry._replace(artifact=Digest("0" * 64)), [{"hour": 3}]))
+
+
+def test_workers_share_their_state() -> None:
+    descriptor = make_state()
+    one, other = NodeState(descriptor), NodeState(descriptor)
+    state = WorkerState(7, 3, 10, 0, 1)
+    one.write(5, state)
+    assert other.read() == [state]
+    os.close(descriptor)
+
+
+def test_a_busy_port_names_its_process() -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        assert f"pid {os.getpid()}" in who_listens(port)
+        with pytest.raises(PortInUse, match=f"pid {os.getpid()}"):
+            check_port("127.0.0.1", port)
+    check_port("127.0.0.1", port)
+
+
+def test_no_node_runs_in_an_empty_store(tmp_path: Path) -> None:
+    assert find_node(tmp_path) is None
