@@ -1,6 +1,6 @@
 """The tables of this room."""
 
-from sqlalchemy import BigInteger, Column, Integer, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, Table, Text, UniqueConstraint
 
 from modelmill.store.tables import DigestType, Key, MomentType, RowId, metadata
 
@@ -18,3 +18,11 @@ snapshots = Table(
     UniqueConstraint("dataset", "number"),
     UniqueConstraint("dataset", "digest"),
 )
+
+subjects = Table(
+    "data_subject",
+    metadata,
+    Column("file", DigestType, primary_key=True),
+    Column("hashes", LargeBinary, nullable=False),
+)
+"""Of each file with subject columns: the keyed hashes of its subjects, ascending."""

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Row, func, select
+from sqlalchemy import ColumnElement, Connection, Row, func, select
 
 from modelmill.data.contract import check
 from modelmill.data.snapshot import (
@@ -24,6 +24,7 @@ from modelmill.data.snapshot import (
     encode_segments,
     starts_of,
 )
+from modelmill.data.subjects import hash_subjects, record_subjects
 from modelmill.data.tables import snapshots
 from modelmill.errors import NotFound, SnapshotBroken
 from modelmill.model.request import key_text
@@ -55,11 +56,13 @@ def take_snapshot(
     """
     ordered = sort_rows(check(spec, frame, source), spec, by)
     segments = index_segments(ordered, spec, by)
-    files = tuple(_write_files(store, ordered, segments))
+    files, subjects = _write_files(store, spec, ordered, segments)
     (index,) = store.blobs.put([encode_segments(segments)])
     manifest = Manifest(FORMAT, dataset, spec, by, len(ordered), files, index)
     (identity,) = store.blobs.put([manifest.encode()])
-    snapshot, new = _record(store, identity, manifest, len(segments), source)
+    with store.database.write() as c:
+        snapshot, new = _record(c, identity, manifest, len(segments), source)
+        record_subjects(c, subjects)
     return Taken(snapshot, segments, ordered, new)
 
 
@@ -120,14 +123,21 @@ def _canonical(series: pl.Series, bounds: list[tuple[int, int]]) -> Iterator[Ite
     yield (content[8 * start : 8 * end] for start, end in bounds)
 
 
-def _write_files(store: Store, frame: pl.DataFrame, segments: Segments) -> Iterator[FileEntry]:
+def _write_files(
+    store: Store, spec: SchemaSpec, frame: pl.DataFrame, segments: Segments
+) -> tuple[tuple[FileEntry, ...], dict[Digest, bytes]]:
+    """Write the files; return them, and of each that names people its part of the subject index."""
+    files, subjects = [], {}
     for start, end in _cuts(segments):
-        buffer = io.BytesIO()
+        buffer, part = io.BytesIO(), frame[start:end]
         # No statistics: a column's minimum would keep an erased value for ever.
-        frame[start:end].write_parquet(buffer, compression="zstd", statistics=False, row_group_size=_GROUP_ROWS)
+        part.write_parquet(buffer, compression="zstd", statistics=False, row_group_size=_GROUP_ROWS)
         content = buffer.getvalue()
         (digest,) = store.blobs.put([content])
-        yield FileEntry(digest, end - start, len(content))
+        files.append(FileEntry(digest, end - start, len(content)))
+        if spec.with_role("subject"):
+            subjects[digest] = hash_subjects(store, spec, part)
+    return tuple(files), subjects
 
 
 def _cuts(segments: Segments) -> Iterator[tuple[int, int]]:
@@ -142,27 +152,26 @@ def _cuts(segments: Segments) -> Iterator[tuple[int, int]]:
         yield begin, total
 
 
-def _record(store: Store, identity: Digest, manifest: Manifest, segments: int, source: str) -> tuple[Snapshot, bool]:
-    with store.database.write() as c:
-        same = (snapshots.c.dataset == manifest.dataset) & (snapshots.c.digest == identity)
-        row = c.execute(select(snapshots).where(same)).first()
-        if row:
-            return Snapshot(identity, row.number, row.source, row.created_at.isoformat(), manifest), False
-        newest = select(func.max(snapshots.c.number)).where(snapshots.c.dataset == manifest.dataset)
-        number = (c.execute(newest).scalar() or 0) + 1
-        made = now()
-        c.execute(
-            snapshots.insert().values(
-                dataset=manifest.dataset,
-                number=number,
-                digest=identity,
-                rows=manifest.rows,
-                segments=segments,
-                source=source,
-                created_at=made,
-            )
+def _record(c: Connection, identity: Digest, manifest: Manifest, segments: int, source: str) -> tuple[Snapshot, bool]:
+    same = (snapshots.c.dataset == manifest.dataset) & (snapshots.c.digest == identity)
+    row = c.execute(select(snapshots).where(same)).first()
+    if row:
+        return Snapshot(identity, row.number, row.source, row.created_at.isoformat(), manifest), False
+    newest = select(func.max(snapshots.c.number)).where(snapshots.c.dataset == manifest.dataset)
+    number = (c.execute(newest).scalar() or 0) + 1
+    made = now()
+    c.execute(
+        snapshots.insert().values(
+            dataset=manifest.dataset,
+            number=number,
+            digest=identity,
+            rows=manifest.rows,
+            segments=segments,
+            source=source,
+            created_at=made,
         )
-        return Snapshot(identity, number, source, made.isoformat(), manifest), True
+    )
+    return Snapshot(identity, number, source, made.isoformat(), manifest), True
 
 
 def load_frame(store: Store, snapshot: Snapshot) -> pl.DataFrame:

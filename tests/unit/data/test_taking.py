@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import random
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -17,6 +16,7 @@ import pytest
 import modelmill as mm
 from modelmill.data.build_table import BuildTable, write_build_table
 from modelmill.data.histogram import count, freeze_bins
+from modelmill.data.subjects import files_naming, hash_subjects
 from modelmill.data.taking import Taken, get_snapshot, list_snapshots, load_taken, take_snapshot
 from modelmill.errors import ContractBroken, NotFound
 from modelmill.model.schema import schema_of
@@ -104,10 +104,10 @@ def test_a_recorded_snapshot_is_read_as_it_was_taken(store: Store) -> None:
 
 def test_a_bad_drop_leaves_no_trace(store: Store) -> None:
     take(store, rows())
-    before = sorted(path for path in store.folder.rglob("*") if path.is_file())
+    before = {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()}
     with pytest.raises(ContractBroken):
         take(store, rows().with_columns(hour=pl.lit(99)))
-    assert sorted(path for path in store.folder.rglob("*") if path.is_file()) == before
+    assert {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()} == before
     assert len(list_snapshots(store)) == 1
 
 
@@ -149,17 +149,26 @@ def test_a_file_is_cut_between_segments(store: Store, monkeypatch: Any) -> None:
     assert load_taken(store, taken.snapshot).frame.equals(taken.frame)
 
 
-def test_a_subject_is_found_only_in_snapshot_files(store: Store) -> None:
+def test_a_subject_is_found_only_in_the_files_that_the_index_names(store: Store, monkeypatch: Any) -> None:
+    monkeypatch.setattr("modelmill.data.taking._FILE_ROWS", 50)
     planted = f"subject-{random.Random(5).getrandbits(128):032x}"
-    frame = rows().with_columns(person=pl.when(pl.col("hour") == 7).then(pl.lit(planted)).otherwise(pl.col("person")))
-    taken = take(store, frame)
-    files = {store.blobs.path_of(file.digest) for file in taken.snapshot.manifest.files}
-    holding = {
-        path
-        for path in store.folder.rglob("*")
-        if path.is_file() and os.stat(path).st_size and _holds(path, planted)  # noqa: PTH116
-    }
-    assert holding == files
+    rare = (pl.col("hour") == 7) & (pl.col("store") == "..")
+    taken = take(store, rows().with_columns(person=pl.when(rare).then(pl.lit(planted)).otherwise(pl.col("person"))))
+    holding = {path for path in store.folder.rglob("*") if path.is_file() and _holds(path, planted)}
+    assert holding == {store.blobs.path_of(digest) for digest in files_naming(store, planted)}
+    assert len(holding) == 1 < len(taken.snapshot.manifest.files)
+    assert files_naming(store, "nobody") == []
+
+
+def test_a_shared_file_is_indexed_once(store: Store) -> None:
+    take(store, rows())
+    taken = take_snapshot(store, "others", SPEC, BY, rows(), "test")
+    assert files_naming(store, "person-..-3") == [file.digest for file in taken.snapshot.manifest.files]
+
+
+def test_the_index_is_keyed_by_the_installation(store: Store, tmp_path: Path) -> None:
+    with open_store(Settings(root=tmp_path / "other")) as other:
+        assert hash_subjects(store, SPEC, rows()) != hash_subjects(other, SPEC, rows())
 
 
 def _holds(path: Path, planted: str) -> bool:
