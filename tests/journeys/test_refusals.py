@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,18 +50,18 @@ def rows(window):
 
 @sales.train
 def train(x, y):
-    %s
+    TRAIN
 
 @sales.test
 def later_is_more(ask):
-    assert ask(hour=%s) > ask(hour=3)
+    assert ask(hour=HOUR) > ask(hour=3)
 """
 
 
 def project(folder: Path, train: str, hour: int = 9) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "modelmill.toml").write_text('model = "sales.py"')
-    (folder / "sales.py").write_text(MODEL % (train, hour))
+    (folder / "sales.py").write_text(MODEL.replace("TRAIN", train).replace("HOUR", str(hour)))
     return folder
 
 
@@ -69,7 +70,11 @@ def project(folder: Path, train: str, hour: int = 9) -> Path:
     [
         ("raise ValueError('no')", 9, "MM306"),
         ("return None", 9, "MM307"),
-        ("import threading; m = Ridge().fit(x, y); m.lock = threading.Lock(); return m", 9, "MM301"),
+        (
+            "import threading; m = type('Tuned', (Ridge,), {})().fit(x, y); m.lock = threading.Lock(); return m",
+            9,
+            "MM301",
+        ),
         ("return Ridge().fit(x, y)", 2, "MM401"),
     ],
 )
@@ -135,7 +140,8 @@ def test_waiting_for_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         compute.wait()
 
 
-def test_a_database_without_its_driver_says_what_to_install() -> None:
+def test_a_database_without_its_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ExtraMissing) as caught:
-        Database("mysql+mysqldb://nowhere/db")
+        Database("postgresql://nowhere/db")
     assert "pip install" in caught.value.parts["next"]
