@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from modelmill.data.snapshot import Segments, starts_of
+from modelmill.errors import NoRows
 from modelmill.model.columns import Column
 from modelmill.model.rows import Array, Coded, Rows
 from modelmill.model.schema import SchemaSpec
@@ -26,8 +27,13 @@ _TABLES = b"modelmill.texts"
 
 
 def write_build_table(path: Path, spec: SchemaSpec, segments: Segments, frame: Any) -> Segments:
-    """Write the labelled rows of a checked and sorted polars frame; return the segments as they lie in the file."""
+    """Write the labelled rows of a checked and sorted polars frame; return the segments as they lie in the file.
+
+    Raises `NoRows` where no row has a target.
+    """
     labelled = frame[spec.target.name].is_not_null().to_numpy()
+    if not labelled.any():
+        raise NoRows(f"no row has a value of `{spec.target.name}`", got=f"{len(frame):,} rows, all of them null")
     kept = frame if labelled.all() else frame.filter(labelled)
     columns, texts = {}, {}
     for column in spec.columns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, Row, func, select
+from sqlalchemy import ColumnElement, Connection, Row, false, func, select
 
 from modelmill.data.contract import check
 from modelmill.data.snapshot import (
@@ -35,6 +36,8 @@ from modelmill.store.tables import now
 
 _FILE_ROWS = 500_000
 _GROUP_ROWS = 8_192
+_NUMBERED = re.compile(r"(?P<dataset>.+)@s(?P<number>[0-9]{1,9})")
+_PREFIX = re.compile(r"[0-9a-f]{4,64}")
 
 
 class Taken(NamedTuple):
@@ -96,7 +99,9 @@ def _digests(
     starts: NDArray[np.int64],
     rows: NDArray[np.int64],
 ) -> list[bytes]:
-    hashes = [hashlib.sha256(format_segment(key).encode()) for key in keys]
+    # Key and number of rows first, lengths before their text: no two contents are the same bytes.
+    heads = zip(keys, rows.tolist(), strict=True)
+    hashes = [hashlib.sha256(f"{format_segment(key)} {count}\n".encode()) for key, count in heads]
     bounds = list(zip(starts.tolist(), (starts + rows).tolist(), strict=True))
     for column in spec.columns:
         if column.name in by:
@@ -111,16 +116,19 @@ def _canonical(series: pl.Series, bounds: list[tuple[int, int]]) -> Iterator[Ite
     """Yield a column's content as one or two sequences of bytes a segment, the same on every machine."""
     if series.dtype == pl.String:
         lengths = series.str.len_bytes().cast(pl.Int64).fill_null(-1).to_numpy()
+        yield _numbers(lengths, bounds)
         ends = np.concatenate([[0], np.cumsum(np.maximum(lengths, 0))]).tolist()
         text = memoryview("".join(series.fill_null("").to_list()).encode())
         yield (text[ends[start] : ends[end]] for start, end in bounds)
-        numbers = lengths
     elif series.dtype == pl.Float64:
-        numbers = series.fill_null(float("nan")).to_numpy()
+        yield _numbers(series.fill_null(float("nan")).to_numpy(), bounds)
     else:
-        numbers = series.cast(pl.Int64, strict=False).fill_null(np.iinfo(np.int64).min).to_numpy()
-    content = memoryview(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())
-    yield (content[8 * start : 8 * end] for start, end in bounds)
+        yield _numbers(series.cast(pl.Int64).fill_null(np.iinfo(np.int64).min).to_numpy(), bounds)
+
+
+def _numbers(values: NDArray[Any], bounds: list[tuple[int, int]]) -> Iterator[memoryview]:
+    content = memoryview(values.astype(values.dtype.newbyteorder("<")).tobytes())
+    return (content[8 * start : 8 * end] for start, end in bounds)
 
 
 def _write_files(
@@ -200,22 +208,26 @@ def list_snapshots(store: Store, dataset: str | None = None, limit: int = 50) ->
 
 
 def get_snapshot(store: Store, name: str) -> Snapshot:
-    """Return a snapshot by ``flights@s3``, ``flights`` (its newest) or the first digits of its id."""
-    dataset, _, number = name.partition("@s")
+    """Return a snapshot by ``flights@s3``, ``flights`` (its newest) or the first digits of its id, four or more."""
     query = select(snapshots).order_by(snapshots.c.id.desc()).limit(1)
     with store.database.read() as c:
-        row = c.execute(query.where(*_named(dataset, number))).first()
-        if row is None and not number:
-            recent = c.execute(select(snapshots).order_by(snapshots.c.id.desc()).limit(1000))
-            row = next((r for r in recent if len(name) >= 4 and r.digest.startswith(name)), None)
+        row = c.execute(query.where(_named(name))).first() or c.execute(query.where(_identified(name))).first()
     if row is None:
         raise NotFound(f"there is no snapshot `{name}`", next="modelmill data list")
     return _read(store, row)
 
 
-def _named(dataset: str, number: str) -> list[ColumnElement[bool]]:
-    named: list[ColumnElement[bool]] = [snapshots.c.dataset == dataset]
-    return [*named, snapshots.c.number == int(number)] if number.isdecimal() else named
+def _named(name: str) -> ColumnElement[bool]:
+    found = _NUMBERED.fullmatch(name)
+    if found is None:
+        return snapshots.c.dataset == name
+    return (snapshots.c.dataset == found["dataset"]) & (snapshots.c.number == int(found["number"]))
+
+
+def _identified(name: str) -> ColumnElement[bool]:
+    if not _PREFIX.fullmatch(name):
+        return false()
+    return snapshots.c.digest.between(Digest(name.ljust(64, "0")), Digest(name.ljust(64, "f")))
 
 
 def _read(store: Store, row: Row[Any]) -> Snapshot:

@@ -18,7 +18,7 @@ from modelmill.data.build_table import BuildTable, write_build_table
 from modelmill.data.histogram import count, freeze_bins
 from modelmill.data.subjects import files_naming, hash_subjects
 from modelmill.data.taking import Taken, get_snapshot, list_snapshots, load_taken, take_snapshot
-from modelmill.errors import ContractBroken, NotFound
+from modelmill.errors import ContractBroken, NoRows, NotFound
 from modelmill.model.schema import schema_of
 from modelmill.settings import Settings
 from modelmill.store.opening import Store, open_store
@@ -98,8 +98,19 @@ def test_a_recorded_snapshot_is_read_as_it_was_taken(store: Store) -> None:
     assert again.frame.equals(taken.frame)
     assert again.segments.keys == taken.segments.keys
     assert get_snapshot(store, "sales@s1") == get_snapshot(store, taken.snapshot.id[:8])
+
+
+@pytest.mark.parametrize("name", ["sales@s2", "sales@sx", "sales@s" + "9" * 30, "abcd", "", "%", "sale"])
+def test_a_snapshot_that_is_not_there(store: Store, name: str) -> None:
+    take(store, rows())
     with pytest.raises(NotFound):
-        get_snapshot(store, "sales@s2")
+        get_snapshot(store, name)
+
+
+def test_rows_without_any_target_are_no_rows(store: Store, tmp_path: Path) -> None:
+    taken = take(store, rows().with_columns(y=pl.lit(None, dtype=pl.Float64)))
+    with pytest.raises(NoRows, match="no row has a value of `y`"):
+        write_build_table(tmp_path / "table", SPEC, taken.segments, taken.frame)
 
 
 def test_a_bad_drop_leaves_no_trace(store: Store) -> None:
