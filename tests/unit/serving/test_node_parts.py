@@ -39,7 +39,7 @@ async def nothing() -> None: ...
 
 def ask(app: App, method: str, path: str, **options: Any) -> httpx.Response:
     async def run() -> httpx.Response:
-        transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://node") as client:
             return await client.request(method, path, **options)
 
