@@ -16,6 +16,7 @@ from modelmill.registry.change import Digests
 from modelmill.registry.versions import Head
 
 UNCHANGED = "unchanged"
+ASKED_FOR = "asked for"
 ONE_CLASS = "only one class among its rows"
 
 
@@ -105,8 +106,10 @@ def _plan_pooled(segments: Segments, code: Digest, recipe: Digest, heads: Mappin
 
 
 def reason_for(wanted: Digests, head: Head | None) -> str:
-    """Return why a segment has to be built, or `UNCHANGED`."""
+    """Return why a segment has to be built, or `UNCHANGED`; a head without digests is built whatever it is."""
     if head is None or head.digests is None:
+        if head is not None and head.number is not None:
+            return ASKED_FOR
         return "failed last time" if head is not None and head.failed else "new"
     known = head.digests
     differing = [name for name in ("code", "data", "model") if getattr(known, name) != getattr(wanted, name)]

@@ -122,7 +122,9 @@ class _Training:
         code = facts.capture_code(
             self.store.blobs, self.project.settings.root, imported_files(self.project.settings.root)
         )
-        known = {} if self.request.rebuild else heads(self.store.database, self.model.name)
+        known = heads(self.store.database, self.model.name)
+        if self.request.rebuild:
+            known = {segment: msgspec.structs.replace(head, digests=None) for segment, head in known.items()}
         return plan_build(self.model, labelled, several, code, self._recipe(), known)
 
     def _recipe(self) -> Digest:
