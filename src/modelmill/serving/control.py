@@ -204,10 +204,12 @@ def _last_line(store: Path) -> str:
 
 
 def _birth(pid: int) -> int | None:
+    """Return when a process was started, None when it has ended, be it that nobody has taken note of it yet."""
     try:
-        return started_at(pid)
-    except (OSError, ValueError):
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
         return None
+    return None if state == b"Z" else started_at(pid)
 
 
 def _reap(pid: int) -> None:

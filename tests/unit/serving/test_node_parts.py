@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 
@@ -20,10 +24,11 @@ from modelmill.model.schema import schema_of
 from modelmill.names import Digest, digest_of
 from modelmill.registry.fleet import Entry
 from modelmill.serving.app import App
-from modelmill.serving.control import check_port, find_node, who_listens
+from modelmill.serving.control import NodeInfo, check_port, find_node, node_file, who_listens
 from modelmill.serving.linear import LinearRuntime
 from modelmill.serving.state import NodeState, WorkerState, make_state
 from modelmill.store.blobs import FolderBlobs
+from modelmill.store.files import started_at
 from modelmill.store.packs import PackWriter
 
 
@@ -119,3 +124,13 @@ def test_a_busy_port_names_its_process() -> None:
 
 def test_no_node_runs_in_an_empty_store(tmp_path: Path) -> None:
     assert find_node(tmp_path) is None
+
+
+def test_a_node_that_has_died_is_not_found(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    info = NodeInfo(dead.pid, "127.0.0.1", 1, "dev", 1, datetime.now(UTC), started_at(dead.pid))
+    node_file(tmp_path).parent.mkdir()
+    node_file(tmp_path).write_bytes(msgspec.json.encode(info))
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie
+    assert find_node(tmp_path) is None
+    dead.wait()
