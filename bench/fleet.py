@@ -5,7 +5,8 @@ same over a warm pool, 32 segments a task; **S** fit + test alone. modelmill doe
 histograms of all columns, five golden rows, one law of two asks, digests, pack, rows. Rounds are interleaved, and the
 ratios are of medians. MLflow runs in an environment of its own, which is made under ``bench/out``.
 
-``python bench/fleet.py --stores 5000 --rounds 3``; ``--mlflow`` adds MLflow; the raw output goes to ``bench/out/``.
+F and S are measured on a fifth of the segments and scaled. ``--flights`` adds the real flights, ``--mlflow`` adds MLflow;
+the raw output goes to ``bench/out/``.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np
 import polars as pl
 import stores5k
+from families import estimator
 
 HERE = Path(__file__).parent
 OUT = HERE / "out"
@@ -47,28 +49,62 @@ Segments = list[tuple[np.ndarray, np.ndarray]]
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--stores", type=int, default=5000)
+    parser.add_argument("--stores", type=int, default=5000, help="for Ridge")
+    parser.add_argument("--slow-stores", type=int, default=2000, help="for the tree ensembles")
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--families", nargs="*", default=FAMILIES)
+    parser.add_argument("--flights", action="store_true", help="the real flights too")
     parser.add_argument("--mlflow", action="store_true")
     options = parser.parse_args()
     OUT.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="modelmill-bench-"))
     try:
-        frame = stores5k.write_project(folder / "stores", stores=options.stores, rows=options.rows)
-        results = [measure(folder, segments_of(frame), family, options.rounds) for family in options.families]
-        if options.mlflow:
-            results += [measure_mlflow(folder, segments_of(frame)[:50], family) for family in options.families[:2]]
+        report(list(measurements(folder, options)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    report(results)
 
 
-def segments_of(frame: pl.DataFrame) -> Segments:
+def measurements(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield a result for each family and fleet, then MLflow beside this run's own figures."""
+    own: dict[str, dict[str, Any]] = {}
+    for family in options.families:
+        count = options.stores if family == "ridge" else options.slow_stores
+        project = folder / f"stores-{count}"
+        segments = stores_of(stores5k.write_project(project, stores=count, rows=options.rows))
+        own[family] = measure(project, segments, family, options.rounds)
+        yield {"fleet": "stores5k", **own[family]}
+        if options.mlflow and family != "hgb":
+            yield {"fleet": "stores5k", **beside(measure_mlflow(folder, segments[:50], family), own[family])}
+    for family in options.families if options.flights else ():
+        project, segments = flights_of(folder / "flights")
+        yield {"fleet": "flights", **measure(project, segments, family, options.rounds)}
+
+
+def stores_of(frame: pl.DataFrame) -> Segments:
     """Return x and y of each store."""
     parts = frame.sort("store", "at").partition_by("store", maintain_order=True)
     return [(part.select(FEATURES).to_numpy().astype(float), part["sales"].to_numpy()) for part in parts]
+
+
+def flights_of(project: Path) -> tuple[Path, Segments]:
+    """Write a project of the demo's model file, with a family to choose; return it with x and y of each route."""
+    examples = HERE.parent / "examples" / "flights"
+    project.mkdir(exist_ok=True)
+    for part in (examples / "airtime.py", HERE / "routes" / "routes.py", HERE / "families.py"):
+        shutil.copy(part, project)
+    sys.path.insert(0, str(examples))
+    from flights import write_flights
+
+    rows = write_flights(project / "flights.parquet")
+    (project / "modelmill.toml").write_text('model = "routes.py"\n[connections.flights]\ndev = "flights.parquet"\n')
+    season = 2 * np.pi * pl.col("time_hour").dt.ordinal_day() / 365.25
+    keys = ["carrier", "flight", "dest"]
+    known = pl.read_parquet(rows).drop_nulls("air_time").filter(pl.len().over(keys) >= 20).sort(*keys, "time_hour")
+    x = known.select("distance", "hour", season.sin().alias("sin"), season.cos().alias("cos")).to_numpy().astype(float)
+    y = known["air_time"].to_numpy().astype(float)
+    ends = np.cumsum(known.group_by(keys, maintain_order=True).len()["len"].to_numpy())[:-1]
+    return project, list(zip(np.split(x, ends), np.split(y, ends), strict=True))
 
 
 # ------------------------------------------------------------------ the denominators
@@ -85,21 +121,6 @@ def fit_and_test(family: str, x: np.ndarray, y: np.ndarray) -> Any:
         row[0, 0] = price
         model.predict(row)
     return model
-
-
-def estimator(family: str) -> Any:
-    """Return the estimator that bench/stores/stores.py makes."""
-    if family == "lightgbm":
-        from lightgbm import LGBMRegressor
-
-        return LGBMRegressor(n_estimators=30, num_leaves=15, n_jobs=1, verbose=-1)
-    if family == "hgb":
-        from sklearn.ensemble import HistGradientBoostingRegressor
-
-        return HistGradientBoostingRegressor(max_iter=30, max_leaf_nodes=15, early_stopping=False)
-    from sklearn.linear_model import Ridge
-
-    return Ridge(alpha=1.0)
 
 
 def loop_only(family: str, segments: Segments) -> None:
@@ -138,20 +159,21 @@ def timed(function: Callable[[], Any]) -> tuple[float, float]:
 # ------------------------------------------------------------------ one family
 
 
-def measure(folder: Path, segments: Segments, family: str, rounds: int) -> dict[str, Any]:
+def measure(project: Path, segments: Segments, family: str, rounds: int) -> dict[str, Any]:
     """Return medians over interleaved rounds, and the raw figures."""
     raw: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:
         raw.setdefault(name, []).append(value)
 
-    files = folder / "files"
+    files = project.parent / "files"
     files.mkdir(exist_ok=True)
+    loop_only(family, segments[:4])  # imports the library
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("forkserver")) as pool:
         list(pool.map(chunk_to_files, tasks(family, segments[:128], files)))  # warm
         for _ in range(rounds):
             note("P wall", timed(lambda: list(pool.map(chunk_to_files, tasks(family, segments, files))))[0])
-            for name, value in modelmill_once(folder / "stores", family).items():
+            for name, value in modelmill_once(project, family).items():
                 note(name, value)
             some = segments[: max(len(segments) // 5, 1)]
             share = len(segments) / len(some)
@@ -229,6 +251,15 @@ def measure_mlflow(folder: Path, segments: Segments, family: str) -> dict[str, A
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def beside(mlflow: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Add how much less a model costs here: of the build phase, and of the whole process with its start."""
+    for phase in ("build", "train"):
+        seconds = own["median"][f"{phase} wall"] / own["models"]
+        for way in ("tuned", "as documented"):
+            mlflow["ratios"][f"{way} / modelmill's {phase}"] = mlflow["median"][f"{way}, s per model"] / seconds
+    return mlflow
+
+
 # ------------------------------------------------------------------ telling
 
 
@@ -241,7 +272,7 @@ def report(results: list[dict[str, Any]]) -> None:
         "versions": {name: version(name) for name in ("numpy", "scikit-learn", "lightgbm", "polars", "modelmill")},
     }
     for result in results:
-        print(f"\n{result['family']}, {result['models']} models")
+        print(f"\n{result['fleet']}, {result['family']}, {result['models']} models")
         for name, value in {**result["median"], **result["ratios"]}.items():
             spread = result["raw"].get(name, [])
             shown = f"   ({min(spread):.3f} to {max(spread):.3f})" if len(spread) > 1 else ""

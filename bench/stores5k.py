@@ -64,7 +64,8 @@ def write_project(
 ) -> pl.DataFrame:
     """Write a project that builds the fleet; return its rows."""
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(Path(__file__).parent / "stores" / "stores.py", folder / "stores.py")
+    for part in ("stores/stores.py", "families.py"):
+        shutil.copy(Path(__file__).parent / part, folder)
     (folder / "modelmill.toml").write_text(_TOML.format(timeout=timeout, memory=memory))
     frame = make_rows(stores, rows)
     frame.write_parquet(folder / "rows.parquet")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from families import estimator
 
 import modelmill as mm
 
@@ -45,7 +48,7 @@ def rows(window: mm.Window) -> pl.DataFrame:
 @sales.train
 def train(x: np.ndarray, y: np.ndarray, segment: tuple[str, ...], family: str = "ridge") -> Any:
     misbehave(FAULTS.get(segment[0]) if segment else None)
-    return make(family).fit(x, y)
+    return estimator(family).fit(x, y)
 
 
 @sales.test
@@ -53,39 +56,60 @@ def a_higher_price_sells_less(ask: mm.Ask) -> None:
     assert ask(price=2.0) <= ask(price=-2.0) + 40
 
 
-def make(family: str) -> Any:
-    """Return an estimator that is not fitted yet."""
-    if family == "lightgbm":
-        from lightgbm import LGBMRegressor
-
-        return LGBMRegressor(n_estimators=30, num_leaves=15, n_jobs=1, verbose=-1)
-    if family == "hgb":
-        from sklearn.ensemble import HistGradientBoostingRegressor
-
-        return HistGradientBoostingRegressor(max_iter=30, max_leaf_nodes=15, early_stopping=False)
-    from sklearn.linear_model import Ridge
-
-    return Ridge(alpha=1.0)
-
-
 def misbehave(fault: str | None) -> None:
     """Do what was planted for this store."""
-    if fault == "raise":
-        raise ValueError("the prices of this store are not plausible")
-    if fault == "hang":
-        time.sleep(3600)
-    if fault == "spin":
-        ctypes.CDLL(None).usleep(2_000_000_000)
-    if fault == "memory":
-        held = []
-        while True:
-            held.append(np.ones(4 << 20))
-            time.sleep(0.01)
-    if fault == "exit":
-        os._exit(7)
-    if fault == "print":
-        for _ in range(100_000):
-            print("x" * 1000)
+    if fault in PLANTED:
+        PLANTED[fault]()
+
+
+def refuse() -> None:
+    raise ValueError("the prices of this store are not plausible")
+
+
+def hang() -> None:
+    time.sleep(3600)
+
+
+def hang_in_c() -> None:
+    ctypes.CDLL(None).usleep(2_000_000_000)
+
+
+def take_all_memory() -> None:
+    held = []
+    while True:
+        held.append(np.ones(4 << 20))
+        time.sleep(0.01)
+
+
+def crash() -> None:
+    ctypes.string_at(0)
+
+
+def be_killed_once() -> None:
+    if not (marker := Path(".killed")).exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave() -> None:
+    os._exit(7)
+
+
+def chatter() -> None:
+    for _ in range(100_000):
+        print("x" * 1000)
+
+
+PLANTED: dict[str | None, Callable[[], None]] = {
+    "raise": refuse,
+    "hang": hang,
+    "spin": hang_in_c,
+    "memory": take_all_memory,
+    "crash": crash,
+    "killed once": be_killed_once,
+    "exit": leave,
+    "print": chatter,
+}
 
 
 @sales.predict
