@@ -117,9 +117,9 @@ def _canonical(series: pl.Series, bounds: list[tuple[int, int]]) -> Iterator[Ite
     if series.dtype == pl.String:
         lengths = series.str.len_bytes().cast(pl.Int64).fill_null(-1).to_numpy()
         yield _numbers(lengths, bounds)
-        ends = np.concatenate([[0], np.cumsum(np.maximum(lengths, 0))]).tolist()
+        ends = np.concatenate([[0], np.cumsum(np.maximum(lengths, 0))])
         text = memoryview("".join(series.fill_null("").to_list()).encode())
-        yield (text[ends[start] : ends[end]] for start, end in bounds)
+        yield (text[start:end] for start, end in ends[np.array(bounds)].tolist())
     elif series.dtype == pl.Float64:
         yield _numbers(series.fill_null(float("nan")).to_numpy(), bounds)
     else:
