@@ -34,4 +34,7 @@ def main() -> None:
         place.chmod(0o755)
 
 
-main()
+try:
+    main()
+except (OSError, KeyError, ValueError) as error:
+    sys.exit(f"{_INDEX}: {error}")
