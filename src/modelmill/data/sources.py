@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
+import shlex
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,8 +140,13 @@ def _from_objects(name: str, values: Any) -> pl.Series:
 
 def _read_csv(content: bytes) -> pl.DataFrame:
     content.decode("utf-8")
-    texts = pl.read_csv(content, infer_schema=False, null_values=_NULLS)
+    texts = pl.read_csv(content, separator=_separator(content), infer_schema=False, null_values=_NULLS)
     return texts.select([_typed(column) for column in texts])
+
+
+def _separator(content: bytes) -> str:
+    header = content.split(b"\n", 1)[0].decode()
+    return "," if "," in header else max(",;\t", key=header.count)
 
 
 def _typed(texts: pl.Series) -> pl.Series:
@@ -187,9 +194,10 @@ def _csv_bytes(path: Path) -> bytes:
 
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> SourceUnreadable:
     line = error.object[: error.start].count(b"\n") + 1
+    encoding = "UTF-16" if error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "WINDOWS-1252"
     return SourceUnreadable(
         f"`{path.name}` is not UTF-8: byte {error.object[error.start]:#04x} in line {line}",
         where=str(path),
-        likely="it was saved as Latin-1 or Windows-1252",
-        next=f"iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name}",
+        likely="it was saved as UTF-16" if encoding == "UTF-16" else "it was saved as Latin-1 or Windows-1252",
+        next=f"iconv -f {encoding} -t UTF-8 {shlex.quote(path.name)} > {shlex.quote('utf8-' + path.name)}",
     )

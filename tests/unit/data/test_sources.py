@@ -69,6 +69,19 @@ def test_csv_columns_get_the_type_that_all_their_cells_have(
     assert read_table(tmp_path / "r.csv")["c"].to_list() == expected
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_any_usual_separator(tmp_path: Path, separator: str) -> None:
+    (tmp_path / "r.csv").write_bytes(b"\xef\xbb\xbf" + TEXT.replace(",", separator).encode())
+    assert read_table(tmp_path / "r.csv").rows() == [("a", 1), ("b", 2)]
+
+
+def test_a_zip_made_on_a_mac(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "r.csv.zip", "w") as archive:
+        archive.writestr("rows.csv", TEXT)
+        archive.writestr("__MACOSX/._rows.csv", b"\x00\x05\x16\x07")
+    assert read_table(tmp_path / "r.csv.zip").columns == ["store", "y"]
+
+
 def test_objects_of_several_types_arrive_as_text() -> None:
     found = read_table(pd.DataFrame({"y": [1, "soon", None, float("nan")], "z": [1.0, 2.0, 3.0, 4.0]}))
     assert found["y"].to_list() == ["1", "soon", None, None]
@@ -92,6 +105,9 @@ def test_a_window_reads_zones_and_text() -> None:
     [
         ("r.csv", b"", NoRows, "is empty"),
         ("r.csv", "y\nM\u00fcnchen\n".encode("latin-1"), SourceUnreadable, "not UTF-8.*line 2"),
+        ("r.csv", "store,y\na,1\n".encode("utf-16"), SourceUnreadable, "not UTF-8"),
+        ("r.csv", b"store,y\na,1,2,3\n", SourceUnreadable, "cannot be read"),
+        ("r.csv.gz", gzip.compress(TEXT.encode())[:-9], SourceUnreadable, "cannot be read"),
         ("r.parquet", b"PAR1 not really", SourceUnreadable, "cannot be read"),
         ("r.xls", b"x", SourceUnreadable, "no known kind of file"),
         ("r.csv.zip", b"not a zip", SourceUnreadable, "cannot be read"),
