@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.metadata import version
@@ -60,7 +60,7 @@ def main() -> None:
     OUT.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="modelmill-bench-"))
     try:
-        report(list(measurements(folder, options)))
+        report(measurements(folder, options))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -263,22 +263,30 @@ def beside(mlflow: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 # ------------------------------------------------------------------ telling
 
 
-def report(results: list[dict[str, Any]]) -> None:
-    """Print the tables, and keep everything as JSON."""
+def report(results: Iterable[dict[str, Any]]) -> None:
+    """Print each table as soon as it is measured, and keep everything as JSON."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
+    known: list[dict[str, Any]] = []
     facts = {
         "commit": commit.strip(),
         "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, Python {platform.python_version()}",
         "versions": {name: version(name) for name in ("numpy", "scikit-learn", "lightgbm", "polars", "modelmill")},
+        "results": known,
     }
     for result in results:
-        print(f"\n{result['fleet']}, {result['family']}, {result['models']} models")
-        for name, value in {**result["median"], **result["ratios"]}.items():
-            spread = result["raw"].get(name, [])
-            shown = f"   ({min(spread):.3f} to {max(spread):.3f})" if len(spread) > 1 else ""
-            print(f"  {name:<32} {value:10.3f}{shown}")
-    (OUT / "fleet.json").write_text(json.dumps({**facts, "results": results}, indent=1))
-    print(f"\n{json.dumps(facts)}\nraw figures: {OUT / 'fleet.json'}")
+        known.append(result)
+        (OUT / "fleet.json").write_text(json.dumps(facts, indent=1))
+        print_table(result)
+    print(f"\n{json.dumps({**facts, 'results': len(known)})}\nraw figures: {OUT / 'fleet.json'}")
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """Print medians, with the least and the most of the rounds, then ratios."""
+    print(f"\n{result['fleet']}, {result['family']}, {result['models']} models")
+    for name, value in {**result["median"], **result["ratios"]}.items():
+        spread = result["raw"].get(name, [])
+        shown = f"   ({min(spread):.3f} to {max(spread):.3f})" if len(spread) > 1 else ""
+        print(f"  {name:<32} {value:10.3f}{shown}", flush=True)
 
 
 if __name__ == "__main__":
