@@ -58,57 +58,41 @@ def a_higher_price_sells_less(ask: mm.Ask) -> None:
 
 def misbehave(fault: str | None) -> None:
     """Do what was planted for this store."""
-    if fault in PLANTED:
-        PLANTED[fault]()
+    _FAULTS.get(fault or "", lambda: None)()
 
 
-def refuse() -> None:
+def _raise() -> None:
     raise ValueError("the prices of this store are not plausible")
 
 
-def hang() -> None:
-    time.sleep(3600)
-
-
-def hang_in_c() -> None:
-    ctypes.CDLL(None).usleep(2_000_000_000)
-
-
-def take_all_memory() -> None:
+def _grow() -> None:
     held = []
     while True:
         held.append(np.ones(4 << 20))
         time.sleep(0.01)
 
 
-def crash() -> None:
-    ctypes.string_at(0)
-
-
-def be_killed_once() -> None:
-    if not (marker := Path(".killed")).exists():
-        marker.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def leave() -> None:
-    os._exit(7)
-
-
-def chatter() -> None:
+def _print() -> None:
     for _ in range(100_000):
         print("x" * 1000)
 
 
-PLANTED: dict[str | None, Callable[[], None]] = {
-    "raise": refuse,
-    "hang": hang,
-    "spin": hang_in_c,
-    "memory": take_all_memory,
-    "crash": crash,
-    "killed once": be_killed_once,
-    "exit": leave,
-    "print": chatter,
+def _be_killed_once() -> None:
+    marker = Path(".killed")
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+_FAULTS: dict[str, Callable[[], object]] = {
+    "raise": _raise,
+    "hang": lambda: time.sleep(3600),
+    "spin": lambda: ctypes.CDLL(None).usleep(2_000_000_000),
+    "memory": _grow,
+    "exit": lambda: os._exit(7),
+    "crash": lambda: ctypes.string_at(0),
+    "killed once": _be_killed_once,
+    "print": _print,
 }
 
 

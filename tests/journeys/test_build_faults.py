@@ -41,7 +41,7 @@ def state(folder: Path) -> dict[Segment, tuple[Any, ...]]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    stores5k.write_project(tmp_path / "stores", stores=STORES, rows=ROWS, timeout=1.5, memory=700)
+    stores5k.write_project(tmp_path / "stores", stores=STORES, rows=ROWS, timeout=2.0, memory=500)
     return tmp_path / "stores"
 
 
@@ -49,7 +49,7 @@ def project(tmp_path: Path) -> Path:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, modelmill: Command) -> dict[Segment, tuple[Any, ...]]:
     """Return the state of a build that nothing disturbed."""
     folder = tmp_path_factory.mktemp("undisturbed") / "stores"
-    stores5k.write_project(folder, stores=STORES, rows=ROWS, timeout=1.5, memory=700)
+    stores5k.write_project(folder, stores=STORES, rows=ROWS, timeout=2.0, memory=500)
     assert modelmill("train", cwd=folder).code == 0
     return state(folder)
 
@@ -126,11 +126,33 @@ def test_a_killed_worker_costs_nothing(
             time.sleep(0.2)
     out, _ = builder.communicate(timeout=60)
     done = json.loads(out)
+    assert "failures" in done, done
     lost = sum(group["count"] for group in done["failures"])
     assert killed
     assert done["counts"]["built"] + lost == STORES
     assert modelmill("train", cwd=project).code == 0
     assert {s: v[:2] for s, v in state(project).items()} == {s: v[:2] for s, v in undisturbed.items()}
+
+
+def test_a_segment_at_which_its_worker_was_killed_gets_a_second_chance(
+    modelmill: Command, project: Path, undisturbed: dict[Segment, tuple[Any, ...]]
+) -> None:
+    name = next(segment[0] for segment in sorted(undisturbed) if segment)
+    stores5k.write_faults(project, {name: "killed once"})
+    done = modelmill("train", cwd=project)
+    assert done.code == 0, done.err
+    assert (project / ".killed").exists()
+    assert state(project) == undisturbed
+
+
+@pytest.mark.parametrize(("fault", "said"), [("crash", "SIGSEGV"), ("spin", "longer than 2 s")])
+def test_faults_in_compiled_code_are_named(modelmill: Command, project: Path, fault: str, said: str) -> None:
+    name = stores5k.make_rows(1, 1)["store"][0]
+    stores5k.write_faults(project, {name: fault})
+    done = modelmill("train", "--json", cwd=project)
+    (failure,) = done.json["failures"]
+    assert (done.code, failure["count"]) == (1, 1)
+    assert said in failure["cause"]
 
 
 def workers_of(builder: int) -> list[int]:

@@ -6,6 +6,7 @@ Whatever kills it, the next build of the same plan goes on with the same run: wh
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from modelmill.build.work import Chunk, ChunkResult, Setup
 from modelmill.compute.compute import Compute, Done, Limits, Lost, Task
 from modelmill.compute.local import LocalCompute
 from modelmill.errors import NotFound
+from modelmill.model.loading import imported_files
 from modelmill.names import POOLED, Digest, Segment
 from modelmill.registry import runs
 from modelmill.registry.fleet import Entry, FleetMap, Header, sign
@@ -35,7 +37,8 @@ SMALLEST_CHUNK = 72
 _LARGEST_CHUNK = 2048
 _PATIENCE = 20.0
 """The pooled model sees all rows at once: it may take so many times longer than a segment."""
-_PRELOADED = ("modelmill.build.fitting", "sklearn.linear_model", "sklearn.ensemble", "lightgbm")
+_LIBRARIES = ("sklearn.linear_model", "sklearn.ensemble", "lightgbm")
+"""Imported once for all workers where the model uses them. Not polars: its import starts a thread, which no fork has."""
 
 Progress = Callable[[str, dict[str, Any]], None]
 
@@ -71,6 +74,8 @@ class Builder:
         self._pooled: tuple[str, Path] | None = None
         self._segment_s = 0.0
         self._todo: deque[Step] = deque()
+        self._suspected: set[Segment] = set()
+        """Segments at which a signal ended the worker once."""
         self._total = 0
 
     def build(self, header: Header, progress: Progress) -> BuildResult:
@@ -81,7 +86,7 @@ class Builder:
                 began = time.monotonic()
                 self.result.startup_s = began - asked
                 self._build_pooled(compute, progress)
-                self._build_segments(compute, progress)
+                self._work_off(compute, progress)
                 self.result.seconds = time.monotonic() - began
         return self._close(header)
 
@@ -91,7 +96,7 @@ class Builder:
             "modelmill.build.fitting:open_fitter",
             self.setup,
             workers=self.limits.workers,
-            preload=_PRELOADED,
+            preload=["modelmill.build.fitting", *used_libraries(self.setup.root)],
             limits=limits,
         )
 
@@ -101,10 +106,10 @@ class Builder:
         """Build the pooled model first: every segment is compared with it."""
         done_before, failed_before = runs.recorded_segments(self.store.database, self.run)
         if self.plan.pooled and POOLED not in done_before | failed_before:
-            compute.submit(Task(self._next_chunk, self._chunk([self.plan.pooled]), _PATIENCE))
-            self._take(compute.wait(), progress)
+            self._todo.append(self.plan.pooled)
+            self._work_off(compute, progress, _PATIENCE)
         done = done_before | failed_before
-        self._todo = deque(step for step in self.plan.steps if step.segment not in done)
+        self._todo.extend(step for step in self.plan.steps if step.segment not in done)
         self._total = len(self._todo)
         self._pooled = self._pooled_file() if self._todo else None
 
@@ -120,11 +125,12 @@ class Builder:
 
     # ---------------------------------------------------------------- the segments
 
-    def _build_segments(self, compute: Compute, progress: Progress) -> None:
+    def _work_off(self, compute: Compute, progress: Progress, patience: float = 1.0) -> None:
+        """Hand out what is to be done until all of it is recorded."""
         outstanding = 0
         while self._todo or outstanding:
             while self._todo and compute.capacity() > 0:
-                compute.submit(Task(self._next_chunk, self._chunk(self._cut())))
+                compute.submit(Task(self._next_chunk, self._chunk(self._cut()), patience))
                 outstanding += 1
             self._take(compute.wait(), progress)
             outstanding -= 1
@@ -172,6 +178,11 @@ class Builder:
             return
         guilty = steps.pop(max(ended.item, 0))
         self._todo.extendleft(reversed(steps))
+        if ended.reason == "signal" and guilty.segment not in self._suspected:
+            # It may have been killed from outside, for nothing that this segment did: it gets a second chance.
+            self._suspected.add(guilty.segment)
+            self._todo.append(guilty)
+            return
         failure = lost_failure(guilty.segment, ended.reason, ended.detail)
         lost = ChunkResult(pack=None, pack_bytes=0, versions=[], failures=[failure], seconds=0.0, user_s=0.0)
         self._record(self._chunk([guilty]).number, lost)
@@ -229,3 +240,11 @@ class Builder:
         for segment, reason in why.items():
             if segment not in known:
                 yield pooled._replace(segment=segment, state="pooled", why=reason)
+
+
+def used_libraries(root: Path) -> list[str]:
+    """Return the heavy libraries that the user's imported files name, or have brought in."""
+    source = "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in imported_files(root))
+    packages = [name.partition(".")[0] for name in _LIBRARIES]
+    named = zip(_LIBRARIES, packages, strict=True)
+    return [name for name, package in named if package in sys.modules or package in source]

@@ -21,9 +21,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelmill.build.failing import failure_of
+from modelmill.build.failing import failure_of, lost_failure
 from modelmill.build.plan import Step
 from modelmill.build.work import Chunk, ChunkResult, Setup
+from modelmill.compute.compute import OUTPUT_MB
 from modelmill.data.build_table import BuildTable
 from modelmill.data.histogram import count
 from modelmill.errors import FeaturesNotRowWise, LawFailed, ModelReturned
@@ -64,6 +65,8 @@ class Fitter:
         self.blobs = FolderBlobs(setup.blobs)
         self.features = self.model.role("features")
         self.predict = self.model.role("predict")
+        self.reads_rows = self.predict is not None and "rows" in self.predict.asks
+        """Whether predict() asks for the rows: only then are they picked."""
         self.train: RoleFunction = self.model.role("train")  # type: ignore[assignment]  # loading checked it
         self.metrics = _metrics_of(self.model)
         self.pooled: Any = None
@@ -117,13 +120,17 @@ class Fitter:
                 at(place)
                 place += 1
                 yield self._fit_or_fail(step, stretch, [h[inside].tobytes() for h in histograms], pack)
+            # Between groups, and while the pack is put away, no segment is to blame.
+            at(-1)
 
     def _fit_or_fail(
         self, step: Step, stretch: _Stretch, histograms: list[bytes], pack: PackWriter
     ) -> VersionRecord | FailureRecord:
         segment = _Segment(self, step, stretch)
         try:
-            return segment.build(histograms, pack)
+            built = segment.build(histograms, pack)
+            # The builder looks at the output now and then: whoever was faster than its look fails as well.
+            return _too_loud(step.segment) or built
         except Exception as error:  # noqa: BLE001 - the border to user code: anything it raises is this segment's failure
             return failure_of(step.segment, segment.stage, error, self.setup.root, _drain_output())
         finally:
@@ -177,15 +184,22 @@ def check_row_wise(role: RoleFunction, model: Model, rows: Rows, x: Floats) -> N
     if not len(rows):
         return
     for place in {0, len(rows) // 2, len(rows) - 1}:
-        alone = make_x(role, model.spec, rows.take(slice(place, place + 1)))
-        if not np.allclose(alone[0], x[place], rtol=1e-9, atol=1e-9, equal_nan=True):
-            raise FeaturesNotRowWise(
-                "the features of a row depend on the rows around it",
-                where=role.where,
-                expected=f"alone: {alone[0][:6].tolist()}",
-                got=f"among others: {x[place][:6].tolist()}",
-                next="compute means, scales and ranks in train(), and keep them in the model",
-            )
+        try:
+            alone = make_x(role, model.spec, rows.take(slice(place, place + 1)))[0]
+        except Exception as error:
+            raise _not_row_wise(role, f"{type(error).__name__}: {error}", x[place]) from error
+        if alone.shape != x[place].shape or not np.allclose(alone, x[place], rtol=1e-9, atol=1e-9, equal_nan=True):
+            raise _not_row_wise(role, str(alone[:6].tolist()), x[place])
+
+
+def _not_row_wise(role: RoleFunction, alone: str, among: Floats) -> FeaturesNotRowWise:
+    return FeaturesNotRowWise(
+        "the features of a row depend on the rows around it",
+        where=role.where,
+        expected=f"alone: {alone[:200]}",
+        got=f"among others: {among[:6].tolist()}",
+        next="compute means, scales and ranks in train(), and keep them in the model",
+    )
 
 
 class _Segment:
@@ -205,7 +219,7 @@ class _Segment:
         self.stage = "train"
         fitted = self._fit(x, y, train)
         self.stage = "predict"
-        tested = self.rows.take(test)
+        tested = self.rows.take(test) if fitter.reads_rows else self.rows
         found: Floats = fitter.timed(lambda: fitter.answers(fitted, x[test], tested, self.step.segment))
         self.stage = "test"
         metrics = self._evaluate(y, found, test, train)
@@ -213,7 +227,7 @@ class _Segment:
         self._ask_laws(fitted)
         self.stage = "save"
         artifact = encode(fitted, plain_predict=fitter.predict is None and fitter.features is None)
-        extras = self._extras(tested, found, histograms)
+        extras = self._extras(test, found, histograms)
         return self._record(artifact, extras, metrics, pack, len(found))
 
     def _x(self) -> Floats:
@@ -270,11 +284,11 @@ class _Segment:
             except AssertionError as error:
                 raise LawFailed(f"law failed: {name}", where=law.where, got=str(error)[:200]) from error
 
-    def _extras(self, tested: Rows, found: Floats, histograms: list[bytes]) -> bytes:
-        last = slice(max(len(tested) - GOLDEN_ROWS, 0), None)
-        golden = tested.take(last)
+    def _extras(self, test: Any, found: Floats, histograms: list[bytes]) -> bytes:
+        golden = self.rows.take(np.arange(len(self.rows))[test][-GOLDEN_ROWS:])
         columns = {name: _plain_list(golden[name]) for name in golden}
-        return msgspec.msgpack.encode({"rows": columns, "answers": found[last].tolist(), "histograms": histograms})
+        answers = found[-GOLDEN_ROWS:].tolist()
+        return msgspec.msgpack.encode({"rows": columns, "answers": answers, "histograms": histograms})
 
     def _record(
         self, artifact: Artifact, extras: bytes, metrics: dict[str, float | None], pack: PackWriter, test_rows: int
@@ -353,6 +367,14 @@ def _finite(value: float) -> float | None:
 
 def _plain_list(values: Numbers) -> list[Any]:
     return [str(v) for v in values] if values.dtype.kind == "M" else values.tolist()
+
+
+def _too_loud(segment: Segment) -> FailureRecord | None:
+    """Return a failure where user code printed more than a segment may."""
+    sys.stdout.flush()
+    if os.fstat(1).st_size <= OUTPUT_MB << 20:
+        return None
+    return lost_failure(segment, "output", f"it printed more than {OUTPUT_MB} MB")
 
 
 def _drain_output() -> str:

@@ -32,9 +32,12 @@ class Lost(NamedTuple):
 
     task: Task
     item: int
-    """The position of the item that was being worked on; -1 when none had begun."""
+    """The position of the item that was being worked on; -1 before the first one, or after the last."""
     reason: str
     detail: str
+
+
+OUTPUT_MB = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Limits:
 
     seconds: float = 60.0
     memory_mb: int = 4096
-    output_mb: int = 64
+    output_mb: int = OUTPUT_MB
 
 
 class Compute(Protocol):

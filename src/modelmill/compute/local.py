@@ -30,6 +30,8 @@ _POLL_S = 0.05
 _QUEUED = 2
 """Tasks a worker holds: one runs while the next waits, so that it never waits for the builder's commit."""
 _RESPAWNS_IN_A_ROW = 20
+_OUTSIDE_S = 60.0
+"""What a worker may take outside any item, where a task is prepared and put away as a whole, at least."""
 _ONE_THREAD = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -186,9 +188,11 @@ class LocalCompute:
         steady, worker.seen = seen == worker.seen, seen
         task, item, since = seen
         seconds = limits.seconds * worker.tasks[0].patience
-        if steady and item >= 0 and task == worker.tasks[0].id and time.monotonic() - since > seconds:
+        if item < 0:
+            seconds = max(seconds, _OUTSIDE_S)
+        if steady and task == worker.tasks[0].id and time.monotonic() - since > seconds:
             return "time", f"it took longer than {seconds:g} s"
-        if _resident_mb(worker.pid) > limits.memory_mb:
+        if _own_mb(worker.pid) > limits.memory_mb:
             return "memory", f"it needed more than {limits.memory_mb} MB"
         if os.fstat(worker.output).st_size > limits.output_mb << 20:
             return "output", f"it printed more than {limits.output_mb} MB"
@@ -206,7 +210,7 @@ class LocalCompute:
         worker.close()
         self._lost_in_a_row += 1
         if self._lost_in_a_row > _RESPAWNS_IN_A_ROW * self._count:
-            raise ComputeLost(f"workers die as soon as they start: {detail}", next="modelmill check")
+            raise ComputeLost(f"{self._lost_in_a_row} workers in a row were lost: {detail}", next="modelmill check")
         self._spawn()
 
     def _cause(self, pid: int) -> tuple[str, str]:
@@ -249,7 +253,8 @@ class LocalCompute:
             raise ComputeLost("the worker processes cannot be started", likely=str(error)) from error
         theirs.close()
         worker = _Worker(pid, Connection(ours.detach()), output, progress)
-        worker.connection.send_bytes(self._setup)
+        with suppress(OSError):  # killed as soon as it was born: the next turn hears of it
+            worker.connection.send_bytes(self._setup)
         self._workers[pid] = worker
 
     def _await_birth(self) -> int:
@@ -274,9 +279,10 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _resident_mb(pid: int) -> int:
+def _own_mb(pid: int) -> int:
+    """Return the resident memory of a process without the pages of mapped files, which it shares with all others."""
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, IndexError):
+        _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
         return 0
-    return pages * resource.getpagesize() >> 20
+    return (int(resident) - int(shared)) * resource.getpagesize() >> 20

@@ -85,23 +85,28 @@ def answer(fitted: Any, role: RoleFunction | None, classes: int, x: Floats, rows
         raise ModelReturned(
             f"a `{type(fitted).__name__}` has no predict()", next="return a fitted model, or write @predict(model, x)"
         )
-    where = role.where if role else f"{type(fitted).__name__}.predict()"
-    numbers = _as_floats(raw, where)
+    numbers = _as_floats(raw)
+    if numbers is None:
+        raise _unusable(fitted, role, "None" if raw is None else f"a {type(raw).__name__} that is no array of numbers")
     shaped = _as_probabilities(numbers, fitted, classes, len(x)) if classes else numbers.reshape(-1)
     if len(shaped) != len(x):
-        raise ModelReturned(f"{where} returned {len(shaped)} answers for {len(x)} rows", where=where)
+        raise _unusable(fitted, role, f"{len(shaped)} answers for {len(x)} rows")
     if not np.isfinite(shaped).all():
-        raise ModelReturned(f"{where} returned NaN or infinity", where=where)
+        raise _unusable(fitted, role, "NaN or infinity")
     return shaped
 
 
-def _as_floats(raw: Any, where: str) -> Floats:
-    if raw is None:
-        raise ModelReturned(f"{where} returned None", where=where)
+def _as_floats(raw: Any) -> Floats | None:
+    """Return what a model answered as numbers, None where it is none."""
     try:
-        return np.asarray(raw, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ModelReturned(f"{where} returned a {type(raw).__name__} that is no array of numbers") from error
+        return None if raw is None else np.asarray(raw, dtype=np.float64)
+    except (TypeError, ValueError):
+        return None
+
+
+def _unusable(fitted: Any, role: RoleFunction | None, returned: str) -> ModelReturned:
+    where = role.where if role else f"{type(fitted).__name__}.predict()"
+    return ModelReturned(f"{where} returned {returned}", where=where)
 
 
 def _as_probabilities(numbers: Floats, fitted: Any, classes: int, rows: int) -> Floats:

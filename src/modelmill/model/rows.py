@@ -26,6 +26,10 @@ class Coded(NamedTuple):
 
     def texts(self) -> Array:
         """Return the texts, None for null."""
+        missing = self.codes < 0
+        if not missing.any():
+            # A few rows of a table of many texts: the table is not copied for them.
+            return self.values[self.codes]
         return np.append(self.values, np.array([None], dtype=object))[self.codes]
 
 

@@ -12,16 +12,19 @@ from pathlib import Path
 
 import pytest
 
+from modelmill.compute import local
 from modelmill.compute.compute import Done, Limits, Lost, Task
 from modelmill.compute.local import LocalCompute
 
 JOBS = """
-import os, time
+import mmap, os, time
 
 def start(setup):
     if setup == "broken":
         raise ValueError("cannot start")
     def run(payload, at):
+        if payload == ["hang before the first"]:
+            time.sleep(600)
         for place, item in enumerate(payload):
             at(place)
             WHAT.get(item, lambda: None)()
@@ -31,6 +34,14 @@ def start(setup):
 def flood():
     while True:
         print("x" * 100_000)
+
+def map_a_file():
+    with open(__file__ + ".large", "w+b") as file:
+        file.truncate(250 << 20)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            for place in range(0, len(mapped), 4096):
+                mapped[place]
+            time.sleep(0.3)
 
 def grow():
     held = []
@@ -44,6 +55,7 @@ WHAT = {
     "hang": lambda: time.sleep(600),
     "flood": flood,
     "grow": grow,
+    "map": map_a_file,
     "raise": lambda: 1 / 0,
 }
 """
@@ -91,6 +103,20 @@ def test_the_guilty_item_is_named(compute: LocalCompute, item: str, reason: str,
     assert (lost.item, lost.reason) == (1, reason)
     assert said in lost.detail
     assert isinstance(ended[2], Done)
+
+
+def test_a_hang_before_the_first_item_is_ended(jobs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_OUTSIDE_S", 1.0)
+    with LocalCompute(jobs, "setup", workers=1, limits=Limits(0.5)) as opened:
+        opened.submit(Task(1, ["hang before the first"]))
+        lost = opened.wait()
+    assert isinstance(lost, Lost)
+    assert (lost.item, lost.reason) == (-1, "time")
+
+
+def test_pages_of_mapped_files_are_nobodys_own(compute: LocalCompute) -> None:
+    compute.submit(Task(1, ["map"]))
+    assert isinstance(compute.wait(), Done)
 
 
 def test_an_exception_outside_an_item_is_ours_to_raise(compute: LocalCompute) -> None:
