@@ -75,6 +75,13 @@ def test_the_order_of_rows_leaves_no_trace(store: Store) -> None:
     assert len(list_snapshots(store)) == 1
 
 
+def test_the_order_of_rows_of_one_moment_leaves_no_trace(store: Store) -> None:
+    frame = rows().with_columns(at=pl.lit(datetime(2026, 1, 1)))  # noqa: DTZ001
+    first, again = take(store, frame), take(store, frame.reverse())
+    assert again.snapshot == first.snapshot
+    assert again.segments.digests == first.segments.digests
+
+
 def test_only_the_segment_whose_rows_changed_has_another_digest(store: Store) -> None:
     first, frame = take(store, rows()), rows()
     changed = frame.with_columns(
