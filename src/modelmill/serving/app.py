@@ -11,6 +11,7 @@ import msgspec
 from modelmill.errors import (
     BodyTooLarge,
     BodyUnreadable,
+    FieldInvalid,
     ModelmillError,
     NodeNotReady,
     PlatformError,
@@ -127,8 +128,8 @@ class App:
     async def predict(self, request: Request, target: str) -> Reply:
         """Answer an object with one answer, a list of objects with a list of answers."""
         name, segment = parse_target(_plain(target))
-        model = self._serving().get(name)
         body = await _read_json(request)
+        model = self._serving().get(name)  # only now: a slow sender is answered by what is released by then
         objects = body if isinstance(body, list) else [body]
         if segment is not None:
             objects = [_with_segment(model, segment, item) for item in objects]
@@ -157,8 +158,8 @@ class App:
     async def infer(self, request: Request, target: str) -> Reply:
         """Answer an inference request, as V2 asks."""
         name, segment = parse_target(_plain(target))
-        model = self._serving().get(name)
         body = await _read_json(request)
+        model = self._serving().get(name)
         objects = protocol.rows_of(body)
         if segment is not None:
             objects = [_with_segment(model, segment, item) for item in objects]
@@ -179,13 +180,18 @@ def _with_segment(model: ServedModel, segment: tuple[str, ...], item: Any) -> An
         raise BodyUnreadable(f"`{format_segment(segment)}` is no segment of this model", expected=expected)
     kinds = {column.name: column.kind for column in model.header.spec.keys}
     keys = {name: _typed(kinds[name], text) for name, text in zip(model.header.by, segment, strict=True)}
+    for name, value in keys.items():
+        if item.get(name, value) != value:
+            raise FieldInvalid(
+                f"field `{name}` differs from the address", expected=repr(value)[:80], got=repr(item[name])[:80]
+            )
     return keys | item
 
 
 def _typed(kind: str, text: str) -> Any:
     if kind == "int" and re.fullmatch(r"-?\d{1,18}", text):
         return int(text)
-    return text == "true" if kind == "bool" else text
+    return text == "true" if kind == "bool" and text in ("true", "false") else text
 
 
 def _plain(target: str) -> str:

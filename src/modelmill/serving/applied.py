@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from modelmill.store.signing import public_key
 
 UNKNOWN = "no model was built for this segment"
 FAILED = "its own model gave no usable answer"
+_DRAIN_S = 60.0
 
 
 class Answer(NamedTuple):
@@ -51,17 +53,32 @@ class ServedModel:
         self._linear = LinearRuntime(blobs, self.header.spec, self.parser)
         codes = self.map.codes(without=LINEAR)
         self._python: dict[Digest, PythonRuntime] = {code: PythonRuntime(store, pointer, code) for code in codes}
+        self._answering = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def start(self) -> None:
         """Start what answers."""
         await asyncio.gather(*(runtime.start() for runtime in self._python.values()))
 
     async def close(self) -> None:
-        """End what answered."""
+        """End what answered, once it has answered what it was asked."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), _DRAIN_S)
         await asyncio.gather(*(runtime.close() for runtime in self._python.values()), return_exceptions=True)
 
     async def answer(self, objects: Sequence[Row]) -> list[Answer]:
         """Answer rows, each by its own segment's model; the pooled one answers where there is none that can."""
+        self._answering += 1
+        self._idle.clear()
+        try:
+            return await self._answer(objects)
+        finally:
+            self._answering -= 1
+            if not self._answering:
+                self._idle.set()
+
+    async def _answer(self, objects: Sequence[Row]) -> list[Answer]:
         rows = self.parser.parse_rows(objects)
         by_segment: dict[Segment, list[int]] = {}
         for place, segment in enumerate(segments_of(rows, self.header.by)):
@@ -138,7 +155,11 @@ async def apply(store: Path, published: Published, before: Applied | None) -> Ap
 
 async def _open(store: Path, blobs: FolderBlobs, pointer: Pointer) -> ServedModel:
     model = await asyncio.to_thread(ServedModel, store, blobs, pointer)
-    await model.start()
+    try:
+        await model.start()
+    except BaseException:
+        await model.close()  # one child may run although another could not start
+        raise
     return model
 
 

@@ -11,6 +11,8 @@ import socket
 import struct
 import sys
 import threading
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import numpy as np
 
 from modelmill.compute.worker import die_with
 from modelmill.errors import ModelmillError, PlatformError, UserCodeFailed
-from modelmill.model.artifact import unpickle
+from modelmill.model.artifact import LINEAR, unpickle
 from modelmill.model.fitted import answer, make_x
 from modelmill.model.loading import load_model_file, user_frames
 from modelmill.model.request import RequestParser
@@ -77,6 +79,14 @@ class Child:
         self._model = load_model_file(folder / file, folder).models[name]
         self._parser = RequestParser(header.spec, required_fields(header))
         self._opened: dict[Digest, Any] = {}
+        self._warm(setup.code)
+
+    def _warm(self, code: Digest) -> None:
+        """Open one entry: what it imports, such as scikit-learn, is then not imported while somebody waits."""
+        ours = (e for e in self._map if e.format != LINEAR and (e.code or self._map.header.code) == code)
+        with suppress(Exception):  # a request for this entry will tell; the others can be answered
+            for entry in islice(ours, 1):
+                self._open(entry)
 
     def answer(self, ask: Ask) -> Told:
         """Answer one request; what the user's code raises is told, not raised."""

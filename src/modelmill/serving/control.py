@@ -74,6 +74,7 @@ def start_node(
         process = subprocess.Popen(  # noqa: S603 - our own module
             [
                 sys.executable,
+                "-P",  # the project's folder may hold a file that is named like a module which the node needs
                 "-m",
                 "modelmill.serving.node",
                 msgspec.json.encode(info).decode(),

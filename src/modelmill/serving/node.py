@@ -78,7 +78,7 @@ class Node:
             msgspec.to_builtins(self.info),
         )
         return subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "modelmill.serving.worker", msgspec.json.encode(order).decode()],
+            [sys.executable, "-P", "-m", "modelmill.serving.worker", msgspec.json.encode(order).decode()],
             pass_fds=[self.listening, self.state_descriptor],
             stdin=subprocess.DEVNULL,
         )

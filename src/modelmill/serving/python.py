@@ -28,94 +28,135 @@ from modelmill.serving.runtime import Row
 
 _START_S = 60.0
 _ANSWER_S = 30.0
+_MOST_OWED = 1_000
+"""Requests that may wait for one child; more are refused at once, which is kinder than a time limit reached."""
 _OF_REQUESTS = {kind.code: kind for kind in every_error() if issubclass(kind, RequestError)}
 
 
 class PythonRuntime:
     """Answers through a child process."""
 
-    def __init__(self, store: Path, pointer: Pointer, code: Digest) -> None:
-        """Say whose code the child runs; it starts with `start` or with the first request."""
+    def __init__(self, store: Path, pointer: Pointer, code: Digest, answer_s: float = _ANSWER_S) -> None:
+        """Say whose code the child runs and how long an answer may take; it starts with `start` or the first request."""
         (store / "cache" / "code").mkdir(parents=True, exist_ok=True)
         self._setup = ChildSetup(str(store), str(store / "cache" / "code"), pointer, code, os.getpid())
-        self._process: asyncio.subprocess.Process | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._waiting: deque[asyncio.Future[Told]] = deque()
-        self._listening: asyncio.Task[None] | None = None
+        self._answer_s = answer_s
+        self._link: _Link | None = None
+        self._closed = False
         self._starting = asyncio.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """Return the child that would answer now, None when there is none."""
+        return self._link.process.pid if self._link is not None and self._link.lives else None
 
     async def start(self) -> None:
         """Start the child, unless it runs; return when it is ready to answer."""
-        async with self._starting:
-            if self._process is not None and self._process.returncode is None and self._writer is not None:
-                return
-            await asyncio.wait_for(self._start(), _START_S)
+        await self._living()
 
-    async def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "modelmill.serving.child",
-                str(theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-            )
-        reader, self._writer = await asyncio.open_connection(sock=ours)
-        self._listening = asyncio.create_task(self._listen(reader, self._process))
-        ready = await self._send(msgspec.msgpack.encode(self._setup))
-        if ready.error is not None:
-            raise NodeNotReady(f"the model's code cannot be opened: {ready.error['error']}", got=ready.error["code"])
+    async def _living(self) -> _Link:
+        async with self._starting:
+            if self._closed:
+                raise NodeNotReady("this release has just been replaced", next="try again")
+            if self._link is None or not self._link.lives:
+                self._link = await _start_child(self._setup)
+            return self._link
 
     async def answer(self, entry: Entry, rows: Sequence[Row]) -> NDArray[np.float64]:
         """Return the answers to rows."""
-        await self.start()
-        ask = msgspec.msgpack.encode(Ask(entry.segment, [dict(row) for row in rows]))
-        try:
-            told = await asyncio.wait_for(self._send(ask), _ANSWER_S)
-        except TimeoutError:
-            self._kill()
-            raise NodeNotReady(f"the model took longer than {_ANSWER_S:g} s", next="try again") from None
+        link = await self._living()
+        told = await link.send(msgspec.msgpack.encode(Ask(entry.segment, [dict(row) for row in rows])), self._answer_s)
         if told.error is not None:
             raise _as_ours(told.error)
         return numbers_of(told)
 
-    async def _send(self, content: bytes) -> Told:
-        if self._writer is None:
-            raise NodeNotReady("the model's process is starting", next="try again")
-        told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
-        self._waiting.append(told)
-        self._writer.write(HEADER.pack(len(content)) + content)
-        return await told
+    async def close(self) -> None:
+        """End the child; none is started again."""
+        self._closed = True
+        if self._link is not None:
+            await self._link.end()
 
-    async def _listen(self, reader: asyncio.StreamReader, process: asyncio.subprocess.Process) -> None:
+
+class _Link:
+    """One child process with the answers that it owes: a successor never answers what this one was asked."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.process, self._writer = process, writer
+        self.lives = True
+        self._owed: deque[asyncio.Future[Told]] = deque()
+        self._listening = asyncio.create_task(self._listen(reader))
+
+    async def send(self, content: bytes, timeout_s: float) -> Told:
+        """Return the child's answer; one that does not come in time costs the child its life."""
+        if not self.lives:
+            raise _lost()
+        if len(self._owed) >= _MOST_OWED:
+            raise NodeNotReady(f"{_MOST_OWED} requests wait for this model already", next="try again")
+        told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
+        self._owed.append(told)
+        self._writer.write(HEADER.pack(len(content)) + content)
+        try:
+            return await asyncio.wait_for(told, timeout_s)
+        except TimeoutError:
+            await self.end()
+            raise NodeNotReady(f"the model took longer than {timeout_s:g} s", next="try again") from None
+
+    async def end(self) -> None:
+        """Kill the child and return when it is gone."""
+        if self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                self.process.kill()
+        await self._listening
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
         decoder = msgspec.msgpack.Decoder(Told)
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
+        with suppress(asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError):
             while True:
                 (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
-                told = decoder.decode(await reader.readexactly(length))
-                waiting = self._waiting.popleft()
-                if not waiting.done():
-                    waiting.set_result(told)
-        self._writer = None
-        await process.wait()
-        lost = NodeNotReady("the model's process ended while it answered", next="try again")
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            if not waiting.done():
-                waiting.set_exception(lost)
+                self._settle(decoder.decode(await reader.readexactly(length)))
+        self.lives = False
+        while self._owed:
+            self._settle(_lost())
+        self._writer.close()
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
 
-    def _kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                self._process.kill()
+    def _settle(self, told: Told | NodeNotReady) -> None:
+        owed = self._owed.popleft()
+        if owed.done():  # its time was up
+            return
+        if isinstance(told, Told):
+            owed.set_result(told)
+        else:
+            owed.set_exception(told)
 
-    async def close(self) -> None:
-        """End the child."""
-        self._kill()
-        if self._listening is not None:
-            await self._listening
+
+async def _start_child(setup: ChildSetup) -> _Link:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # the folder that the node was started in is no place to import from
+            "-m",
+            "modelmill.serving.child",
+            str(theirs.fileno()),
+            pass_fds=[theirs.fileno()],
+            stdin=asyncio.subprocess.DEVNULL,
+        )
+    reader, writer = await asyncio.open_connection(sock=ours)
+    link = _Link(process, reader, writer)
+    ready = await link.send(msgspec.msgpack.encode(setup), _START_S)
+    if ready.error is not None:
+        await link.end()
+        raise NodeNotReady(f"the model's code cannot be opened: {ready.error['error']}", got=ready.error["code"])
+    return link
+
+
+def _lost() -> NodeNotReady:
+    return NodeNotReady("the model's process ended while it answered", next="try again")
 
 
 def _as_ours(error: dict[str, Any]) -> RequestError:

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,18 @@ import uvicorn
 
 from modelmill.compute.worker import die_with
 from modelmill.errors import ModelmillError
-from modelmill.release.pointers import find_published
+from modelmill.release.pointers import Published, find_published
 from modelmill.serving.app import App
 from modelmill.serving.applied import Applied, apply
+from modelmill.serving.http import HttpProtocol
 from modelmill.serving.state import NodeState, WorkerState
 from modelmill.store.blobs import pointers_of
 
 POLL_S = 0.25
 _GRACE_S = 5.0
-"""How long what was replaced lives on for the requests that it is answering."""
+"""How long what was replaced lives on for the requests that found it just before."""
+_RETRY_S = 5.0
+"""After how long a model that could not be opened is tried again: a file may have come back."""
 
 
 class WorkerOrder(msgspec.Struct, frozen=True):
@@ -49,6 +53,7 @@ class Worker:
         self.state = NodeState(order.state)
         self.app = App(self._describe, self.refresh)
         self._refreshing = asyncio.Lock()
+        self._retry_at = 0.0
         self._closing: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -57,6 +62,8 @@ class Worker:
             self.app,
             log_level="warning",
             access_log=False,
+            http=HttpProtocol,
+            ws="none",
             lifespan="off",
             server_header=False,
             timeout_graceful_shutdown=10,
@@ -70,25 +77,44 @@ class Worker:
             await asyncio.gather(*(model.close() for model in self.app.applied.models.values()))
 
     async def _poll(self) -> None:
+        told = ""
         while True:
-            try:
-                await self.refresh()
-            except ModelmillError as error:
-                print(f"{error.code} {error.what}", file=sys.stderr, flush=True)
+            trouble = await self._trouble()
+            if trouble and trouble != told:
+                print(trouble, file=sys.stderr, flush=True)
+            told = trouble
             self._report()
             await asyncio.sleep(POLL_S)
+
+    async def _trouble(self) -> str:
+        """Look for a release and say what stands in its way; whatever it is, the node answers on and looks again."""
+        try:
+            await self.refresh()
+        except ModelmillError as error:
+            return f"{error.code} {error.what}"
+        except Exception as error:  # noqa: BLE001 - a worker that stops looking would serve the old for ever
+            return f"{type(error).__name__}: {error}"
+        broken = self.app.applied.broken if self.app.applied else {}
+        return "; ".join(f"{name}: {why}" for name, why in broken.items())
 
     async def refresh(self) -> None:
         """Apply what is published, when it is not applied already."""
         async with self._refreshing:
             published = find_published(pointers_of(self.store), self.order.environment)
             before = self.app.applied
-            if published is None or (before is not None and before.revision >= published.revision):
+            if published is None or self._is_applied(published):
                 return
             self.app.applied = await apply(self.store, published, before)
+            self._retry_at = time.monotonic() + _RETRY_S
         self._report()
         if before is not None:
             self._close_later(before, self.app.applied)
+
+    def _is_applied(self, published: Published) -> bool:
+        applied = self.app.applied
+        if applied is None or applied.revision != published.revision:
+            return applied is not None and applied.revision > published.revision
+        return not applied.broken or time.monotonic() < self._retry_at
 
     def _close_later(self, before: Applied, now: Applied) -> None:
         replaced = [model for name, model in before.models.items() if now.models.get(name) is not model]

@@ -1,0 +1,250 @@
+"""Real children over a real store: right answers, and what happens when the user's code crashes, hangs or is damaged."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+
+from modelmill.errors import AnswerInvalid, NodeNotReady, SignatureInvalid
+from modelmill.model.loading import load_model_file
+from modelmill.names import ModelName, digest_of
+from modelmill.registry.facts import capture_code
+from modelmill.registry.fleet import Entry, FleetMap, Header, sign
+from modelmill.release.pointers import Pointer, Published
+from modelmill.serving.applied import Applied, ServedModel, apply
+from modelmill.serving.python import PythonRuntime
+from modelmill.store.blobs import blobs_of
+from modelmill.store.packs import PackWriter
+from modelmill.store.signing import SigningKey
+
+FILE = """
+import os, time
+from typing import Any
+import numpy as np
+import modelmill as mm
+
+class Sales(mm.Schema):
+    store: str = mm.key()
+    hour: float = mm.col()
+    y: float = mm.target()
+
+m = mm.Model("sales", Sales, by=["store"])
+
+@m.data
+def rows(window: mm.Window) -> Any: ...
+
+@m.train
+def train(x: np.ndarray, y: np.ndarray) -> Any: ...
+
+@m.predict
+def predict(model: Any, x: np.ndarray, segment: tuple[str, ...]) -> np.ndarray:
+    hour = x[0, 0]
+    if hour == 13:
+        os._exit(3)
+    if hour == 14:
+        time.sleep(60)
+    if hour == 15:
+        raise RuntimeError("no such hour")
+    if hour == 16:
+        time.sleep(0.5)
+    if hour == 17 and segment:
+        return x[:, 0] * np.nan
+    return x[:, 0] * model
+"""
+SEGMENTS = {(): 1.0, ("A",): 10.0, ("B",): 100.0}
+Test = Callable[[PythonRuntime, dict[str, Entry]], Awaitable[None]]
+
+
+class Released:
+    """A store with one released model, made through the code that makes real ones."""
+
+    def __init__(self, folder: Path) -> None:
+        project = folder / "project"
+        project.mkdir()
+        file = project / "serving_sample.py"
+        file.write_text(FILE)
+        self.store = folder / "store"
+        self.store.mkdir()
+        blobs, self.key = blobs_of(self.store), SigningKey.create(self.store)
+        model = load_model_file(file, project).models["sales"]
+        self.code = capture_code(blobs, project, [file])
+        header = Header(
+            model=ModelName("sales"),
+            spec=model.spec,
+            by=("store",),
+            task="regression",
+            code=self.code,
+            entry=(file.name, "sales"),
+            feature_names=("hour",),
+        )
+        self.map = FleetMap.build(header, _write(self.store))
+        signed = sign(self.key, self.map)
+        self.pointer = Pointer(1, blobs.put([signed.content])[0], signed.signature)
+        self.entries = {entry.segment[0] if entry.segment else "": entry for entry in self.map}
+
+    def ask(self, test: Test, answer_s: float = 30) -> None:
+        """Run a test against a runtime that is closed in the end."""
+
+        async def run() -> None:
+            runtime = PythonRuntime(self.store, self.pointer, self.code, answer_s)
+            try:
+                await test(runtime, self.entries)
+            finally:
+                await runtime.close()
+            assert runtime.pid is None
+
+        asyncio.run(run())
+
+
+def _write(store: Path) -> list[Entry]:
+    blobs = blobs_of(store)
+    blobs.put([b"makes the folders"])
+    with PackWriter(blobs.scratch) as writer:
+        contents = {segment: cloudpickle.dumps(factor) for segment, factor in SEGMENTS.items()}
+        places = {segment: writer.add(content) for segment, content in contents.items()}
+        pack = blobs.put_file(writer.finish())
+    return [
+        Entry(s, 1, "pickle", "python", pack, places[s].offset, places[s].length, digest_of(c))
+        for s, c in contents.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Released:
+    return Released(tmp_path_factory.mktemp("python"))
+
+
+def row(hour: float, store: str = "A") -> list[dict[str, Any]]:
+    return [{"store": store, "hour": hour}]
+
+
+def test_a_child_answers_with_the_archived_code(released: Released) -> None:
+    async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
+        assert (await runtime.answer(entries["A"], row(2) + row(3))).tolist() == [20, 30]
+        assert (await runtime.answer(entries["B"], row(2, "B"))).tolist() == [200]
+
+    released.ask(test)
+
+
+@pytest.mark.parametrize("hour", [13, 14], ids=["crashes", "hangs"])
+def test_a_child_that_crashes_or_hangs_is_replaced(released: Released, hour: int) -> None:
+    async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
+        await runtime.start()
+        first = runtime.pid
+        with pytest.raises(NodeNotReady):
+            await runtime.answer(entries["A"], row(hour))
+        assert (await runtime.answer(entries["A"], row(2))).tolist() == [20]
+        assert runtime.pid not in (None, first)
+
+    released.ask(test, answer_s=5)
+
+
+def test_no_request_ever_gets_the_answer_of_another(released: Released) -> None:
+    async def hour(runtime: PythonRuntime, entry: Entry, hour: int) -> bool:
+        try:
+            return bool((await runtime.answer(entry, row(hour))).tolist() == [hour * 10])
+        except NodeNotReady:
+            return False
+
+    async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
+        for _ in range(3):
+            asked = [hour(runtime, entries["A"], h) for h in (1, 2, 13, 3, 4)]
+            outcome = await asyncio.gather(*asked)
+            assert outcome[:2] == [True, True]
+            assert outcome[2] is False
+            assert await hour(runtime, entries["A"], 5)
+            pid = runtime.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await asyncio.gather(*(hour(runtime, entries["A"], h) for h in (6, 7)))
+            assert await hour(runtime, entries["A"], 8)
+
+    released.ask(test)
+
+
+def test_what_the_code_raises_is_no_answer(released: Released) -> None:
+    async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
+        with pytest.raises(AnswerInvalid, match="no such hour"):
+            await runtime.answer(entries["A"], row(15))
+
+    released.ask(test)
+
+
+def test_a_closed_runtime_starts_no_child(released: Released) -> None:
+    async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
+        await runtime.close()
+        with pytest.raises(NodeNotReady):
+            await runtime.answer(entries["A"], row(2))
+
+    released.ask(test)
+
+
+def test_too_many_waiting_requests_are_refused(released: Released, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelmill.serving.python._MOST_OWED", 1)
+
+    async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
+        await runtime.start()
+        found = await asyncio.gather(
+            *(runtime.answer(entries["A"], row(hour)) for hour in (16, 2)), return_exceptions=True
+        )
+        assert isinstance(found[1], NodeNotReady)
+
+    released.ask(test)
+
+
+def test_a_map_that_somebody_else_signed_is_not_opened(released: Released) -> None:
+    other = Pointer(1, released.pointer.map, bytes(64))
+    with pytest.raises(SignatureInvalid):
+        ServedModel(released.store, blobs_of(released.store), other)
+
+    async def child() -> None:  # it does not trust the worker that asks it either
+        await PythonRuntime(released.store, other, released.code).start()
+
+    with pytest.raises(NodeNotReady, match="signature"):
+        asyncio.run(child())
+
+
+def test_a_replaced_model_first_answers_what_it_holds(released: Released) -> None:
+    async def run() -> None:
+        model = ServedModel(released.store, blobs_of(released.store), released.pointer)
+        await model.start()
+        asked = asyncio.create_task(model.answer(row(16)))
+        await asyncio.sleep(0)
+        await model.close()
+        assert (await asked)[0].numbers == 160
+
+    asyncio.run(run())
+
+
+def test_a_nan_is_answered_by_the_pooled_model(released: Released) -> None:
+    async def run() -> None:
+        model = ServedModel(released.store, blobs_of(released.store), released.pointer)
+        try:
+            (answer,) = await model.answer(row(17))
+            assert answer.numbers == 17
+            assert answer.entry.segment == ()
+            assert answer.why
+        finally:
+            await model.close()
+
+    asyncio.run(run())
+
+
+def test_a_broken_release_leaves_the_one_before(released: Released) -> None:
+    async def run() -> None:
+        name = ModelName("sales")
+        good = await apply(released.store, Published("dev", 1, {name: released.pointer}), None)
+        damaged = Pointer(2, released.pointer.map, bytes(64))
+        now: Applied = await apply(released.store, Published("dev", 2, {name: damaged}), good)
+        assert now.models[name] is good.models[name]
+        assert "release 2" in now.broken[name]
+        await now.models[name].close()
+
+    asyncio.run(run())
