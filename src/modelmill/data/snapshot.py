@@ -46,6 +46,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     number: int
     source: str
     created_at: str
+    segments: int
+    """How many there are."""
     manifest: Manifest
 
     @property

@@ -164,7 +164,7 @@ def _record(c: Connection, identity: Digest, manifest: Manifest, segments: int, 
     same = (snapshots.c.dataset == manifest.dataset) & (snapshots.c.digest == identity)
     row = c.execute(select(snapshots).where(same)).first()
     if row:
-        return Snapshot(identity, row.number, row.source, row.created_at.isoformat(), manifest), False
+        return Snapshot(identity, row.number, row.source, row.created_at.isoformat(), row.segments, manifest), False
     newest = select(func.max(snapshots.c.number)).where(snapshots.c.dataset == manifest.dataset)
     number = (c.execute(newest).scalar() or 0) + 1
     made = now()
@@ -179,7 +179,7 @@ def _record(c: Connection, identity: Digest, manifest: Manifest, segments: int, 
             created_at=made,
         )
     )
-    return Snapshot(identity, number, source, made.isoformat(), manifest), True
+    return Snapshot(identity, number, source, made.isoformat(), segments, manifest), True
 
 
 def load_frame(store: Store, snapshot: Snapshot) -> pl.DataFrame:
@@ -236,4 +236,4 @@ def _read(store: Store, row: Row[Any]) -> Snapshot:
         manifest = msgspec.json.decode(content, type=Manifest)
     except msgspec.DecodeError as error:
         raise SnapshotBroken(f"the manifest of snapshot `{row.dataset}@s{row.number}` cannot be read") from error
-    return Snapshot(digest_of(content), row.number, row.source, row.created_at.isoformat(), manifest)
+    return Snapshot(digest_of(content), row.number, row.source, row.created_at.isoformat(), row.segments, manifest)

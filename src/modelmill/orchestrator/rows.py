@@ -81,6 +81,7 @@ def kept_facts(snapshot: Snapshot) -> SnapshotFacts:
         number=snapshot.number,
         digest=snapshot.id,
         rows=manifest.rows,
+        segments=snapshot.segments,
         bytes=sum(file.bytes for file in manifest.files),
         source=snapshot.source,
         taken_at=datetime.fromisoformat(snapshot.created_at),
