@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -149,6 +151,33 @@ def test_bad_input_is_never_our_fault(project: Path, path: str, content: bytes, 
     reply = httpx.post(url(project, path), content=content)
     assert reply.status_code == status, reply.text[:300]
     assert reply.json()["code"] == code
+
+
+@pytest.mark.parametrize("length", [b"-1", b"banana", b"5\r\ncontent-length: 6"])
+def test_what_is_not_http_is_refused_in_json(project: Path, length: bytes) -> None:
+    head = b"POST /sales HTTP/1.1\r\nhost: a\r\ncontent-length: " + length + b"\r\n\r\n{}   "
+    with socket.create_connection((node(project).host, node(project).port), timeout=30) as client:
+        client.sendall(head)
+        reply = client.recv(65536)
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/json\r\n" in reply
+    assert json.loads(reply.partition(b"\r\n\r\n")[2])["code"] == "MM204"
+
+
+def test_an_address_and_a_row_that_differ_are_refused(project: Path) -> None:
+    row = last_rows(project, "south-00001")[0]
+    reply = httpx.post(url(project, "/sales[west-00002]"), json=row)
+    assert (reply.status_code, reply.json()["code"]) == (422, "MM202")
+    assert "store" in reply.json()["error"]
+
+
+def test_one_connection_answers_many_requests(project: Path) -> None:
+    row = last_rows(project, "south-00001")[0]
+    with httpx.Client() as client:
+        replies = [client.post(url(project), json=row) for _ in range(20)]
+        ports = {reply.extensions["network_stream"].get_extra_info("client_addr") for reply in replies}
+    assert {reply.status_code for reply in replies} == {200}
+    assert len(ports) == 1
 
 
 def test_another_method_is_refused(project: Path) -> None:
