@@ -101,11 +101,12 @@ def _confirm(store: Store, node: NodeInfo, released: Release, trained: Trained, 
     began = time.monotonic()
     published = find_published(store.pointers, ENVIRONMENT)
     laggards = wait_until_applied(node, published.revision if published else 0)
-    if laggards:
+    broken = (describe_node(node) or {}).get("broken", {}).get(released.model, "")
+    if laggards or broken:
         raise NodesLagging(
-            f"{len(laggards)} worker(s) have not confirmed release r{released.number}",
-            got=f"pid {', '.join(map(str, laggards))}",
-            likely=str((describe_node(node) or {}).get("broken") or "they are still loading it"),
+            f"{len(laggards) or node.workers} worker(s) have not confirmed release r{released.number}",
+            got=f"pid {', '.join(map(str, laggards))}" if laggards else "",
+            likely=broken or "they are still loading it",
             next="modelmill status",
             safe=f"the pointer stays moved: they apply r{released.number} as soon as they can",
         )
