@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,16 @@ def clean_environment() -> Iterator[None]:
         del os.environ[name]
     yield
     os.environ.update(kept)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """End a limit on files with the test that set it: the report may go to a file, and would not fit either."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    try:
+        return (yield)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, before))
 
 
 def missing_components(reporter: pytest.TerminalReporter) -> dict[str, int]:
