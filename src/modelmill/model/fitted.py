@@ -88,11 +88,14 @@ def answer(fitted: Any, role: RoleFunction | None, classes: int, x: Floats, rows
     numbers = _as_floats(raw)
     if numbers is None:
         raise _unusable(fitted, role, "None" if raw is None else f"a {type(raw).__name__} that is no array of numbers")
-    shaped = _as_probabilities(numbers, fitted, classes, len(x)) if classes else numbers.reshape(-1)
+    if not np.isfinite(numbers).all():
+        raise _unusable(fitted, role, "NaN or infinity")
+    try:
+        shaped = _as_probabilities(numbers, fitted, classes, len(x)) if classes else numbers.reshape(-1)
+    except (IndexError, ValueError):
+        raise _unusable(fitted, role, f"answers that fit no {classes} classes") from None
     if len(shaped) != len(x):
         raise _unusable(fitted, role, f"{len(shaped)} answers for {len(x)} rows")
-    if not np.isfinite(shaped).all():
-        raise _unusable(fitted, role, "NaN or infinity")
     return shaped
 
 
@@ -118,7 +121,10 @@ def _as_probabilities(numbers: Floats, fitted: Any, classes: int, rows: int) -> 
         seen = np.asarray(getattr(fitted, "classes_", np.arange(numbers.shape[1])), dtype=np.int64)
         full[:, seen] = numbers
     else:
-        full[np.arange(rows), numbers.astype(np.int64)] = 1.0
+        chosen = numbers.astype(np.int64)
+        if (chosen < 0).any():
+            raise IndexError("a class is an index from 0")
+        full[np.arange(rows), chosen] = 1.0
     return full
 
 

@@ -96,3 +96,14 @@ def test_an_annotation_chooses_the_data_frame() -> None:
 
     assert make_x(read_role("features", features), SPEC, rows(3)).shape == (3, 1)
     assert seen == ["pandas"]
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [[0.0, float("nan")], [0.0, 3.0], [0.0, -1.0], [[0.1, 0.2, 0.3, 0.4]] * 2],
+    ids=["nan", "too high", "negative", "too many"],
+)
+def test_a_classifier_cannot_answer_a_class_that_is_none(returned: Any) -> None:
+    role = read_role("predict", lambda model, x: returned)
+    with pytest.raises(ModelReturned):
+        answer(None, role, 3, np.zeros((2, 1)), Rows({}, 2), ())
