@@ -154,11 +154,6 @@ def _typical(values: Any, column: Column) -> Any:
     return np.sort(present)[(len(present) - 1) // 2] if len(present) else None
 
 
-def one_row(spec: SchemaSpec, values: Mapping[str, Any]) -> Rows:
-    """Return a batch of one row from plain values."""
-    return Rows({c.name: column_array(c, [values[c.name]]) for c in spec.request_columns if c.name in values}, 1)
-
-
 def column_array(column: Column, values: list[Any]) -> NDArray[Any]:
     """Return plain values of one column as `Rows` keeps them."""
     if column.kind in _DTYPES:

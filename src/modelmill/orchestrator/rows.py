@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from modelmill.data.snapshot import Snapshot
-from modelmill.data.sources import describe, read_table, reading
+from modelmill.data.sources import read_table, reading
 from modelmill.data.taking import Taken, get_snapshot, load_taken, take_snapshot
 from modelmill.errors import DeclarationInvalid, ModelmillError, NotFound, UserCodeFailed
 from modelmill.model.declaration import Model, Window
@@ -87,11 +87,6 @@ def kept_facts(snapshot: Snapshot) -> SnapshotFacts:
         taken_at=datetime.fromisoformat(snapshot.created_at),
         new=False,
     )
-
-
-def source_name(source: Any) -> str:
-    """Return what a person would call a source."""
-    return describe(source)
 
 
 def _newest(model: Model, store: Store) -> Any:

@@ -13,7 +13,7 @@ import msgspec
 
 from modelmill.errors import NodesLagging, StoreLocked
 from modelmill.model.request import RequestParser
-from modelmill.names import Digest, ModelName
+from modelmill.names import Digest
 from modelmill.orchestrator.outcomes import DownOutcome, NodeFacts, Progress, ReleaseFacts, UpOutcome, no_progress
 from modelmill.orchestrator.project import open_project
 from modelmill.orchestrator.requests import DownRequest, TrainRequest, UpRequest
@@ -184,8 +184,3 @@ def _watch(store: Store, node: NodeInfo, *, own: bool) -> None:
         if own:
             with suppress(ProcessLookupError):
                 stop_node(store.folder, node)
-
-
-def released_model(store: Store, name: ModelName) -> Release | None:
-    """Return what `dev` serves of a model."""
-    return current_release(store.database, ENVIRONMENT, name)
