@@ -1,12 +1,14 @@
 """What the platform costs per model, beside plain loops over the same segments, and beside MLflow.
 
-Denominators, each with the declared law's own two asks added: **F** one process, fit + test + pickle to a file; **P** the
-same over a warm pool, 32 segments a task; **S** fit + test alone. modelmill does everything: contract, three metrics,
-histograms of all columns, five golden rows, one law of two asks, digests, pack, rows. Rounds are interleaved, and the
-ratios are of medians. MLflow runs in an environment of its own, which is made under ``bench/out``.
+Denominators, each with the user's features and the declared law's own two asks in it: **F** one process, fit + test +
+pickle to a file; **P** the same over a warm pool, 32 segments a task; **S** fit + test alone, over the same pool, so that
+its CPU seconds are of busy cores like those of P and of a build; **S alone** the same in one process beside an idle core.
+modelmill does everything: contract, three metrics, histograms of all columns, five golden rows, one law of two asks,
+digests, pack, rows. Rounds are interleaved, and the ratios are of medians. MLflow runs in an environment of its own,
+which is made under ``bench/out``.
 
-F and S are measured on a fifth of the segments and scaled. ``--flights`` adds the real flights, ``--mlflow`` adds MLflow;
-the raw output goes to ``bench/out/``.
+F and S alone are measured on a fifth of the segments and scaled. ``--flights`` adds the real flights, ``--mlflow`` adds
+MLflow; the raw output goes to ``bench/out/``.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
@@ -43,7 +46,19 @@ OUT = HERE / "out"
 FEATURES = ["price", "footfall", "weekday", "promo", "weather"]
 FAMILIES = ("ridge", "lightgbm", "hgb")
 MLFLOW = "3.17.2"
-Segments = list[tuple[np.ndarray, np.ndarray]]
+sys.path.insert(0, str(HERE.parent / "examples" / "flights"))
+
+
+class Loop(NamedTuple):
+    """What a plain loop does with each segment's columns and target."""
+
+    family: str
+    features: Callable[[Any], np.ndarray]
+    asks: Callable[[Any, int], Iterator[Any]]
+    """The two rows that the law asks about, from one of the segment's rows."""
+
+
+Segments = list[tuple[Any, np.ndarray]]
 
 
 def main() -> None:
@@ -72,13 +87,16 @@ def measurements(folder: Path, options: argparse.Namespace) -> Iterator[dict[str
         count = options.stores if family == "ridge" else options.slow_stores
         project = folder / f"stores-{count}"
         segments = stores_of(stores5k.write_project(project, stores=count, rows=options.rows))
-        own[family] = measure(project, segments, family, options.rounds)
+        own[family] = measure(project, segments, Loop(family, as_they_are, prices), options.rounds)
         yield {"fleet": "stores5k", **own[family]}
         if options.mlflow and family != "hgb":
             yield {"fleet": "stores5k", **beside(measure_mlflow(folder, segments[:50], family), own[family])}
     for family in options.families if options.flights else ():
         project, segments = flights_of(folder / "flights")
-        yield {"fleet": "flights", **measure(project, segments, family, options.rounds)}
+        yield {"fleet": "flights", **measure(project, segments, Loop(family, season, hours), options.rounds)}
+
+
+# ------------------------------------------------------------------ the fleets
 
 
 def stores_of(frame: pl.DataFrame) -> Segments:
@@ -87,66 +105,101 @@ def stores_of(frame: pl.DataFrame) -> Segments:
     return [(part.select(FEATURES).to_numpy().astype(float), part["sales"].to_numpy()) for part in parts]
 
 
+def as_they_are(x: np.ndarray) -> np.ndarray:
+    """Return a store's columns, which are its features."""
+    return x
+
+
+def prices(x: np.ndarray, row: int) -> Iterator[np.ndarray]:
+    """Yield a row with a high and a low price."""
+    for price in (2.0, -2.0):
+        changed = x[row : row + 1].copy()
+        changed[0, 0] = price
+        yield changed
+
+
 def flights_of(project: Path) -> tuple[Path, Segments]:
-    """Write a project of the demo's model file, with a family to choose; return it with x and y of each route."""
+    """Write a project of the demo's model file, with a family to choose; return it with the columns of each route."""
     examples = HERE.parent / "examples" / "flights"
     project.mkdir(exist_ok=True)
     for part in (examples / "airtime.py", HERE / "routes" / "routes.py", HERE / "families.py"):
         shutil.copy(part, project)
-    sys.path.insert(0, str(examples))
     from flights import write_flights
 
     rows = write_flights(project / "flights.parquet")
     (project / "modelmill.toml").write_text('model = "routes.py"\n[connections.flights]\ndev = "flights.parquet"\n')
-    season = 2 * np.pi * pl.col("time_hour").dt.ordinal_day() / 365.25
     keys = ["carrier", "flight", "dest"]
     known = pl.read_parquet(rows).drop_nulls("air_time").filter(pl.len().over(keys) >= 20).sort(*keys, "time_hour")
-    x = known.select("distance", "hour", season.sin().alias("sin"), season.cos().alias("cos")).to_numpy().astype(float)
-    y = known["air_time"].to_numpy().astype(float)
-    ends = np.cumsum(known.group_by(keys, maintain_order=True).len()["len"].to_numpy())[:-1]
-    return project, list(zip(np.split(x, ends), np.split(y, ends), strict=True))
+    parts = known.partition_by(keys, maintain_order=True)
+    return project, [(columns_of(part), part["air_time"].to_numpy().astype(float)) for part in parts]
+
+
+def columns_of(part: pl.DataFrame) -> SimpleNamespace:
+    """Return a route's columns as `features` reads them."""
+    return SimpleNamespace(**{name: part[name].to_numpy() for name in ("time_hour", "distance", "hour")})
+
+
+def season(rows: SimpleNamespace) -> np.ndarray:
+    """Return the features of a route, by the model file's own function."""
+    from airtime import features
+
+    return features(rows)  # type: ignore[arg-type]  # it reads three attributes of either
+
+
+def hours(rows: SimpleNamespace, row: int) -> Iterator[SimpleNamespace]:
+    """Yield a row that leaves at four and one that leaves at three."""
+    for hour in (16, 15):
+        place = slice(row, row + 1)
+        yield SimpleNamespace(
+            time_hour=rows.time_hour[place], distance=rows.distance[place], hour=np.array([hour], dtype=np.int64)
+        )
 
 
 # ------------------------------------------------------------------ the denominators
 
 
-def fit_and_test(family: str, x: np.ndarray, y: np.ndarray) -> Any:
+def fit_and_test(loop: Loop, columns: Any, y: np.ndarray) -> Any:
     """Fit on the first 80 %, answer the last 20 %, and ask the law's two questions."""
+    x = loop.features(columns)
     kept = len(y) - round(len(y) * 0.2)
-    model = estimator(family).fit(x[:kept], y[:kept])
+    model = estimator(loop.family).fit(x[:kept], y[:kept])
     errors = model.predict(x[kept:]) - y[kept:]
     abs(errors).mean()
-    for price in (2.0, -2.0):
-        row = x[kept : kept + 1].copy()
-        row[0, 0] = price
-        model.predict(row)
+    for row in loop.asks(columns, kept):
+        model.predict(loop.features(row))
     return model
 
 
-def loop_only(family: str, segments: Segments) -> None:
+def loop_only(loop: Loop, segments: Segments) -> None:
     """S: fit and test."""
-    for x, y in segments:
-        fit_and_test(family, x, y)
+    for columns, y in segments:
+        fit_and_test(loop, columns, y)
 
 
-def loop_to_files(family: str, segments: Segments, folder: Path) -> None:
+def loop_to_files(loop: Loop, segments: Segments, folder: Path) -> None:
     """F: fit, test, one pickle file a model."""
-    for number, (x, y) in enumerate(segments):
-        (folder / f"{number}.pickle").write_bytes(pickle.dumps(fit_and_test(family, x, y)))
+    for number, (columns, y) in enumerate(segments):
+        (folder / f"{number}.pickle").write_bytes(pickle.dumps(fit_and_test(loop, columns, y)))
 
 
-def chunk_to_files(task: tuple[str, int, Segments, str]) -> int:
+def chunk_to_files(task: tuple[Loop, int, Segments, str]) -> int:
     """One task of P."""
-    family, first, segments, folder = task
-    for number, (x, y) in enumerate(segments):
-        (Path(folder) / f"{first + number}.pickle").write_bytes(pickle.dumps(fit_and_test(family, x, y)))
+    loop, first, segments, folder = task
+    for number, (columns, y) in enumerate(segments):
+        (Path(folder) / f"{first + number}.pickle").write_bytes(pickle.dumps(fit_and_test(loop, columns, y)))
     return len(segments)
 
 
-def tasks(family: str, segments: Segments, folder: Path) -> Iterator[tuple[str, int, Segments, str]]:
+def chunk_only(task: tuple[Loop, int, Segments, str]) -> float:
+    """One task of S; return its CPU seconds."""
+    loop, _, segments, _ = task
+    return timed(partial(loop_only, loop, segments))[1]
+
+
+def tasks(loop: Loop, segments: Segments, folder: Path) -> Iterator[tuple[Loop, int, Segments, str]]:
     """Yield 32 segments a task."""
     for first in range(0, len(segments), 32):
-        yield family, first, segments[first : first + 32], str(folder)
+        yield loop, first, segments[first : first + 32], str(folder)
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, float]:
@@ -159,7 +212,7 @@ def timed(function: Callable[[], Any]) -> tuple[float, float]:
 # ------------------------------------------------------------------ one family
 
 
-def measure(project: Path, segments: Segments, family: str, rounds: int) -> dict[str, Any]:
+def measure(project: Path, segments: Segments, loop: Loop, rounds: int) -> dict[str, Any]:
     """Return medians over interleaved rounds, and the raw figures."""
     raw: dict[str, list[float]] = {}
 
@@ -168,22 +221,21 @@ def measure(project: Path, segments: Segments, family: str, rounds: int) -> dict
 
     files = project.parent / "files"
     files.mkdir(exist_ok=True)
-    loop_only(family, segments[:4])  # imports the library
+    loop_only(loop, segments[:4])  # imports the library
+    some = segments[: max(len(segments) // 5, 1)]
+    share = len(segments) / len(some)
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("forkserver")) as pool:
-        list(pool.map(chunk_to_files, tasks(family, segments[:128], files)))  # warm
+        list(pool.map(chunk_to_files, tasks(loop, segments[:128], files)))  # warm
         for _ in range(rounds):
-            note("P wall", timed(lambda: list(pool.map(chunk_to_files, tasks(family, segments, files))))[0])
-            for name, value in modelmill_once(project, family).items():
+            note("P wall", timed(lambda: list(pool.map(chunk_to_files, tasks(loop, segments, files))))[0])
+            for name, value in modelmill_once(project, loop.family).items():
                 note(name, value)
-            some = segments[: max(len(segments) // 5, 1)]
-            share = len(segments) / len(some)
-            wall, cpu = timed(partial(loop_only, family, some))
-            note("S wall", wall * share)
-            note("S CPU", cpu * share)
-            note("F wall", timed(partial(loop_to_files, family, some, files))[0] * share)
+            note("S CPU", sum(pool.map(chunk_only, tasks(loop, segments, files))))
+            note("S alone CPU", timed(partial(loop_only, loop, some))[1] * share)
+            note("F wall", timed(partial(loop_to_files, loop, some, files))[0] * share)
     shutil.rmtree(files)
     found = {name: statistics.median(values) for name, values in raw.items()}
-    return {"family": family, "models": len(segments), "median": found, "raw": raw, "ratios": ratios(found)}
+    return {"family": loop.family, "models": len(segments), "median": found, "raw": raw, "ratios": ratios(found)}
 
 
 def ratios(found: dict[str, float]) -> dict[str, float]:
@@ -191,6 +243,7 @@ def ratios(found: dict[str, float]) -> dict[str, float]:
     return {
         "build / P (wall)": found["build wall"] / found["P wall"],
         "build / S (CPU)": found["build CPU"] / found["S CPU"],
+        "build / S alone (CPU)": found["build CPU"] / found["S alone CPU"],
         "whole train - 1.5 P, seconds": found["train wall"] - 1.5 * found["P wall"],
         "unchanged / first": found["unchanged wall"] / found["train wall"],
     }

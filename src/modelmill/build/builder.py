@@ -18,6 +18,7 @@ from modelmill.build.failing import lost_failure
 from modelmill.build.plan import Plan, Step
 from modelmill.build.work import Chunk, ChunkResult, Setup
 from modelmill.compute.compute import Compute, Done, Limits, Lost, Task
+from modelmill.compute.forks import Template
 from modelmill.compute.local import LocalCompute
 from modelmill.errors import NotFound
 from modelmill.model.loading import imported_files
@@ -66,9 +67,12 @@ class BuildResult:
 class Builder:
     """One build of one plan."""
 
-    def __init__(self, store: Store, limits: BuildSettings, setup: Setup, plan: Plan, run: Run) -> None:
-        """Take everything that is decided; nothing has begun yet."""
+    def __init__(
+        self, store: Store, limits: BuildSettings, setup: Setup, plan: Plan, run: Run, template: Template | None = None
+    ) -> None:
+        """Take everything that is decided, and the template where one was started early; nothing has begun yet."""
         self.store, self.limits, self.setup, self.plan, self.run = store, limits, setup, plan, run
+        self._template = template
         self.result = BuildResult(run, None)
         self._next_chunk = max(runs.recorded_chunks(store.database, run), default=-1) + 1
         self._pooled: tuple[str, Path] | None = None
@@ -92,11 +96,12 @@ class Builder:
 
     def _compute(self) -> LocalCompute:
         limits = Limits(self.limits.segment_timeout_s, self.limits.worker_memory_mb)
+        template = self._template or start_template(self.setup.root)
         return LocalCompute(
             "modelmill.build.fitting:open_fitter",
             self.setup,
             workers=self.limits.workers,
-            preload=["modelmill.build.fitting", *used_libraries(self.setup.root)],
+            template=template,
             limits=limits,
         )
 
@@ -240,6 +245,11 @@ class Builder:
         for segment, reason in why.items():
             if segment not in known:
                 yield pooled._replace(segment=segment, state="pooled", why=reason)
+
+
+def start_template(root: Path) -> Template:
+    """Start the process that the workers are forked from, with the libraries that the user's files need."""
+    return Template(["modelmill.build.fitting", *used_libraries(root)])
 
 
 def used_libraries(root: Path) -> list[str]:

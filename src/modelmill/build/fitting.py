@@ -13,7 +13,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,10 @@ from modelmill.store.packs import PackWriter
 GOLDEN_ROWS = 5
 NOT_BETTER = "its own model is not better than the pooled one"
 _SHOWN_OUTPUT = 300
+ABREAST = 8
+"""How many segments go through a stage together: measured, 8 save what 32 save, and few models are held at once."""
+ABREAST_ROWS = 16_384
+STAGES = ("fit", "predict", "judge", "save")
 
 Numbers = NDArray[Any]
 
@@ -116,23 +120,37 @@ class Fitter:
             start, end = group[0].start, group[-1].start + group[-1].rows
             stretch = _Stretch(self, self.table.rows(start, end), start)
             histograms = count(self.setup.bins, stretch.rows, np.array([step.rows for step in group]))
-            for inside, step in enumerate(group):
-                at(place)
-                place += 1
-                yield self._fit_or_fail(step, stretch, [h[inside].tobytes() for h in histograms], pack)
+            segments = (
+                _Segment(self, step, stretch, place + inside, [h[inside].tobytes() for h in histograms])
+                for inside, step in enumerate(group)
+            )
+            for some in abreast(segments):
+                yield from self._fit_abreast(some, pack, at)
+            place += len(group)
             # Between groups, and while the pack is put away, no segment is to blame.
             at(-1)
 
-    def _fit_or_fail(
-        self, step: Step, stretch: _Stretch, histograms: list[bytes], pack: PackWriter
-    ) -> VersionRecord | FailureRecord:
-        segment = _Segment(self, step, stretch)
+    def _fit_abreast(
+        self, some: list[_Segment], pack: PackWriter, at: Callable[[int], None]
+    ) -> Iterator[VersionRecord | FailureRecord]:
+        """Take a few segments through the stages together: what a stage runs is then warm for all but the first."""
+        for stage in STAGES:
+            for segment in some:
+                if segment.failure is None:
+                    at(segment.place)
+                    segment.failure = self._fail_at(stage, segment)
+        for segment in some:
+            yield segment.failure or segment.record(pack)
+
+    def _fail_at(self, stage: str, segment: _Segment) -> FailureRecord | None:
+        """Run one stage of a segment; return its failure, if it fails."""
         try:
-            built = segment.build(histograms, pack)
+            segment.reseed()
+            getattr(segment, stage)()
             # The builder looks at the output now and then: whoever was faster than its look fails as well.
-            return _too_loud(step.segment) or built
+            return _too_loud(segment.step.segment)
         except Exception as error:  # noqa: BLE001 - the border to user code: anything it raises is this segment's failure
-            return failure_of(step.segment, segment.stage, error, self.setup.root, _drain_output())
+            return failure_of(segment.step.segment, segment.stage, error, self.setup.root, _drain_output())
         finally:
             _drain_output()
 
@@ -203,32 +221,55 @@ def _not_row_wise(role: RoleFunction, alone: str, among: Floats) -> FeaturesNotR
 
 
 class _Segment:
-    """The building of one segment, told stage by stage."""
+    """The building of one segment, stage by stage."""
 
-    def __init__(self, fitter: Fitter, step: Step, stretch: _Stretch) -> None:
-        self.fitter, self.step, self.stretch = fitter, step, stretch
-        self.stage = "features"
+    x: Floats
+    y: Numbers
+    fitted: Any
+    found: Floats
+    """The answers to the test rows."""
+    metrics: dict[str, float | None]
+    artifact: Artifact
+    extras: bytes
+
+    def __init__(self, fitter: Fitter, step: Step, stretch: _Stretch, place: int, histograms: list[bytes]) -> None:
+        self.fitter, self.step, self.stretch, self.place = fitter, step, stretch, place
+        self.histograms = histograms
         self.begin = step.start - stretch.start
         self.rows = stretch.rows.take(slice(self.begin, self.begin + step.rows))
+        self.test, self.training = self._split()
+        self.seed = seed_of(fitter.model.seed, step.segment)
+        self.failure: FailureRecord | None = None
+        self.stage = "features"
+        """What a failure is blamed on."""
 
-    def build(self, histograms: list[bytes], pack: PackWriter) -> VersionRecord:
-        fitter, model = self.fitter, self.fitter.model
-        x = self._x()
-        y = make_y(model.spec, self.rows)
-        test, train = self._split()
+    def reseed(self) -> None:
+        """Seed the global generators, from which the user's code may draw, whatever ran before."""
+        np.random.seed(self.seed)  # noqa: NPY002 - see above
+        random.seed(self.seed)
+
+    def fit(self) -> None:
+        self.x, self.y = self._x(), make_y(self.fitter.model.spec, self.rows)
         self.stage = "train"
-        fitted = self._fit(x, y, train)
+        self.fitted = self._fit()
+
+    def predict(self) -> None:
         self.stage = "predict"
-        tested = self.rows.take(test) if fitter.reads_rows else self.rows
-        found: Floats = fitter.timed(lambda: fitter.answers(fitted, x[test], tested, self.step.segment))
+        fitter, x = self.fitter, self.x[self.test]
+        rows = self.rows.take(self.test) if fitter.reads_rows else self.rows
+        self.found = fitter.timed(lambda: fitter.answers(self.fitted, x, rows, self.step.segment))
+
+    def judge(self) -> None:
         self.stage = "test"
-        metrics = self._evaluate(y, found, test, train)
+        self.metrics = self._evaluate()
         self.stage = "law"
-        self._ask_laws(fitted)
+        self._ask_laws()
+
+    def save(self) -> None:
         self.stage = "save"
-        artifact = encode(fitted, plain_predict=fitter.predict is None and fitter.features is None)
-        extras = self._extras(test, found, histograms)
-        return self._record(artifact, extras, metrics, pack, len(found))
+        fitter = self.fitter
+        self.artifact = encode(self.fitted, plain_predict=fitter.predict is None and fitter.features is None)
+        self.extras = self._extras()
 
     def _x(self) -> Floats:
         if self.stretch.x is not None:
@@ -243,56 +284,52 @@ class _Segment:
             test = self.fitter.tests[self.step.start : self.step.start + self.step.rows]
             return np.flatnonzero(test), np.flatnonzero(~test)
         kept = self.step.rows - tests_of(self.step.rows, self.fitter.model.test_share)
-        return slice(kept, None), slice(0, kept)
+        return slice(kept, self.step.rows), slice(0, kept)
 
-    def _fit(self, x: Floats, y: Numbers, train: Any) -> Any:
+    def _fit(self) -> Any:
         fitter, segment = self.fitter, self.step.segment
-        seed = seed_of(fitter.model.seed, segment)
-        np.random.seed(seed)  # noqa: NPY002 - the user's code may draw from the global generator
-        random.seed(seed)
         asked = fitter.train.asks
-        available = {"x": x[train], "y": y[train], "segment": segment, "seed": seed}
+        available = {"x": self.x[self.training], "y": self.y[self.training], "segment": segment, "seed": self.seed}
         if "rows" in asked:
-            available["rows"] = self.rows.take(train)
+            available["rows"] = self.rows.take(self.training)
         if "run" in asked:
-            available["run"] = Run(seed, segment)
+            available["run"] = Run(self.seed, segment)
         fitted = fitter.timed(lambda: fitter.train.call(available, fitter.setup.parameters))
         if fitted is None:
             raise ModelReturned("train() returned None", where=fitter.train.where, next="return the fitted model")
         return fitted
 
-    def _evaluate(self, y: Numbers, found: Floats, test: Any, train: Any) -> dict[str, float | None]:
-        truth = y[test]
-        values = {name: _finite(metric(truth, found)) for name, metric in self.fitter.metrics.items()}
+    def _evaluate(self) -> dict[str, float | None]:
+        truth, found, metrics = self.y[self.test], self.found, self.fitter.metrics
+        values = {name: _finite(metric(truth, found)) for name, metric in metrics.items()}
         score = self.fitter.model.metrics[0]
-        metric = self.fitter.metrics[score]
-        values[f"{score}:mean"] = _finite(metric(truth, _baseline(y[train], found)))
+        values[f"{score}:mean"] = _finite(metrics[score](truth, _baseline(self.y[self.training], found)))
         if self.stretch.pooled is not None and self.step.segment != POOLED:
-            pooled = self.stretch.pooled[self.begin : self.begin + self.step.rows][test]
-            values[f"{score}:pooled"] = _finite(metric(truth, pooled))
+            pooled = self.stretch.pooled[self.begin : self.begin + self.step.rows][self.test]
+            values[f"{score}:pooled"] = _finite(metrics[score](truth, pooled))
         return values
 
-    def _ask_laws(self, fitted: Any) -> None:
+    def _ask_laws(self) -> None:
         fitter, model = self.fitter, self.fitter.model
         if not model.laws:
             return
         typical = typical_row(model.spec, self.rows)
-        ask = Asker(model.spec, model.labels, fitter.features, fitter.predict, fitted, self.step.segment, typical)
+        ask = Asker(model.spec, model.labels, fitter.features, fitter.predict, self.fitted, self.step.segment, typical)
         for name, law in model.laws.items():
             try:
                 fitter.timed(lambda law=law: law.call({"ask": ask}))  # type: ignore[misc]
             except AssertionError as error:
                 raise LawFailed(f"law failed: {name}", where=law.where, got=str(error)[:200]) from error
 
-    def _extras(self, test: Any, found: Floats, histograms: list[bytes]) -> bytes:
-        golden = self.rows.take(np.arange(len(self.rows))[test][-GOLDEN_ROWS:])
+    def _extras(self) -> bytes:
+        golden = self.rows.take(_last(self.test, GOLDEN_ROWS))
         columns = {name: _plain_list(golden[name]) for name in golden}
-        answers = found[-GOLDEN_ROWS:].tolist()
-        return msgspec.msgpack.encode({"rows": columns, "answers": answers, "histograms": histograms})
+        answers = self.found[-GOLDEN_ROWS:].tolist()
+        return msgspec.msgpack.encode({"rows": columns, "answers": answers, "histograms": self.histograms})
 
-    def _record(
-        self, artifact: Artifact, extras: bytes, metrics: dict[str, float | None], pack: PackWriter, test_rows: int
-    ) -> VersionRecord:
+    def record(self, pack: PackWriter) -> VersionRecord:
+        """Put the bytes into the pack and return the row that describes them."""
+        artifact, extras, metrics = self.artifact, self.extras, self.metrics
         place, more = pack.add(artifact.content), pack.add(extras)
         setup, step, score = self.fitter.setup, self.step, self.fitter.model.metrics[0]
         better = _is_better(score, metrics[score], metrics.get(f"{score}:pooled"))
@@ -306,7 +343,7 @@ class _Segment:
             format=artifact.format,
             runtime="linear" if artifact.format == LINEAR else "python",
             rows=step.rows,
-            test_rows=test_rows,
+            test_rows=len(self.found),
             score=metrics[score],
             metrics=metrics,
             state="own" if better else "pooled",
@@ -315,6 +352,20 @@ class _Segment:
             extras_offset=more.offset,
             extras_length=more.length,
         )
+
+
+def abreast(segments: Iterable[_Segment]) -> Iterator[list[_Segment]]:
+    """Yield the few segments that go through the stages together; large ones, with large models, go alone."""
+    some: list[_Segment] = []
+    rows = 0
+    for segment in segments:
+        if some and (len(some) == ABREAST or rows + segment.step.rows > ABREAST_ROWS):
+            yield some
+            some, rows = [], 0
+        some.append(segment)
+        rows += segment.step.rows
+    if some:
+        yield some
 
 
 def neighbours(steps: list[Step]) -> Iterator[list[Step]]:
@@ -327,6 +378,11 @@ def neighbours(steps: list[Step]) -> Iterator[list[Step]]:
         group.append(step)
     if group:
         yield group
+
+
+def _last(which: Any, count: int) -> Any:
+    """Return the last of some rows, as a slice where they are one: a slice copies nothing."""
+    return slice(max(which.start, which.stop - count), which.stop) if isinstance(which, slice) else which[-count:]
 
 
 def tests_of(rows: int, share: float) -> int:

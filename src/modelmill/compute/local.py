@@ -6,40 +6,31 @@ in C hears no signal. A lost worker is replaced in milliseconds, by another fork
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import resource
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import deque
-from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Self
 
 from modelmill.compute.compute import Done, Limits, Lost, Task
+from modelmill.compute.forks import Template
 from modelmill.compute.worker import PROGRESS, Progress
 from modelmill.errors import ComputeLost
 
 _POLL_S = 0.05
+_NEWS_S = 2.0
+"""What the template may take to tell how a worker ended."""
 _QUEUED = 2
 """Tasks a worker holds: one runs while the next waits, so that it never waits for the builder's commit."""
 _RESPAWNS_IN_A_ROW = 20
 _OUTSIDE_S = 60.0
 """What a worker may take outside any item, where a task is prepared and put away as a whole, at least."""
-_ONE_THREAD = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-)
-_MESSAGE_BYTES = 1 << 16
 
 
 class _Worker:
@@ -72,23 +63,23 @@ class LocalCompute:
         setup: Any,
         *,
         workers: int = 0,
-        preload: Sequence[str] = (),
+        template: Template | None = None,
         limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
         """Start the workers; each calls `entry`, a ``module:function``, with `setup`, and runs what that returns.
 
         Returns when all are ready; what a worker raises while it gets ready is raised here.
-        `workers`: 0 means one a core. `preload`: modules that the template imports once for all.
+        `workers`: 0 means one a core. `template`: one that was started before, with what they need imported; it is
+        closed with them.
         """
         self._entry, self._limits = entry, limits
         self._setup = pickle.dumps(setup)
         self._workers: dict[int, _Worker] = {}
         self._backlog: deque[Task] = deque()
         self._ended: deque[Done | Lost] = deque()
-        self._statuses: dict[int, int] = {}
         self._lost_in_a_row = 0
         self._count = workers or len(os.sched_getaffinity(0))
-        self._start_template(preload)
+        self._template = template or Template()
         try:
             for _ in range(self._count):
                 self._spawn()
@@ -124,11 +115,7 @@ class LocalCompute:
             _kill(worker.pid)
             worker.close()
         self._workers.clear()
-        self._control.close()
-        with suppress(subprocess.TimeoutExpired):
-            self._template.wait(timeout=5)
-        self._template.kill()
-        self._template.wait()
+        self._template.close()
 
     def __enter__(self) -> Self:
         return self
@@ -144,9 +131,9 @@ class LocalCompute:
 
     def _turn(self) -> None:
         by_connection = {worker.connection: worker for worker in self._workers.values()}
-        for source in wait([*by_connection, self._control], timeout=_POLL_S):
-            if source is self._control:
-                self._hear_template()
+        for source in wait([*by_connection, self._template.control], timeout=_POLL_S):
+            if source is self._template.control:
+                self._template.hear()
             elif isinstance(source, Connection):
                 self._hear_worker(by_connection[source])
         self._judge()
@@ -214,11 +201,7 @@ class LocalCompute:
         self._spawn()
 
     def _cause(self, pid: int) -> tuple[str, str]:
-        deadline = time.monotonic() + 2
-        while pid not in self._statuses and time.monotonic() < deadline:
-            if wait([self._control], timeout=_POLL_S):
-                self._hear_template()
-        status = self._statuses.pop(pid, None)
+        status = self._template.status_of(pid, _NEWS_S)
         if status is None:
             return "exit", "the worker is gone"
         if os.WIFSIGNALED(status):
@@ -226,52 +209,18 @@ class LocalCompute:
             return "signal", f"the process died of {name}"
         return "exit", f"the process ended itself with status {os.waitstatus_to_exitcode(status)}"
 
-    def _start_template(self, preload: Sequence[str]) -> None:
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environ = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1")}
-        environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        self._template = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "modelmill.compute.template", str(theirs.fileno()), *preload],
-            pass_fds=[theirs.fileno()],
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        theirs.close()
-
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
         output, progress = os.memfd_create("output"), os.memfd_create("progress")
         os.ftruncate(progress, max(PROGRESS.size, resource.getpagesize()))
         os.set_blocking(ours.fileno(), True)
         order = {"entry": self._entry, "builder": os.getpid(), "memory_mb": self._limits.memory_mb}
-        try:
-            socket.send_fds(self._control, [json.dumps(order).encode()], [theirs.fileno(), output, progress])
-            pid = self._await_birth()
-        except OSError as error:
-            raise ComputeLost("the worker processes cannot be started", likely=str(error)) from error
+        pid = self._template.fork(order, [theirs.fileno(), output, progress])
         theirs.close()
         worker = _Worker(pid, Connection(ours.detach()), output, progress)
         with suppress(OSError):  # killed as soon as it was born: the next turn hears of it
             worker.connection.send_bytes(self._setup)
         self._workers[pid] = worker
-
-    def _await_birth(self) -> int:
-        while True:
-            if (pid := self._hear_template()) is not None:
-                return pid
-
-    def _hear_template(self) -> int | None:
-        """Read one message of the template; return the pid when it tells of a birth."""
-        content = self._control.recv(_MESSAGE_BYTES)
-        if not content:
-            raise ComputeLost("the process that makes workers is gone", next="run the command again")
-        message = json.loads(content)
-        if "ended" in message:
-            self._statuses[message["ended"]] = message["status"]
-        born: int | None = message.get("born")
-        return born
 
 
 def _kill(pid: int) -> None:

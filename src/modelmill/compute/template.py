@@ -10,6 +10,7 @@ progress as file descriptors; the answer is the worker's pid. A worker's end is 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -32,6 +33,9 @@ def main() -> None:
     for name in sys.argv[2:]:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    # What was imported stays: no collection looks at it again, and the workers go on sharing its pages.
+    gc.collect()
+    gc.freeze()
     workers: set[int] = set()
     try:
         while _serve_once(control, workers):

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from modelmill.errors import FieldUnknown, ModelReturned, did_you_mean
 from modelmill.model.columns import Column
 from modelmill.model.roles import RoleFunction
-from modelmill.model.rows import Coded, Rows
+from modelmill.model.rows import Array, Coded, Rows
 from modelmill.model.schema import SchemaSpec
 from modelmill.names import Segment
 
 Floats = NDArray[np.float64]
 
 _DTYPES = {"date": "datetime64[D]", "datetime": "datetime64[us]"}
+_NAT = np.iinfo(np.int64).min
 
 
 def make_x(role: RoleFunction | None, spec: SchemaSpec, rows: Rows) -> Floats:
@@ -137,21 +138,40 @@ def answer_value(answers: Floats, index: int, labels: Sequence[str]) -> float | 
 
 def typical_row(spec: SchemaSpec, rows: Rows) -> dict[str, Any]:
     """Return the row that stands for all: the median of numbers and times, the most frequent of the rest."""
-    return {column.name: _typical(rows[column.name], column) for column in spec.request_columns}
+    return {column.name: _typical(rows.raw(column.name), column) for column in spec.request_columns}
 
 
-def _typical(values: Any, column: Column) -> Any:
+def _typical(values: Array | Coded, column: Column) -> Any:
+    if isinstance(values, Coded):
+        return _most_frequent(values)
     if not len(values):
         return None
     if column.role == "key" or not (column.numeric or column.kind in _DTYPES):
         return values[0] if column.role == "key" and values[0] == values[-1] else statistics.mode(values.tolist())
-    # The lower median: a value that really occurred, and an integer where the column has integers.
-    middle = (len(values) - 1) // 2
-    found = np.partition(values, middle)[middle]
-    if found == found:  # noqa: PLR0124 - NaN and NaT differ from themselves, and are sorted last
-        return found
-    present = values[values == values]  # noqa: PLR0124 - see above
-    return np.sort(present)[(len(present) - 1) // 2] if len(present) else None
+    return _lower_median(values, column)
+
+
+def _most_frequent(texts: Coded) -> Any:
+    """Return the most frequent text, None where that is null."""
+    if not len(texts.codes):
+        return None
+    # Counted from the least code: the rows of one segment hold few of a table's many texts.
+    least = int(texts.codes.min())
+    code = least + int(np.bincount(texts.codes - least).argmax())
+    return texts.values[code] if code >= 0 else None
+
+
+def _lower_median(values: Array, column: Column) -> Any:
+    """Return the lower median: a value that really occurred, and an integer where the column has integers."""
+    # As times numpy compares them slowly, minding NaT; as integers they are as fast as numbers.
+    times = values.dtype.kind == "M"
+    numbers = values.view(np.int64) if times else values
+    if column.nullable:
+        numbers = numbers[numbers != _NAT] if times else numbers[~np.isnan(numbers)]
+    if not len(numbers):
+        return None
+    middle = (len(numbers) - 1) // 2
+    return np.partition(numbers, middle).view(values.dtype)[middle]
 
 
 def column_array(column: Column, values: list[Any]) -> NDArray[Any]:
@@ -168,7 +188,18 @@ def column_array(column: Column, values: list[Any]) -> NDArray[Any]:
 class Asker:
     """The `ask` of a law: one fitted object behind the whole path from named fields to an answer."""
 
-    __slots__ = ("_features", "_fitted", "_known", "_labels", "_predict", "_segment", "_spec", "_typical")
+    __slots__ = (
+        "_features",
+        "_fitted",
+        "_known",
+        "_labels",
+        "_places",
+        "_predict",
+        "_segment",
+        "_spec",
+        "_typical",
+        "_x",
+    )
 
     def __init__(  # noqa: PLR0913, PLR0917 - the parts of the path, named
         self,
@@ -187,6 +218,9 @@ class Asker:
             column.name: column_array(column, [typical.get(column.name)]) for column in spec.request_columns
         }
         self._known = {column.name: column for column in spec.request_columns}
+        self._places = {column.name: place for place, column in enumerate(spec.features)}
+        self._x = make_x(None, spec, Rows(self._typical, 1)) if features is None else None
+        """The typical row's features, where a field is one of them as it stands."""
 
     def __call__(self, **fields: Any) -> Any:
         """Return the answer to the typical row with these fields changed."""
@@ -196,6 +230,15 @@ class Asker:
                 raise FieldUnknown(f"ask() does not know the field `{name}`", likely=did_you_mean(name, self._known))
             columns[name] = column_array(self._known[name], [value])
         rows = Rows(columns, 1)
-        x = make_x(self._features, self._spec, rows)
-        answers = answer(self._fitted, self._predict, len(self._labels), x, rows, self._segment)
+        answers = answer(self._fitted, self._predict, len(self._labels), self._x_of(rows, fields), rows, self._segment)
         return answer_value(answers, 0, self._labels)
+
+    def _x_of(self, rows: Rows, changed: Iterable[str]) -> Floats:
+        """Return the features of the one row; where no function makes them, only what changed is computed again."""
+        if self._x is None:
+            return make_x(self._features, self._spec, rows)
+        x = self._x.copy()
+        for name in changed:
+            if name in self._places:
+                x[0, self._places[name]] = _as_numbers(rows, self._known[name])[0]
+        return x

@@ -7,6 +7,7 @@ import sys
 import types
 import typing
 from datetime import date, datetime
+from functools import cached_property
 from typing import Any, dataclass_transform
 
 import msgspec
@@ -25,8 +26,11 @@ _KINDS_OF_ROLE: dict[str, tuple[Kind, ...]] = {
 }
 
 
-class SchemaSpec(msgspec.Struct, frozen=True):
-    """A schema as a value: it can be stored, compared, and read without the file that declared it."""
+class SchemaSpec(msgspec.Struct, frozen=True, dict=True):
+    """A schema as a value: it can be stored, compared, and read without the file that declared it.
+
+    What is asked for once a segment or a request is computed once (`dict=True` gives it a place to stay).
+    """
 
     name: str
     doc: str
@@ -37,27 +41,27 @@ class SchemaSpec(msgspec.Struct, frozen=True):
         """Return the columns of one role, in the order of declaration."""
         return tuple(column for column in self.columns if column.role == role)
 
-    @property
+    @cached_property
     def features(self) -> tuple[Column, ...]:
         """Return the feature columns; this order is the order of the default `x`."""
         return self.with_role("feature")
 
-    @property
+    @cached_property
     def target(self) -> Column:
         """Return the column that is predicted."""
         return self.with_role("target")[0]
 
-    @property
+    @cached_property
     def time(self) -> Column | None:
         """Return the column that orders rows, if there is one."""
         return next(iter(self.with_role("time")), None)
 
-    @property
+    @cached_property
     def keys(self) -> tuple[Column, ...]:
         """Return the key columns."""
         return self.with_role("key")
 
-    @property
+    @cached_property
     def request_columns(self) -> tuple[Column, ...]:
         """Return what a request may hold: everything but the target and subjects."""
         return tuple(column for column in self.columns if column.role not in ("target", "subject"))

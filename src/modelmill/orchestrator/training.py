@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from modelmill.build.builder import Builder, BuildResult
+from modelmill.build.builder import Builder, BuildResult, start_template
 from modelmill.build.fitting import write_tests
 from modelmill.build.plan import Plan, has_several_classes, plan_build
 from modelmill.build.work import Setup
+from modelmill.compute.forks import Template
 from modelmill.data.build_table import BuildTable, write_build_table
 from modelmill.data.histogram import freeze_bins
 from modelmill.data.snapshot import Segments
@@ -75,6 +76,7 @@ class _Training:
         self.began = time.monotonic()
         self.stages: dict[str, float] = {}
         self.folder = temporary(store.scratch)
+        self.template: Template | None = None
 
     @contextmanager
     def scratch(self) -> Iterator[None]:
@@ -84,6 +86,8 @@ class _Training:
         try:
             yield
         finally:
+            if self.template is not None:
+                self.template.close()
             shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextmanager
@@ -95,6 +99,10 @@ class _Training:
 
     def run(self) -> Trained:
         """Go from rows to a recorded version, or find that there is nothing to do."""
+        last = self._last_run()
+        if last is None:
+            # Nothing can be unchanged, so there will be workers: they get ready while the rows are read.
+            self.template = start_template(self.project.settings.root)
         with self.stage("snapshot"):
             taken = take_rows(self.project, self.store, self.request.snapshot)
         self.progress("line", {"text": f"snapshot {taken.snapshot.label}   {taken.snapshot.manifest.rows:,} rows"})
@@ -102,7 +110,6 @@ class _Training:
             labelled = write_build_table(self.folder / "table", self.model.spec, taken.segments, taken.frame)
             table = BuildTable(self.folder / "table", self.model.spec)
             plan = self._plan(labelled, table.rows(0, int(labelled.rows.sum())))
-        last = self._last_run()
         if plan.empty and last is not None and last.snapshot == taken.snapshot.id and last.map is not None:
             return self._finished(taken, plan, BuildResult(last, last.map), started=False)
         with self.stage("register"):
@@ -191,7 +198,7 @@ class _Training:
         largest = int(np.argmax(labelled.rows))
         start, length = int(labelled.starts[largest]), int(labelled.rows[largest])
         header = self._header(plan, run, table.rows(start, start + length))
-        return Builder(self.store, limits, setup, plan, run).build(header, self.progress)
+        return Builder(self.store, limits, setup, plan, run, self.template).build(header, self.progress)
 
     def _limits(self) -> BuildSettings:
         declared, workers = self.project.settings.build, self.request.workers

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from modelmill.build.fitting import neighbours, seed_of, write_tests
+from modelmill.build.fitting import abreast, neighbours, seed_of, write_tests
 from modelmill.build.fitting import tests_of as rows_that_test
 from modelmill.build.plan import Step
 from modelmill.build.work import Chunk, ChunkResult, Setup
@@ -79,6 +79,8 @@ def predict(model, x, segment):
     if isinstance(model, dict):
         return x[:, 0]
     answers = x @ model
+    if segment == ("random",):
+        answers = answers + np.random.normal(0, 0.01)
     if segment == ("nan",):
         return answers * np.nan
     return answers[1:] if segment == ("short",) else answers
@@ -251,11 +253,17 @@ def test_every_row_is_counted_once_in_each_histogram(fleet: Fleet, result: Chunk
 
 @pytest.mark.parametrize("seed", range(3))
 def test_neither_chunk_nor_order_changes_a_model(fit: Fit, fleet: Fleet, result: ChunkResult, seed: int) -> None:
-    known = {version.segment: version.artifact for version in result.versions}
+    known = {version.segment: (version.artifact, version.extras, version.metrics) for version in result.versions}
     steps = random.Random(seed).sample(fleet.steps, k=len(fleet.steps))
     for part in (steps[:3], steps[3:]):
         for version in fit(part).versions:
-            assert version.artifact == known[version.segment]
+            assert (version.artifact, version.extras, version.metrics) == known[version.segment]
+
+
+def test_what_is_drawn_depends_on_no_neighbour(fit: Fit, fleet: Fleet) -> None:
+    (alone,) = fit([fleet.step("random")]).versions
+    (beside,) = fit([fleet.step("random"), fleet.step("short")]).versions
+    assert (beside.artifact, beside.extras, beside.metrics) == (alone.artifact, alone.extras, alone.metrics)
 
 
 def test_a_chunk_without_versions_has_no_pack(fit: Fit, fleet: Fleet) -> None:
@@ -281,6 +289,26 @@ def test_features_that_look_at_other_rows_are_refused(tmp_path: Path, body: str)
             compute.submit(Task(1, Chunk(number=1, steps=fleet.steps)))
             with pytest.raises(FeaturesNotRowWise, match="rows around it"):
                 compute.wait()
+
+
+class _Rows(NamedTuple):
+    step: Step
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([], []),
+        ([10] * 9, [8, 1]),
+        ([20_000, 10, 10], [1, 2]),
+        ([10, 16_384, 10], [1, 1, 1]),
+        ([16_374, 10, 10], [2, 1]),
+        ([20_000] * 2, [1, 1]),
+    ],
+)
+def test_only_small_segments_go_through_the_stages_together(rows: list[int], expected: list[int]) -> None:
+    segments: Any = [_Rows(Step(("a",), 0, count, Digest(""), "")) for count in rows]
+    assert [len(some) for some in abreast(segments)] == expected
 
 
 def test_neighbours_are_found() -> None:
