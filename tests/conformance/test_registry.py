@@ -17,7 +17,9 @@ import modelmill.registry.tables
 import modelmill.release.tables  # noqa: F401 - importing a room's tables declares them
 from modelmill.errors import Conflict, NotFound, UsageError
 from modelmill.names import Segment, VersionId, digest_of
+from modelmill.registry.change import Change
 from modelmill.registry.evidence import list_evidence, record_evidence
+from modelmill.registry.lineage import changes_of_run, descent_of
 from modelmill.registry.records import ChunkRecord, Run, RunStart, RunState
 from modelmill.registry.runs import (
     abandon_runs,
@@ -47,7 +49,7 @@ from modelmill.release.releasing import current_release, list_environments, list
 from modelmill.store.migrations import VERSION_TABLE
 from modelmill.store.opening import Store
 from modelmill.store.tables import metadata
-from modelmill.testing.samples import MODEL, sample_chunk, sample_start
+from modelmill.testing.samples import MODEL, sample_chunk, sample_code, sample_start
 
 FLEET: list[Segment] = [(f"s{number:02d}",) for number in range(20)]
 
@@ -58,7 +60,7 @@ def begin(store: Store, **others: Any) -> Run:
 
 def build(store: Store, segments: list[Segment] = FLEET, **others: Any) -> Run:
     """Record a run of one chunk."""
-    run = begin(store, **{key: others.pop(key) for key in ("tags",) if key in others})
+    run = begin(store, **{key: others.pop(key) for key in ("tags", "code", "model_digest") if key in others})
     record_chunk(store.database, run, sample_chunk(store.blobs, segments, **others))
     return run
 
@@ -235,6 +237,43 @@ def test_history_pages_from_the_newest(store: Store) -> None:
     second = list_versions(store.database, MODEL, FLEET[0], limit=4, after=first.after)
     assert [version.id.number for version in first.items + second.items] == [7, 6, 5, 4, 3, 2, 1]
     assert second.after is None
+
+
+def test_a_run_is_what_its_versions_changed(store: Store) -> None:
+    runs = [
+        build(store, [*FLEET[:5], ()]),
+        build(store, [*FLEET, ()], data=b"other"),
+        build(store, FLEET[:2], data=b"other"),
+        build(store, FLEET[:3], data=b"other", model_digest=digest_of(b"another model")),
+        build(store, FLEET[:4], model_digest=digest_of(b"a third"), code=sample_code(store.blobs)),
+    ]
+    assert [changes_of_run(store.database, run) for run in runs] == [
+        {Change.FIRST: 5},
+        {Change.FIRST: 15, Change.RETRAINING: 5},
+        {Change.SAME: 2},
+        {Change.EXPERIMENT: 3},
+        {Change.REWORK: 4},
+    ]
+
+
+def test_a_version_knows_what_the_one_before_it_was(store: Store) -> None:
+    build(store)
+    build(store, FLEET[1:])
+    build(store, FLEET[:2], data=b"other")
+    build(store, FLEET[:1], data=b"other", model_digest=digest_of(b"another model"))
+    described = [
+        descent_of(store.database, version) for version in list_versions(store.database, MODEL, FLEET[0]).items
+    ]
+    assert described == [
+        (Change.EXPERIMENT, 3, ("model",)),
+        (Change.RETRAINING, 1, ("data",)),
+        (Change.FIRST, None, ()),
+    ]
+
+
+def test_a_model_that_is_no_fleet_changes_as_its_only_segment_does(store: Store) -> None:
+    build(store, [()])
+    assert changes_of_run(store.database, build(store, [()], data=b"other")) == {Change.RETRAINING: 1}
 
 
 def test_members_of_a_run_page_by_page(store: Store) -> None:

@@ -81,12 +81,18 @@ def test_only_changed_stores_are_built_again(modelmill: Command, project: Path) 
     assert again["counts"]["built"] == len(changed) == 3
     assert {name for name, reason in reasons.items() if reason == "data changed"} == set(changed)
     assert len(reasons) == STORES
+    assert again["changes"] == {"retraining": 3}
+    assert "3 retraining" in modelmill("show", "sales", "2", cwd=project).out
+    history = modelmill("search", f"sales[{changed[0]}]", "--all", "--json", cwd=project).json["versions"]
+    assert [(found["number"], found["change"]) for found in history] == [(2, "retraining"), (1, "first")]
+    assert "retraining of version 1: differs in data" in modelmill("show", f"sales[{changed[0]}]", cwd=project).out
 
 
 def test_another_parameter_builds_every_store_again(modelmill: Command, project: Path) -> None:
     modelmill("train", cwd=project)
     again = modelmill("train", "--set", "family=hgb", "--json", cwd=project).json
     assert again["reasons"] == {"model changed": STORES}
+    assert again["changes"] == {"experiment": STORES}
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -25,6 +25,8 @@ def render_train(train: o.TrainOutcome) -> Iterator[str]:
     yield line("snapshot", *_snapshot_parts(train.snapshot))
     yield from _explained(train)
     yield from _run(train)
+    if any(change != "first" for change in train.changes):
+        yield line("change", *(f"{how_many:,} {change}" for change, how_many in train.changes.items()))
     yield from _answers(train)
     if train.comparison:
         yield line("error", *_comparison_parts(train.comparison))
@@ -181,7 +183,9 @@ def render_search(search: o.SearchOutcome) -> Iterator[str]:
         return
     metric = next((found.metric for found in search.versions if found.metric), "score")
     header = ("version", "number", metric, "rows", "answers", "run", "made")
-    yield from table(header, [_version_row(found) for found in search.versions])
+    history = any(found.change for found in search.versions)
+    rows = [(*_version_row(found), *([found.change] if history else [])) for found in search.versions]
+    yield from table((*header, "change") if history else header, rows)
     if search.after:
         yield line("more", f"--after {search.after}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from datetime import datetime
 from typing import Any
@@ -26,6 +27,7 @@ from modelmill.orchestrator.summary import failure_groups
 from modelmill.orchestrator.up import node_facts
 from modelmill.registry import runs
 from modelmill.registry.fleet import decode
+from modelmill.registry.lineage import Descent, changes_of_run, descent, descent_of
 from modelmill.registry.records import Run
 from modelmill.registry.search import search as search_versions
 from modelmill.registry.versions import Version, current_scores, current_version, get_version, list_versions
@@ -108,6 +110,8 @@ def search(settings: Settings, request: SearchRequest, _: Progress = no_progress
     """Return one page of the versions that fulfil all conditions."""
     name, segment = parse_target(request.model) if request.model else (None, None)
     text = format_segment(segment) if segment is not None else f"{request.segment}*" if request.segment else None
+    if request.every and segment is None:
+        raise UsageError("the history is that of one segment", next="modelmill search 'MODEL[SEGMENT]' --all")
     with open_store(settings, create=False) as store:
         if request.every and name is not None and segment is not None:
             page = list_versions(store.database, name, segment, after=request.after, limit=request.limit)
@@ -121,7 +125,9 @@ def search(settings: Settings, request: SearchRequest, _: Progress = no_progress
                 after=request.after,
                 limit=request.limit,
             )
-    found = tuple(_found(version) for version in page.items)
+        found = tuple(_found(version) for version in page.items)
+        if request.every:
+            found = _with_changes(store, page.items, found)
     return SearchOutcome(versions=found, after=page.after, next=_search_next(found))
 
 
@@ -141,6 +147,16 @@ def _found(version: Version) -> FoundVersion:
         run=version.id.number,
         made_at=version.recorded_at,
     )
+
+
+def _with_changes(
+    store: Store, versions: tuple[Version, ...], found: tuple[FoundVersion, ...]
+) -> tuple[FoundVersion, ...]:
+    """Add to the versions of one segment, the newest first, what each is in the eyes of the next one in the list."""
+    changes = [descent(earlier, later).change for later, earlier in itertools.pairwise(versions)]
+    if versions:
+        changes.append(descent_of(store.database, versions[-1]).change)
+    return tuple(msgspec.structs.replace(one, change=str(change)) for one, change in zip(found, changes, strict=True))
 
 
 # ------------------------------------------------------------------ show
@@ -219,18 +235,20 @@ def _policies(declared: dict[str, Any]) -> dict[str, str]:
 
 def _show_run(store: Store, name: str, number: int | None) -> ShowOutcome:
     run = runs.get_run(store.database, ModelName(name), number)
+    changes = changes_of_run(store.database, run)
     facts = {
         "state": str(run.state),
         "started": _moment(run.started_at),
         "finished": _moment(run.finished_at),
         "counts": ", ".join(f"{count:,} {what}" for what, count in run.counts.items()),
+        "change": ", ".join(f"{count:,} {change}" for change, count in changes.items()),
         **_made_of(run),
     }
     return ShowOutcome(
         kind="run",
         name=f"{run.model} run {run.number}",
-        facts=facts,
-        details={"run": run},
+        facts={label: text for label, text in facts.items() if text},
+        details={"run": run, "changes": changes},
         failures=tuple(failure_groups(runs.list_failures(store.database, run))),
         next=f"modelmill show {run.model}",
     )
@@ -259,12 +277,14 @@ def _show_version(store: Store, name: ModelName, segment: Segment, number: int |
     except NotFound as error:
         raise _unknown_segment(store, name, segment, error) from error
     run = runs.get_run(database, name, found.id.number)
+    change = descent_of(database, found)
     metrics = ", ".join(f"{m} {v:.4g}" for m, v in found.metrics.items() if v is not None)
     answers = "its own model" if found.state == "own" else f"the pooled model: {found.why}"
     facts = {
         "answers": answers,
         "metrics": f"{metrics}      (on the last {found.test_rows:,} of {found.rows:,} rows)",
         "made by": f"run {run.number}, {_moment(found.recorded_at)}",
+        "change": _change_text(change),
         **_made_of(run),
         "data": f"{found.rows:,} rows of snapshot {run.snapshot[:12]}, digest {found.digests.data[:12]}",
         "runtime": f"{found.runtime} ({found.format})",
@@ -272,8 +292,19 @@ def _show_version(store: Store, name: ModelName, segment: Segment, number: int |
         "identity": found.digests.identity,
     }
     return ShowOutcome(
-        kind="version", name=str(found.id), facts=facts, details={"version": found}, next=f"modelmill show {name}"
+        kind="version",
+        name=str(found.id),
+        facts=facts,
+        details={"version": found, "change": change._asdict()},
+        next=f"modelmill show {name}",
     )
+
+
+def _change_text(change: Descent) -> str:
+    if change.earlier is None:
+        return "the first version of this segment"
+    differs = f"differs in {' and '.join(change.differs)}" if change.differs else "nothing differs"
+    return f"{change.change} of version {change.earlier}: {differs}"
 
 
 def _unknown_segment(store: Store, name: ModelName, segment: Segment, error: ModelmillError) -> NotFound:

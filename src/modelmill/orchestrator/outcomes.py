@@ -143,6 +143,8 @@ class TrainOutcome(Outcome, frozen=True, kw_only=True):
     laws: tuple[LawCount, ...] = ()
     reasons: Mapping[str, int] = {}
     """Why segments were built or left alone -> how many."""
+    changes: Mapping[str, int] = {}
+    """What the new versions are in the eyes of those before them, computed from their digests -> how many."""
     explained: tuple[tuple[str, str], ...] = ()
     """With ``--explain``: (segment, reason) of every segment."""
     inactive: tuple[str, ...] = ()
@@ -317,6 +319,8 @@ class FoundVersion(msgspec.Struct, frozen=True, kw_only=True):
     score: float | None = None
     metric: str = ""
     rows: int = 0
+    change: str = ""
+    """In a segment's history: what it is in the eyes of the version before it."""
     run: int | None = None
     made_at: datetime | None = None
 

@@ -19,6 +19,7 @@ from modelmill.orchestrator.outcomes import (
     SnapshotFacts,
     TrainOutcome,
 )
+from modelmill.registry.lineage import changes_of_run
 from modelmill.registry.records import FailureRecord
 from modelmill.registry.runs import list_failures
 from modelmill.registry.versions import Scored, current_scores
@@ -74,6 +75,7 @@ def train_outcome(  # noqa: PLR0913 - what a training produced, named
         pooled_because=dict(because.most_common()),
         laws=tuple(_laws(model, result, failures)),
         reasons=plan.reasons(),
+        changes={str(change): n for change, n in changes_of_run(store.database, result.run).items()} if started else {},
         inactive=inactive_policies(model),
         map_digest=result.map_digest or "",
         next=f"modelmill show {model.name}" if failures else "modelmill up",

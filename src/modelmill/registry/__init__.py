@@ -3,6 +3,7 @@
     runs        a run, and the chunks of versions and failures that it records, each as one transaction
     versions    looking versions up, page by page, and searching them
     change      what lies between two versions: computed from three digests, never claimed
+    lineage     what each version is in the eyes of the one before it
     facts       code, package lock and host, each kept once and shared by thousands of versions
     fleet       the fleet map: which bytes answer for which segment; a release is one such map
     evidence    what was found out about a version, a run or a model

@@ -28,6 +28,8 @@ class Digests(NamedTuple):
 class Change(StrEnum):
     """What one version is in the eyes of another."""
 
+    FIRST = "first"
+    """There is no other."""
     SAME = "same"
     """Nothing differs."""
     EXPERIMENT = "experiment"
@@ -40,10 +42,16 @@ class Change(StrEnum):
     """The data differ, and the model or code as well."""
 
 
-def change_between(earlier: Digests, later: Digests, *, same_place: bool = True) -> Change:
+def change_between(earlier: Digests | None, later: Digests, *, same_place: bool = True) -> Change:
     """Return what was changed from `earlier` to `later`; every pair of versions has exactly one answer."""
-    data = earlier.data != later.data
+    if earlier is None:
+        return Change.FIRST
     recipe = (earlier.code, earlier.model) != (later.code, later.model)
+    return change_of(data=earlier.data != later.data, recipe=recipe, same_place=same_place)
+
+
+def change_of(*, data: bool, recipe: bool, same_place: bool = True) -> Change:
+    """Return the change where one knows which digests differ: that of the data, and those of the code or model."""
     match data, recipe:
         case True, True:
             return Change.REWORK
