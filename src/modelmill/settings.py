@@ -24,9 +24,9 @@ class BuildSettings:
     workers: int = 0
     """Worker processes; 0 means one a core."""
     segment_timeout_s: float = 60.0
-    """A segment that takes longer is stopped and counted as failed."""
+    """A segment is stopped, and counted as failed, when one of its steps (fit, predict, judge, save) takes longer."""
     worker_memory_mb: int = 4096
-    """A worker that grows beyond this is stopped; its segment is counted as failed."""
+    """A worker that grows beyond this is stopped; its segment is counted as failed. At least 512: libraries need some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +136,17 @@ def _build(kind: type[Any], values: Mapping[str, Any], path: Path, prefix: str) 
 _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
 
 
+_LEAST = {"build.worker_memory_mb": 512}
+
+
 def _check_type(name: str, value: Any, declared: str, path: Path) -> None:
     wanted = _TYPES.get(declared, (dict, Path))
     if not isinstance(value, wanted) or isinstance(value, bool):
         raise SettingInvalid(
             f"setting `{name}` has the wrong type", where=str(path), expected=declared, got=f"{value!r}"
         )
-    if isinstance(value, int | float) and value < 0:
-        raise SettingInvalid(f"setting `{name}` is negative", where=str(path), got=f"{value!r}")
+    least = _LEAST.get(name, 0)
+    if isinstance(value, int | float) and value < least:
+        raise SettingInvalid(
+            f"setting `{name}` is too small", where=str(path), expected=f"at least {least}", got=f"{value!r}"
+        )

@@ -35,7 +35,8 @@ def test_defaults_and_derived_places(tmp_path: Path) -> None:
         ('stor = "x"', "unknown setting `stor`"),
         ("[build]\nworker = 2", "unknown setting `build.worker`"),
         ("[serve]\nport = 'x'", "setting `serve.port` has the wrong type"),
-        ("[build]\nworkers = -1", "setting `build.workers` is negative"),
+        ("[build]\nworkers = -1", "setting `build.workers` is too small"),
+        ("[build]\nworker_memory_mb = 200", "setting `build.worker_memory_mb` is too small"),
         ("store = [", "not valid TOML"),
     ],
 )

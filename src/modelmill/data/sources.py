@@ -6,12 +6,12 @@ import codecs
 import gzip
 import shlex
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -26,29 +26,59 @@ _NULLS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL"]
 _IDENTIFIER = r"^[+-]?0\d|^[+-]?\d{19}"
 """Digits that a number would not give back: a leading zero, or more than 64 bits hold."""
 _GLANCE = 100
-_active: ContextVar[tuple[Settings, str] | None] = ContextVar("modelmill_project", default=None)
+
+
+class _Reading(NamedTuple):
+    """For whom rows are read."""
+
+    settings: Settings
+    environment: str
+    texts: frozenset[str] = frozenset()
+    """The columns that hold text, whatever their values look like."""
+
+
+_active: ContextVar[_Reading | None] = ContextVar("modelmill_project", default=None)
 
 
 @contextmanager
-def reading(settings: Settings, environment: str) -> Iterator[None]:
-    """Make `read` resolve connections in this project and environment."""
-    token = _active.set((settings, environment))
+def reading(settings: Settings, environment: str, texts: Iterable[str] = ()) -> Iterator[None]:
+    """Make `read` resolve connections in this project and environment; `texts` are columns that hold text."""
+    token = _active.set(_Reading(settings, environment, frozenset(texts)))
     try:
         yield
     finally:
         _active.reset(token)
 
 
-def read(connection: str, *, between: Window | None = None, time: str = "") -> pl.DataFrame:
+def read(connection: str, *, table: str = "", between: Window | None = None, time: str = "") -> pl.DataFrame:
     """Return the rows behind a connection of `modelmill.toml`, as a polars data frame.
 
-    `between` keeps the rows of a window, by the column `time` or else the only datetime column. Outside a command the
-    project is the nearest folder with a `modelmill.toml`, in environment `dev`. Raises `ConnectionUnknown`,
-    `SourceUnreadable`.
+    `table` names one of the files where the connection is a folder. `between` keeps the rows of a window, by the column
+    `time` or else the only datetime column. Outside a command the project is the nearest folder with a `modelmill.toml`,
+    in environment `dev`. Raises `ConnectionUnknown`, `SourceUnreadable`.
     """
-    settings, environment = _active.get() or (load_settings(find_project(Path.cwd())), "dev")
-    frame = read_table(settings.root / settings.address(connection, environment))
+    project = _active.get() or _Reading(load_settings(find_project(Path.cwd())), "dev")
+    path = project.settings.root / project.settings.address(connection, project.environment)
+    if table or path.is_dir():
+        path = _table_of(path, connection, table)
+    frame = read_table(path, project.texts)
     return frame if between is None else _within(frame, between, time)
+
+
+def _table_of(folder: Path, connection: str, table: str) -> Path:
+    """Return the file of a table in a folder."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    tables = {file.name.partition(".")[0]: file for file in files if file.name.endswith(_ENDINGS)}
+    if table in tables:
+        return tables[table]
+    known = next(iter(tables), "flights")
+    raise SourceUnreadable(
+        f"connection `{connection}` has no table `{table}`" if table else f"connection `{connection}` is a folder",
+        where=str(folder),
+        likely=did_you_mean(table, tables) if table and tables else "",
+        got=", ".join(tables) if tables else "" if folder.is_dir() else "a file, which has no tables",
+        next=f'mm.read("{connection}", table="{known}")' if folder.is_dir() else f'mm.read("{connection}")',
+    )
 
 
 def _within(frame: pl.DataFrame, window: Window, time: str) -> pl.DataFrame:
@@ -74,10 +104,13 @@ def _only_time(frame: pl.DataFrame) -> str:
     return found[0]
 
 
-def read_table(source: Path | Any) -> pl.DataFrame:
-    """Return a table from a Parquet or CSV file (also gzipped or zipped), or from a polars or pandas data frame."""
+def read_table(source: Path | Any, texts: Collection[str] = ()) -> pl.DataFrame:
+    """Return a table from a Parquet or CSV file (also gzipped or zipped), or from a polars or pandas data frame.
+
+    `texts` are columns that hold text: those of a CSV file stay as they are written, so that `1.10` is not `1.1`.
+    """
     if isinstance(source, Path):
-        return _read_file(source)
+        return _read_file(source, texts)
     if isinstance(source, pl.LazyFrame):
         return source.collect()
     if isinstance(source, pl.DataFrame):
@@ -97,7 +130,7 @@ def describe(source: Path | Any) -> str:
     return str(source) if isinstance(source, Path) else f"{type(source).__module__.split('.')[0]} data frame"
 
 
-def _read_file(path: Path) -> pl.DataFrame:
+def _read_file(path: Path, declared: Collection[str]) -> pl.DataFrame:
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
         raise SourceUnreadable(f"there is no file `{path.name}`", where=str(path), likely=did_you_mean(path.name, near))
@@ -106,7 +139,7 @@ def _read_file(path: Path) -> pl.DataFrame:
     if not path.name.endswith(_ENDINGS):
         raise SourceUnreadable(f"`{path.name}` is no known kind of file", where=str(path), expected=", ".join(_ENDINGS))
     try:
-        return _read_parquet(path) if path.name.endswith(".parquet") else _read_csv(_csv_bytes(path))
+        return _read_parquet(path) if path.name.endswith(".parquet") else _read_csv(_csv_bytes(path), declared)
     except UnicodeDecodeError as error:
         raise _not_utf8(path, error) from error
     except (OSError, ValueError, zipfile.BadZipFile) as error:
@@ -138,10 +171,10 @@ def _from_objects(name: str, values: Any) -> pl.Series:
         return pl.Series(name, texts, dtype=pl.String)
 
 
-def _read_csv(content: bytes) -> pl.DataFrame:
+def _read_csv(content: bytes, declared: Collection[str]) -> pl.DataFrame:
     content.decode("utf-8")
     texts = pl.read_csv(content, separator=_separator(content), infer_schema=False, null_values=_NULLS)
-    return texts.select([_typed(column) for column in texts])
+    return texts.select([column if column.name in declared else _typed(column) for column in texts])
 
 
 def _separator(content: bytes) -> str:

@@ -36,16 +36,16 @@ def load_model_file(path: Path, root: Path) -> LoadedFile:
     for folder in (str(path.parent), str(root)):
         if folder not in sys.path:
             sys.path.insert(0, folder)
-    module = _import(path)
+    module = _import(path, root)
     models = {str(m.name): m for m in vars(module).values() if isinstance(m, Model)}
     if not models:
-        raise ModelMissing(f"`{path.name}` declares no model", where=str(path), next="write  m = mm.Model(...)")
+        raise ModelMissing(f"`{path.name}` declares no model", where=shown(path, root), next="write  m = mm.Model(...)")
     for model in models.values():
         model.check_complete()
     return LoadedFile(path, root, module, models)
 
 
-def _import(path: Path) -> ModuleType:
+def _import(path: Path, root: Path) -> ModuleType:
     name = path.stem
     if not name.isidentifier():
         raise ModelFileBroken(
@@ -55,19 +55,19 @@ def _import(path: Path) -> ModuleType:
     try:
         return importlib.import_module(name)
     except DeclarationInvalid as error:
-        raise _with_place(error, path) from error
+        raise _with_place(error, path, root) from error
     except ModelmillError:
         raise
     except SyntaxError as error:
         raise ModelFileBroken(
             f"`{path.name}` has a syntax error: {error.msg}",
-            where=f"{error.filename}:{error.lineno}",
+            where=f"{shown(Path(error.filename or path), root)}:{error.lineno}",
             got=(error.text or "").strip(),
         ) from error
     except Exception as error:
         raise ModelFileBroken(
             f"`{path.name}` cannot be imported: {type(error).__name__}: {error}",
-            where="\n".join(user_frames(error, path.parent)) or str(path),
+            where="\n".join(user_frames(error, root)) or shown(path, root),
             likely=_missing_module(error),
         ) from error
 
@@ -83,9 +83,9 @@ def _forget_other_module(name: str, path: Path) -> None:
         importlib.invalidate_caches()
 
 
-def _with_place(error: DeclarationInvalid, path: Path) -> DeclarationInvalid:
-    frames = user_frames(error, path.parent)
-    parts = {"where": frames[0] if frames else str(path), **error.parts}
+def _with_place(error: DeclarationInvalid, path: Path, root: Path) -> DeclarationInvalid:
+    frames = user_frames(error, root)
+    parts = {"where": frames[0] if frames else shown(path, root), **error.parts}
     return DeclarationInvalid(error.what, **parts)
 
 
@@ -98,11 +98,19 @@ def _missing_module(error: Exception) -> str:
 def user_frames(error: BaseException, folder: Path, most: int = 3) -> list[str]:
     """Return the innermost lines of a traceback that lie in the user's folder, innermost first, at most `most`."""
     frames = [
-        f"{frame.filename}:{frame.lineno} {frame.name}()  {frame.line or ''}".rstrip()
+        f"{shown(Path(frame.filename), folder)}:{frame.lineno} {frame.name}()  {frame.line or ''}".rstrip()
         for frame in traceback.extract_tb(error.__traceback__)
         if _is_own(Path(frame.filename), folder)
     ]
     return frames[::-1][:most]
+
+
+def shown(file: Path, folder: Path) -> str:
+    """Return a file as a person in the project's folder would name it."""
+    try:
+        return str(file.resolve().relative_to(folder.resolve()))
+    except ValueError:
+        return str(file)
 
 
 def imported_files(root: Path) -> list[Path]:

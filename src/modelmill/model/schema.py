@@ -66,6 +66,11 @@ class SchemaSpec(msgspec.Struct, frozen=True, dict=True):
         """Return what a request may hold: everything but the target and subjects."""
         return tuple(column for column in self.columns if column.role not in ("target", "subject"))
 
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """Return the names of the columns that hold text."""
+        return tuple(column.name for column in self.columns if column.kind in ("str", "category"))
+
     def column(self, name: str) -> Column:
         """Return one column by name."""
         for column in self.columns:

@@ -105,7 +105,7 @@ def _read(project: Project, request: ImportRequest) -> _Source:
     if request.source is None:
         return _Source(read_source(project), f"@data {dataset_of(project.model)}()")
     path = _path(project.settings, request.source)
-    return _Source(read_table(path), str(path))
+    return _Source(read_table(path, project.model.spec.texts), str(path))
 
 
 def _path(settings: Settings, source: str) -> Path:

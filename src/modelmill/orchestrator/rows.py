@@ -42,7 +42,7 @@ def read_source(project: Project) -> Any:
         raise DeclarationInvalid(
             f"model `{project.model.name}` has no @data function", next="modelmill data import FILE"
         )
-    with reading(project.settings, ENVIRONMENT):
+    with reading(project.settings, ENVIRONMENT, project.model.spec.texts):
         try:
             found = role.call({"window": Window()})
         except ModelmillError:

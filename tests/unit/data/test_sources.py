@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zipfile
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -67,6 +69,11 @@ def test_csv_columns_get_the_type_that_all_their_cells_have(
 ) -> None:
     (tmp_path / "r.csv").write_text("n,c\n" + "".join(f"0,{cell}\n" for cell in cells))
     assert read_table(tmp_path / "r.csv")["c"].to_list() == expected
+
+
+def test_a_declared_text_stays_as_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("store,y\n1.10,1\n1.1,2\n")
+    assert read_table(tmp_path / "r.csv", ("store",)).rows() == [("1.10", 1), ("1.1", 2)]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -140,3 +147,35 @@ def test_read_follows_the_connection_and_keeps_the_window(tmp_path: Path) -> Non
         assert len(mm.read("rows")) == 2
         kept = mm.read("rows", between=mm.Window(start=datetime(2026, 1, 15)))  # noqa: DTZ001
         assert kept["y"].to_list() == [2]
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "modelmill.toml").write_text(
+        '[connections.warehouse]\ndev = "tables"\n[connections.rows]\ndev = "r.csv"'
+    )
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "stores.csv.gz").write_bytes(gzip.compress(TEXT.encode()))
+    (tmp_path / "r.csv").write_text(TEXT)
+    with reading(load_settings(tmp_path, {}), "dev", ["store"]):
+        yield tmp_path
+
+
+def test_a_folder_is_a_connection_with_tables(warehouse: Path) -> None:
+    assert mm.read("warehouse", table="stores").rows() == [("a", 1), ("b", 2)]
+
+
+@pytest.mark.parametrize(
+    ("connection", "table", "said", "following"),
+    [
+        ("warehouse", "storse", "has no table `storse`", 'mm.read("warehouse", table="stores")'),
+        ("warehouse", "../r", "has no table `../r`", 'mm.read("warehouse", table="stores")'),
+        ("warehouse", "", "is a folder", 'mm.read("warehouse", table="stores")'),
+        ("rows", "stores", "has no table `stores`", 'mm.read("rows")'),
+    ],
+)
+def test_a_table_that_is_not_there(warehouse: Path, connection: str, table: str, said: str, following: str) -> None:
+    with pytest.raises(SourceUnreadable, match=re.escape(said)) as refused:
+        mm.read(connection, table=table)
+    assert refused.value.parts["next"] == following
+    assert str(warehouse) in refused.value.parts["where"]
