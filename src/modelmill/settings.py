@@ -28,6 +28,11 @@ class BuildSettings:
     worker_memory_mb: int = 4096
     """A worker that grows beyond this is stopped; its segment is counted as failed. At least 512: libraries need some."""
 
+    @property
+    def processes(self) -> int:
+        """Return how many worker processes that is here."""
+        return self.workers or len(os.sched_getaffinity(0))
+
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:

@@ -5,10 +5,11 @@ Whatever kills it, the next build of the same plan goes on with the same run: wh
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from modelmill.build.failing import lost_failure
 from modelmill.build.plan import Plan, Step
-from modelmill.build.work import Chunk, ChunkResult, Setup
+from modelmill.build.work import Chunk, ChunkResult, Compare, Pooled, Setup
 from modelmill.compute.compute import Compute, Done, Limits, Lost, Task
 from modelmill.compute.forks import Template
 from modelmill.compute.local import LocalCompute
@@ -38,6 +39,9 @@ SMALLEST_CHUNK = 72
 _LARGEST_CHUNK = 2048
 _PATIENCE = 20.0
 """The pooled model sees all rows at once: it may take so many times longer than a segment."""
+_WAITING_EACH = 4
+"""How many chunks a worker may build ahead of the pooled model."""
+_COMPARED_AGAIN = 3
 _LIBRARIES = ("sklearn.linear_model", "sklearn.ensemble", "lightgbm")
 """Imported once for all workers where the model uses them. Not polars: its import starts a thread, which no fork has."""
 
@@ -75,12 +79,21 @@ class Builder:
         self._template = template
         self.result = BuildResult(run, None)
         self._next_chunk = max(runs.recorded_chunks(store.database, run), default=-1) + 1
-        self._pooled: tuple[str, Path] | None = None
+        self._ids = itertools.count()
         self._segment_s = 0.0
+        self._total = 0
         self._todo: deque[Step] = deque()
+        self._pooled_step: Step | None = None
+        """The pooled model, while it is not built yet."""
+        self._pooled_next = False
+        """Whether it is to be handed out."""
+        self._pooled: Pooled | None = None
+        self._waiting: list[tuple[Chunk, ChunkResult]] = []
+        """What was built while the pooled model was not: it is not recorded before it is compared."""
+        self._compares: deque[Compare] = deque()
+        self._lost_compares: Counter[int] = Counter()
         self._suspected: set[Segment] = set()
         """Segments at which a signal ended the worker once."""
-        self._total = 0
 
     def build(self, header: Header, progress: Progress) -> BuildResult:
         """Build what the plan says and close the run; a segment's failure is part of the result."""
@@ -89,7 +102,7 @@ class Builder:
             with self._compute() as compute:
                 began = time.monotonic()
                 self.result.startup_s = began - asked
-                self._build_pooled(compute, progress)
+                self._plan_tasks()
                 self._work_off(compute, progress)
                 self.result.seconds = time.monotonic() - began
         return self._close(header)
@@ -100,25 +113,27 @@ class Builder:
         return LocalCompute(
             "modelmill.build.fitting:open_fitter",
             self.setup,
-            workers=self.limits.workers,
+            workers=self.limits.processes,
             template=template,
             limits=limits,
         )
 
     # ---------------------------------------------------------------- the pooled model
 
-    def _build_pooled(self, compute: Compute, progress: Progress) -> None:
-        """Build the pooled model first: every segment is compared with it."""
+    def _plan_tasks(self) -> None:
+        """Decide what is to be done: the pooled model first, since every segment is compared with it."""
         done_before, failed_before = runs.recorded_segments(self.store.database, self.run)
-        if self.plan.pooled and POOLED not in done_before | failed_before:
-            self._todo.append(self.plan.pooled)
-            self._work_off(compute, progress, _PATIENCE)
         done = done_before | failed_before
         self._todo.extend(step for step in self.plan.steps if step.segment not in done)
         self._total = len(self._todo)
-        self._pooled = self._pooled_file() if self._todo else None
+        if self.plan.pooled is not None and POOLED not in done:
+            self._pooled_step, self._pooled_next = self.plan.pooled, True
+        else:
+            self._pooled = self._pooled_file()
 
-    def _pooled_file(self) -> tuple[str, Path] | None:
+    def _pooled_file(self) -> Pooled | None:
+        if not self._total:
+            return None
         try:
             version = current_version(self.store.database, self.run.model, POOLED)
         except NotFound:
@@ -128,22 +143,43 @@ class Builder:
         path.write_bytes(pack.entry(version.offset, version.length, version.artifact))
         return version.format, path
 
+    def _end_pooled(self, progress: Progress) -> None:
+        """Go on from the pooled model, built or failed: what waited for it is compared with it, and recorded."""
+        self._pooled_step = None
+        self._pooled = self._pooled_file()
+        for chunk, result in self._waiting:
+            if self._pooled is None:
+                self._finish(chunk, result, progress)
+            else:
+                self._compares.append(Compare(chunk=chunk, result=result, pooled=self._pooled))
+        self._waiting.clear()
+
     # ---------------------------------------------------------------- the segments
 
-    def _work_off(self, compute: Compute, progress: Progress, patience: float = 1.0) -> None:
+    def _work_off(self, compute: Compute, progress: Progress) -> None:
         """Hand out what is to be done until all of it is recorded."""
         outstanding = 0
-        while self._todo or outstanding:
-            while self._todo and compute.capacity() > 0:
-                compute.submit(Task(self._next_chunk, self._chunk(self._cut()), patience))
+        while outstanding or self._compares or self._todo or self._pooled_next:
+            while compute.capacity() > 0 and (task := self._next_task()) is not None:
+                compute.submit(task)
                 outstanding += 1
             self._take(compute.wait(), progress)
             outstanding -= 1
 
+    def _next_task(self) -> Task | None:
+        if self._pooled_step is not None and self._pooled_next:
+            self._pooled_next = False
+            return Task(next(self._ids), self._chunk([self._pooled_step]), _PATIENCE)
+        if self._compares:
+            return Task(next(self._ids), self._compares.popleft())
+        # A crash would lose what waits for the pooled model: there may not be much of it.
+        waits_enough = self._pooled_step is not None and len(self._waiting) >= _WAITING_EACH * self.limits.processes
+        return Task(next(self._ids), self._chunk(self._cut())) if self._todo and not waits_enough else None
+
     def _cut(self) -> list[Step]:
         """Take the next steps: about `CHUNK_S` of work, but such that all workers end together."""
         wanted = int(CHUNK_S / self._segment_s) if self._segment_s else SMALLEST_CHUNK
-        share = math.ceil(len(self._todo) / (2 * max(self.limits.workers, 2)))
+        share = math.ceil(len(self._todo) / (2 * max(self.limits.processes, 2)))
         size = max(
             1 if self._segment_s > CHUNK_S / SMALLEST_CHUNK else SMALLEST_CHUNK, min(wanted, share, _LARGEST_CHUNK)
         )
@@ -161,18 +197,37 @@ class Builder:
             self._take_done(ended, progress)
 
     def _take_done(self, ended: Done, progress: Progress) -> None:
-        result: ChunkResult = ended.result
-        chunk: Chunk = ended.task.payload
-        self._record(chunk.number, result)
         self.result.cpu_s += ended.cpu_s
+        payload: Chunk | Compare = ended.task.payload
+        result: ChunkResult = ended.result
+        if isinstance(payload, Compare):
+            self._finish(payload.chunk, result, progress)
+        elif payload.steps[0].segment == POOLED:
+            self._finish(payload, result, progress)
+            self._end_pooled(progress)
+        else:
+            self._segment_s = max(result.seconds / len(payload.steps), 1e-6)
+            self._take_chunk(payload, result, progress)
+
+    def _take_chunk(self, chunk: Chunk, result: ChunkResult, progress: Progress) -> None:
+        if chunk.pooled is None and self._pooled_step is not None:
+            self._waiting.append((chunk, result))
+        elif chunk.pooled is None and self._pooled is not None:
+            self._compares.append(Compare(chunk=chunk, result=result, pooled=self._pooled))
+        else:
+            self._finish(chunk, result, progress)
+
+    def _finish(self, chunk: Chunk, result: ChunkResult, progress: Progress) -> None:
+        self._record(chunk.number, result)
         self.result.worker_s += result.seconds
         self.result.user_s += result.user_s
-        if chunk.steps[0].segment != POOLED:
-            self._segment_s = max(result.seconds / len(chunk.steps), 1e-6)
         self._tell(result, progress)
 
     def _take_lost(self, ended: Lost, progress: Progress) -> None:
         """Give up the segment at which the worker was lost, and put the others of its chunk back."""
+        if isinstance(ended.task.payload, Compare):
+            self._take_lost_compare(ended.task.payload, progress)
+            return
         steps = list(ended.task.payload.steps)
         if ended.item < 0 and len(steps) > 1:
             # It was lost before any segment began: halves are tried until the guilty one stands alone.
@@ -186,12 +241,24 @@ class Builder:
         if ended.reason == "signal" and guilty.segment not in self._suspected:
             # It may have been killed from outside, for nothing that this segment did: it gets a second chance.
             self._suspected.add(guilty.segment)
-            self._todo.append(guilty)
+            if guilty.segment == POOLED:
+                self._pooled_next = True
+            else:
+                self._todo.append(guilty)
             return
         failure = lost_failure(guilty.segment, ended.reason, ended.detail)
         lost = ChunkResult(pack=None, pack_bytes=0, versions=[], failures=[failure], seconds=0.0, user_s=0.0)
-        self._record(self._chunk([guilty]).number, lost)
-        self._tell(lost, progress)
+        self._finish(self._chunk([guilty]), lost, progress)
+        if guilty.segment == POOLED:
+            self._end_pooled(progress)
+
+    def _take_lost_compare(self, task: Compare, progress: Progress) -> None:
+        """Compare again, unless it is the pooled model itself that ends workers: then there is nothing to compare with."""
+        self._lost_compares[task.chunk.number] += 1
+        if self._lost_compares[task.chunk.number] < _COMPARED_AGAIN:
+            self._compares.append(task)
+        else:
+            self._finish(task.chunk, task.result, progress)
 
     def _record(self, number: int, result: ChunkResult) -> None:
         record = ChunkRecord(

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from modelmill.build.failing import failure_of, lost_failure
 from modelmill.build.plan import Step
-from modelmill.build.work import Chunk, ChunkResult, Setup
+from modelmill.build.work import Chunk, ChunkResult, Compare, Pooled, Setup
 from modelmill.compute.compute import OUTPUT_MB
 from modelmill.data.build_table import BuildTable
 from modelmill.data.histogram import count
@@ -52,9 +52,9 @@ STAGES = ("fit", "predict", "judge", "save")
 Numbers = NDArray[Any]
 
 
-def open_fitter(setup: Setup) -> Callable[[Chunk, Callable[[int], None]], ChunkResult]:
+def open_fitter(setup: Setup) -> Callable[[Chunk | Compare, Callable[[int], None]], ChunkResult]:
     """Import the user's file in this worker and return what fits chunks; `LocalCompute` calls this once a worker."""
-    return Fitter(setup).fit_chunk
+    return Fitter(setup).work
 
 
 class Fitter:
@@ -76,14 +76,16 @@ class Fitter:
         self.pooled: Any = None
         self.user_s = 0.0
 
+    def work(self, task: Chunk | Compare, at: Callable[[int], None]) -> ChunkResult:
+        """Do one task: fit a chunk, or compare one that is fitted."""
+        return self.fit_chunk(task, at) if isinstance(task, Chunk) else self.compare(task)
+
     # ---------------------------------------------------------------- a chunk
 
     def fit_chunk(self, chunk: Chunk, at: Callable[[int], None]) -> ChunkResult:
         """Build the segments of a chunk; what fails is returned beside what was built."""
         began, self.user_s = time.perf_counter(), 0.0
-        if chunk.pooled and self.pooled is None:
-            form, path = chunk.pooled
-            self.pooled = decode(form, path.read_bytes())
+        self._open_pooled(chunk.pooled)
         versions: list[VersionRecord] = []
         failures: list[FailureRecord] = []
         with PackWriter(self.blobs.scratch) as pack:
@@ -101,6 +103,37 @@ class Fitter:
             seconds=time.perf_counter() - began,
             user_s=self.user_s,
         )
+
+    def compare(self, task: Compare) -> ChunkResult:
+        """Return the result of a chunk with the pooled model's score beside that of every version."""
+        began, self.user_s = time.perf_counter(), 0.0
+        self._open_pooled(task.pooled)
+        scores = dict(self._pooled_scores(task.chunk.steps))
+        name = self.model.metrics[0]
+        result = task.result
+        return msgspec.structs.replace(
+            result,
+            versions=[
+                beside_pooled(version, name, scores[version.segment]) if version.segment in scores else version
+                for version in result.versions
+            ],
+            seconds=result.seconds + time.perf_counter() - began,
+            user_s=result.user_s + self.user_s,
+        )
+
+    def _pooled_scores(self, steps: list[Step]) -> Iterator[tuple[Segment, float | None]]:
+        for group in neighbours(steps):
+            start, end = group[0].start, group[-1].start + group[-1].rows
+            stretch = _Stretch(self, self.table.rows(start, end), start)
+            for step in group if stretch.pooled is not None else ():
+                segment = _Segment(self, step, stretch, 0, [])
+                segment.y = make_y(self.model.spec, segment.rows)
+                yield step.segment, segment.pooled_score()
+
+    def _open_pooled(self, pooled: Pooled | None) -> None:
+        if pooled and self.pooled is None:
+            form, path = pooled
+            self.pooled = decode(form, path.read_bytes())
 
     def _keep(self, pack: PackWriter) -> tuple[Digest, int]:
         path = pack.finish()
@@ -304,10 +337,13 @@ class _Segment:
         values = {name: _finite(metric(truth, found)) for name, metric in metrics.items()}
         score = self.fitter.model.metrics[0]
         values[f"{score}:mean"] = _finite(metrics[score](truth, _baseline(self.y[self.training], found)))
-        if self.stretch.pooled is not None and self.step.segment != POOLED:
-            pooled = self.stretch.pooled[self.begin : self.begin + self.step.rows][self.test]
-            values[f"{score}:pooled"] = _finite(metrics[score](truth, pooled))
         return values
+
+    def pooled_score(self) -> float | None:
+        """Return the score of the pooled model on this segment's test rows."""
+        assert self.stretch.pooled is not None  # noqa: S101 - the caller has looked
+        answers = self.stretch.pooled[self.begin : self.begin + self.step.rows][self.test]
+        return _finite(self.fitter.metrics[self.fitter.model.metrics[0]](self.y[self.test], answers))
 
     def _ask_laws(self) -> None:
         fitter, model = self.fitter, self.fitter.model
@@ -332,8 +368,7 @@ class _Segment:
         artifact, extras, metrics = self.artifact, self.extras, self.metrics
         place, more = pack.add(artifact.content), pack.add(extras)
         setup, step, score = self.fitter.setup, self.step, self.fitter.model.metrics[0]
-        better = _is_better(score, metrics[score], metrics.get(f"{score}:pooled"))
-        return VersionRecord(
+        version = VersionRecord(
             segment=step.segment,
             artifact=digest_of(artifact.content),
             offset=place.offset,
@@ -346,12 +381,23 @@ class _Segment:
             test_rows=len(self.found),
             score=metrics[score],
             metrics=metrics,
-            state="own" if better else "pooled",
-            why="" if better else NOT_BETTER,
             extras=digest_of(extras),
             extras_offset=more.offset,
             extras_length=more.length,
         )
+        compared = self.stretch.pooled is not None and step.segment != POOLED
+        return beside_pooled(version, score, self.pooled_score()) if compared else version
+
+
+def beside_pooled(version: VersionRecord, score: str, pooled: float | None) -> VersionRecord:
+    """Return a version with the pooled model's score on the same rows, and who therefore answers for the segment."""
+    better = _is_better(score, version.score, pooled)
+    return msgspec.structs.replace(
+        version,
+        metrics={**version.metrics, f"{score}:pooled": pooled},
+        state="own" if better else "pooled",
+        why="" if better else NOT_BETTER,
+    )
 
 
 def abreast(segments: Iterable[_Segment]) -> Iterator[list[_Segment]]:

@@ -30,13 +30,17 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """A file of one byte a row of the table: 1 where the row tests."""
 
 
+Pooled = tuple[str, Path]
+"""The pooled model: its format, and where its bytes lie."""
+
+
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """Some segments to build, in the order of the table."""
 
     number: int
     steps: list[Step]
-    pooled: tuple[str, Path] | None = None
-    """The pooled model's format and bytes, once there is one."""
+    pooled: Pooled | None = None
+    """None while it is being built: the versions are compared with it afterwards."""
 
 
 class ChunkResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,3 +54,11 @@ class ChunkResult(msgspec.Struct, frozen=True, kw_only=True):
     """Of the whole chunk, by the wall clock: a process's own clock costs a system call a look."""
     user_s: float
     """Of these, those in the user's own functions and in the fitted objects they returned."""
+
+
+class Compare(msgspec.Struct, frozen=True, kw_only=True):
+    """A chunk that was built before the pooled model was: its versions are still to be compared with it."""
+
+    chunk: Chunk
+    result: ChunkResult
+    pooled: Pooled
