@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import update
 
 import modelmill as mm
-from modelmill.build.fitting import check_row_wise
+from modelmill.build.segment import check_row_wise
 from modelmill.compute.local import LocalCompute
 from modelmill.data.tables import snapshots
 from modelmill.data.taking import get_snapshot

@@ -141,10 +141,9 @@ from pathlib import Path
 from modelmill.model.artifact import unpickle
 from modelmill.model.fitted import answer, make_x
 from modelmill.model.loading import load_model_file
-from modelmill.model.request import RequestParser
+from modelmill.model.request import parser_of
 from modelmill.registry.facts import extract_code
 from modelmill.release.pointers import find_published, open_map
-from modelmill.serving.parsing import required_fields
 from modelmill.store.blobs import blobs_of, pointers_of
 from modelmill.store.packs import PackReader
 from modelmill.store.signing import public_key
@@ -155,7 +154,7 @@ blobs = blobs_of(store)
 fleet = open_map(blobs, find_published(pointers_of(store), "dev").models["sales"], public_key(store))
 folder = extract_code(blobs, fleet.header.code, store / "cache" / "code")
 model = load_model_file(folder / fleet.header.entry[0], folder).models["sales"]
-parser = RequestParser(fleet.header.spec, required_fields(fleet.header))
+parser = parser_of(fleet.header.spec, fleet.header.by, fleet.header.feature_names)
 for name, group in groupby(asked, lambda row: row["store"]):
     entry, rows = fleet.find((name,)), parser.parse_rows(list(group))
     assert (entry.state, entry.format) == ("own", "pickle")

@@ -152,6 +152,11 @@ class Model:
         return self.spec.target.values
 
     @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Return the columns that are the features as they stand; none where a @features function makes them."""
+        return () if self.role("features") else tuple(column.name for column in self.spec.features)
+
+    @property
     def roles(self) -> dict[str, Function]:
         """Return the functions by role, as they were written."""
         return {role: found.function for role, found in self._functions.items()}

@@ -83,6 +83,15 @@ class RequestParser:
         return FieldUnknown(f"field `{shown}` is not known", where=_row(index), likely=hint)
 
 
+def parser_of(spec: SchemaSpec, by: Iterable[str], feature_names: Sequence[str]) -> RequestParser:
+    """Return a model's parser; `feature_names` are the columns that are the features as they stand.
+
+    Then a request must have the keys and these. Where there are none, a @features function may read any column.
+    """
+    every = (column.name for column in spec.request_columns)
+    return RequestParser(spec, (*by, *feature_names) if feature_names else every)
+
+
 def segments_of(rows: Rows, by: Sequence[str]) -> list[Segment]:
     """Return the segment of each row."""
     if not by:

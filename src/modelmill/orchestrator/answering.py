@@ -13,7 +13,7 @@ from modelmill.model.artifact import decode as decode_artifact
 from modelmill.model.columns import Column
 from modelmill.model.declaration import Model
 from modelmill.model.fitted import answer, make_x
-from modelmill.model.request import RequestParser, segments_of
+from modelmill.model.request import parser_of, segments_of
 from modelmill.names import POOLED, ModelName, Segment, format_segment, parse_target
 from modelmill.orchestrator.checking import fit_one
 from modelmill.orchestrator.outcomes import Answer, PredictOutcome, Progress, no_progress
@@ -132,26 +132,19 @@ def _ask_unsaved(project: Project, rows: Sequence[Mapping[str, Any]]) -> list[An
     for row in rows:
         segment = _segment_of(project.model, row)
         tried = fit_one(project, segment)
-        why = "" if tried.segment == segment else "too few rows of this segment"
+        why = "" if tried.step.segment == segment else "too few rows of this segment"
         answers.append(_answered(project.model, tried.fitted, row, segment, None, why))
     return answers
 
 
-def _parser(model: Model) -> RequestParser:
-    plain = model.role("features") is None
-    names = [column.name for column in model.spec.features] if plain else []
-    required = (*model.by, *names) if plain else (column.name for column in model.spec.request_columns)
-    return RequestParser(model.spec, required)
-
-
 def _segment_of(model: Model, row: Mapping[str, Any]) -> Segment:
-    return segments_of(_parser(model).parse_rows([row]), model.by)[0]
+    return segments_of(parser_of(model.spec, model.by, model.feature_names).parse_rows([row]), model.by)[0]
 
 
 def _answered(
     model: Model, fitted: Any, row: Mapping[str, Any], segment: Segment, number: int | None, why: str
 ) -> Answer:
-    rows = _parser(model).parse_rows([row])
+    rows = parser_of(model.spec, model.by, model.feature_names).parse_rows([row])
     x = make_x(model.role("features"), model.spec, rows)
     numbers = answer(fitted, model.role("predict"), len(model.labels), x, rows, segment)[0]
     chances = dict(zip(model.labels, numbers.tolist(), strict=True)) if model.labels else {}

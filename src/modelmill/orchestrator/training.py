@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from modelmill.build.builder import Builder, BuildResult, start_template
-from modelmill.build.fitting import write_tests
 from modelmill.build.plan import Plan, has_several_classes, plan_build
+from modelmill.build.segment import write_tests
 from modelmill.build.work import Setup
 from modelmill.compute.forks import Template
 from modelmill.data.build_table import BuildTable, write_build_table
@@ -206,7 +206,6 @@ class _Training:
 
     def _header(self, plan: Plan, run: Run, rows: Rows) -> Header:
         model = self.model
-        plain = model.role("features") is None
         typical = {name: as_json(value) for name, value in typical_row(model.spec, rows).items()}
         return Header(
             model=model.name,
@@ -217,7 +216,7 @@ class _Training:
             entry=(str(self.project.file.path.relative_to(self.project.settings.root)), model.name),
             labels=model.labels,
             parameters=_as_text(self.parameters),
-            feature_names=tuple(column.name for column in model.spec.features) if plain else (),
+            feature_names=model.feature_names,
             example=typical,
             run=run.number,
             lock=run.lock,

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from modelmill.errors import NodesLagging, StoreLocked
-from modelmill.model.request import RequestParser
+from modelmill.model.request import parser_of
 from modelmill.names import Digest
 from modelmill.orchestrator.outcomes import DownOutcome, NodeFacts, Progress, ReleaseFacts, UpOutcome, no_progress
 from modelmill.orchestrator.project import open_project
@@ -31,7 +31,6 @@ from modelmill.serving.control import (
     stop_node,
     wait_until_applied,
 )
-from modelmill.serving.parsing import required_fields
 from modelmill.settings import Settings
 from modelmill.store.locks import ProjectLock
 from modelmill.store.opening import Store, open_store
@@ -159,7 +158,7 @@ def node_facts(node: NodeInfo) -> NodeFacts:
 def example_request(store: Store, map_digest: Digest) -> dict[str, Any]:
     """Return a request that a released model accepts."""
     header = decode(store.blobs.get(map_digest)).header
-    return RequestParser(header.spec, required_fields(header)).example(header.example)
+    return parser_of(header.spec, header.by, header.feature_names).example(header.example)
 
 
 def curl_line(url: str, example: dict[str, Any]) -> str:

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from modelmill.errors import AnswerInvalid, BlobBroken, ModelmillError, ModelUnknown, did_you_mean
 from modelmill.model.artifact import LINEAR
-from modelmill.model.request import RequestParser, segments_of
+from modelmill.model.request import parser_of, segments_of
 from modelmill.names import POOLED, Digest, ModelName, Segment, format_segment
 from modelmill.registry.fleet import Entry, FleetMap
 from modelmill.release.pointers import Pointer, Published, open_map
 from modelmill.serving.linear import LinearRuntime
-from modelmill.serving.parsing import required_fields
 from modelmill.serving.python import PythonRuntime
 from modelmill.serving.runtime import Row, Runtime
 from modelmill.store.blobs import FolderBlobs, blobs_of
@@ -48,7 +47,7 @@ class ServedModel:
         self.pointer = pointer
         self.map: FleetMap = open_map(blobs, pointer, public_key(store))
         self.header = self.map.header
-        self.parser = RequestParser(self.header.spec, required_fields(self.header))
+        self.parser = parser_of(self.header.spec, self.header.by, self.header.feature_names)
         self.pooled = self.map.find(POOLED)
         self._linear = LinearRuntime(blobs, self.header.spec, self.parser)
         codes = self.map.codes(without=LINEAR)

@@ -24,12 +24,11 @@ from modelmill.errors import ModelmillError, PlatformError, UserCodeFailed
 from modelmill.model.artifact import LINEAR, unpickle
 from modelmill.model.fitted import answer, make_x
 from modelmill.model.loading import load_model_file, user_frames
-from modelmill.model.request import RequestParser
+from modelmill.model.request import parser_of
 from modelmill.names import Digest, Segment
 from modelmill.registry.facts import extract_code
 from modelmill.registry.fleet import Entry, FleetMap
 from modelmill.release.pointers import Pointer, open_map
-from modelmill.serving.parsing import required_fields
 from modelmill.store.blobs import blobs_of
 from modelmill.store.packs import PackReader
 from modelmill.store.signing import public_key
@@ -77,7 +76,7 @@ class Child:
         file, name = header.entry
         self._folder = folder
         self._model = load_model_file(folder / file, folder).models[name]
-        self._parser = RequestParser(header.spec, required_fields(header))
+        self._parser = parser_of(header.spec, header.by, header.feature_names)
         self._opened: dict[Digest, Any] = {}
         self._warm(setup.code)
 

@@ -16,9 +16,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from modelmill.build.fitting import abreast, neighbours, seed_of, write_tests
-from modelmill.build.fitting import tests_of as rows_that_test
+from modelmill.build.fitting import abreast, neighbours
 from modelmill.build.plan import Step
+from modelmill.build.segment import seed_of, write_tests
+from modelmill.build.segment import tests_of as rows_that_test
 from modelmill.build.work import Chunk, ChunkResult, Setup
 from modelmill.compute.compute import Done, Limits, Task
 from modelmill.compute.local import LocalCompute
