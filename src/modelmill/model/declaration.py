@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 from modelmill.errors import DeclarationInvalid, did_you_mean
 from modelmill.model.conditions import Canary, Condition, check_conditions
@@ -84,53 +84,29 @@ class Model:
 
     # ---------------------------------------------------------------- the decorators
 
-    @overload
-    def data(self, function: F) -> F: ...
-    @overload
-    def data(self, **options: Any) -> Callable[[F], F]: ...
-    def data(self, function: Any = None, **options: Any) -> Any:
+    def data(self, function: F) -> F:
         """Register the function that returns the rows: ``data(window)`` -> data frame."""
-        return self._decorate("data", function, options)
+        return self._decorate("data", function)
 
-    @overload
-    def features(self, function: F) -> F: ...
-    @overload
-    def features(self, **options: Any) -> Callable[[F], F]: ...
-    def features(self, function: Any = None, **options: Any) -> Any:
+    def features(self, function: F) -> F:
         """Register the function that turns rows into ``x``, (n, k): in training, in batch and online. Row by row."""
-        return self._decorate("features", function, options)
+        return self._decorate("features", function)
 
-    @overload
-    def train(self, function: F) -> F: ...
-    @overload
-    def train(self, **options: Any) -> Callable[[F], F]: ...
-    def train(self, function: Any = None, **options: Any) -> Any:
+    def train(self, function: F) -> F:
         """Register the function that fits: it may ask for x, y, rows, segment, run, seed; defaults are parameters."""
-        return self._decorate("train", function, options)
+        return self._decorate("train", function)
 
-    @overload
-    def predict(self, function: F) -> F: ...
-    @overload
-    def predict(self, **options: Any) -> Callable[[F], F]: ...
-    def predict(self, function: Any = None, **options: Any) -> Any:
+    def predict(self, function: F) -> F:
         """Register the function that answers a batch: ``predict(model, x)``; without it the fitted object's own."""
-        return self._decorate("predict", function, options)
+        return self._decorate("predict", function)
 
-    @overload
-    def test(self, function: F) -> F: ...
-    @overload
-    def test(self, **options: Any) -> Callable[[F], F]: ...
-    def test(self, function: Any = None, **options: Any) -> Any:
+    def test(self, function: F) -> F:
         """Register a law or an example: ``test(ask)`` asserts something that must hold for every segment."""
-        return self._decorate("test", function, options)
+        return self._decorate("test", function)
 
-    @overload
-    def metric(self, function: F) -> F: ...
-    @overload
-    def metric(self, **options: Any) -> Callable[[F], F]: ...
-    def metric(self, function: Any = None, **options: Any) -> Any:
+    def metric(self, function: F) -> F:
         """Register a metric of one's own: ``metric(y_true, y_pred)`` -> number, smaller is better."""
-        return self._decorate("metric", function, options)
+        return self._decorate("metric", function)
 
     # ---------------------------------------------------------------- what was declared
 
@@ -220,9 +196,7 @@ class Model:
             raise DeclarationInvalid("`by` names a column twice", where=self.where, got=", ".join(names))
         return names
 
-    def _decorate(self, role: str, function: Any, options: Mapping[str, Any]) -> Any:
-        if function is None:
-            return lambda found: self._decorate(role, found, options)
+    def _decorate(self, role: str, function: F) -> F:
         if not callable(function):
             raise DeclarationInvalid(f"@{role} stands above something that is no function", where=self.where)
         found = read_role(role, function)

@@ -146,6 +146,8 @@ def _typical(values: Array | Coded, column: Column) -> Any:
         return _most_frequent(values)
     if not len(values):
         return None
+    if column.kind == "bool":
+        return _most_frequent_truth(values)
     if column.role == "key" or not (column.numeric or column.kind in _DTYPES):
         return values[0] if column.role == "key" and values[0] == values[-1] else statistics.mode(values.tolist())
     return _lower_median(values, column)
@@ -159,6 +161,13 @@ def _most_frequent(texts: Coded) -> Any:
     least = int(texts.codes.min())
     code = least + int(np.bincount(texts.codes - least).argmax())
     return texts.values[code] if code >= 0 else None
+
+
+def _most_frequent_truth(values: Array) -> bool | None:
+    """Return the more frequent of true and false, None where more are missing; a nullable column holds 1, 0 and NaN."""
+    true, false = int((values == 1).sum()), int((values == 0).sum())
+    missing = len(values) - true - false
+    return None if missing > max(true, false) else true > false
 
 
 def _lower_median(values: Array, column: Column) -> Any:

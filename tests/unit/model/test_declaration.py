@@ -33,7 +33,11 @@ def test_a_decorator_returns_the_very_function() -> None:
     assert model.train(train) is train
     assert model.roles["train"] is train
     assert model.parameters == {"alpha": 1.0}
-    assert model.train(checkpoint="5m")(train) is train
+
+
+def test_a_decorator_takes_no_option_that_nothing_would_come_of() -> None:
+    with pytest.raises(TypeError, match="checkpoint"):
+        make().train(checkpoint="5m")  # type: ignore[call-arg]
 
 
 def test_a_misspelt_role_is_guessed() -> None:
