@@ -66,7 +66,9 @@ def read(connection: str, *, table: str = "", between: Window | None = None, tim
 
 
 def _table_of(folder: Path, connection: str, table: str) -> Path:
-    """Return the file of a table in a folder."""
+    """Return the file of a table in a folder; a connection that is a file is the table of its own name."""
+    if folder.is_file() and folder.name.partition(".")[0] == table:
+        return folder
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     tables = {file.name.partition(".")[0]: file for file in files if file.name.endswith(_ENDINGS)}
     if table in tables:
@@ -76,7 +78,7 @@ def _table_of(folder: Path, connection: str, table: str) -> Path:
         f"connection `{connection}` has no table `{table}`" if table else f"connection `{connection}` is a folder",
         where=str(folder),
         likely=did_you_mean(table, tables) if table and tables else "",
-        got=", ".join(tables) if tables else "" if folder.is_dir() else "a file, which has no tables",
+        got=", ".join(tables) if tables else "" if folder.is_dir() else f"the file `{folder.name}`",
         next=f'mm.read("{connection}", table="{known}")' if folder.is_dir() else f'mm.read("{connection}")',
     )
 

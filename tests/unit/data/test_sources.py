@@ -163,6 +163,7 @@ def warehouse(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_folder_is_a_connection_with_tables(warehouse: Path) -> None:
     assert mm.read("warehouse", table="stores").rows() == [("a", 1), ("b", 2)]
+    assert mm.read("rows", table="r").rows() == [("a", 1), ("b", 2)]
 
 
 @pytest.mark.parametrize(
