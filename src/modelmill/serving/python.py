@@ -1,6 +1,8 @@
 """The runtime of everything that is no plain array: a child process that runs the archived code of one model.
 
-The child may crash, hang or grow: it is killed and started again, and the requests it held are refused with 503.
+The child may crash, hang or grow: it is killed and started again. The request at which it ended has no answer - the pooled
+model answers it, if there is one - and those behind it are asked again. A segment at which it ended more than once is not
+asked again in this release: every time would cost all others a second.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ import asyncio
 import os
 import socket
 import sys
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelmill.errors import AnswerInvalid, NodeNotReady, RequestError, every_error
-from modelmill.names import Digest
+from modelmill.names import Digest, Segment
 from modelmill.registry.fleet import Entry
 from modelmill.release.pointers import Pointer
 from modelmill.serving.child import HEADER, Ask, ChildSetup, Told, numbers_of
@@ -28,6 +31,9 @@ from modelmill.serving.runtime import Row
 
 _START_S = 60.0
 _ANSWER_S = 30.0
+_FATAL = 2
+"""How often a segment's model may end the child."""
+_TRIES = 5
 _MOST_OWED = 1_000
 """Requests that may wait for one child; more are refused at once, which is kinder than a time limit reached."""
 _OF_REQUESTS = {kind.code: kind for kind in every_error() if issubclass(kind, RequestError)}
@@ -43,6 +49,7 @@ class PythonRuntime:
         self._answer_s = answer_s
         self._link: _Link | None = None
         self._closed = False
+        self._ended: Counter[Segment] = Counter()
         self._starting = asyncio.Lock()
 
     @property
@@ -63,18 +70,35 @@ class PythonRuntime:
             return self._link
 
     async def answer(self, entry: Entry, rows: Sequence[Row]) -> NDArray[np.float64]:
-        """Return the answers to rows."""
-        link = await self._living()
-        told = await link.send(msgspec.msgpack.encode(Ask(entry.segment, [dict(row) for row in rows])), self._answer_s)
+        """Return the answers to rows; raises `AnswerInvalid` where the child ends or raises at them."""
+        if entry.segment and self._ended[entry.segment] >= _FATAL:
+            raise AnswerInvalid("the model has ended its process more than once")
+        told = await self._told(entry, msgspec.msgpack.encode(Ask(entry.segment, [dict(row) for row in rows])))
         if told.error is not None:
             raise _as_ours(told.error)
         return numbers_of(told)
+
+    async def _told(self, entry: Entry, content: bytes) -> Told:
+        for _ in range(_TRIES):
+            link = await self._living()
+            try:
+                return await link.send(content, self._answer_s)
+            except _NotReached:
+                continue
+            except AnswerInvalid:
+                self._ended[entry.segment] += 1
+                raise
+        raise NodeNotReady("the model's process ends again and again", next="try again")
 
     async def close(self) -> None:
         """End the child; none is started again."""
         self._closed = True
         if self._link is not None:
             await self._link.end()
+
+
+class _NotReached(Exception):
+    """The child ended before it came to this request."""
 
 
 class _Link:
@@ -86,22 +110,40 @@ class _Link:
         self.process, self._writer = process, writer
         self.lives = True
         self._owed: deque[asyncio.Future[Told]] = deque()
+        self._begun = 0.0
+        """When the child began with the first of them, on the monotonic clock."""
         self._listening = asyncio.create_task(self._listen(reader))
 
     async def send(self, content: bytes, timeout_s: float) -> Told:
-        """Return the child's answer; one that does not come in time costs the child its life."""
+        """Return the child's answer.
+
+        Raises `AnswerInvalid` where the child ended at this request, or worked on it for all that time, which costs it its
+        life; `NodeNotReady` where others were before it.
+        """
+        if self._is_stuck(timeout_s):
+            await self.end()
         if not self.lives:
-            raise _lost()
+            raise _NotReached
         if len(self._owed) >= _MOST_OWED:
             raise NodeNotReady(f"{_MOST_OWED} requests wait for this model already", next="try again")
         told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
+        if not self._owed:
+            self._begun = time.monotonic()
         self._owed.append(told)
         self._writer.write(HEADER.pack(len(content)) + content)
         try:
             return await asyncio.wait_for(told, timeout_s)
         except TimeoutError:
-            await self.end()
-            raise NodeNotReady(f"the model took longer than {timeout_s:g} s", next="try again") from None
+            stuck, guilty = self._is_stuck(timeout_s), bool(self._owed) and self._owed[0] is told
+            if stuck:
+                await self.end()
+            if stuck and guilty:
+                raise AnswerInvalid(f"the model took longer than {timeout_s:g} s") from None
+            raise NodeNotReady(f"no answer within {timeout_s:g} s: others are before it", next="try again") from None
+
+    def _is_stuck(self, timeout_s: float) -> bool:
+        """Return whether the child has worked on one request for longer than it may."""
+        return bool(self._owed) and time.monotonic() - self._begun > 0.99 * timeout_s
 
     async def end(self) -> None:
         """Kill the child and return when it is gone."""
@@ -117,15 +159,17 @@ class _Link:
                 (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
                 self._settle(decoder.decode(await reader.readexactly(length)))
         self.lives = False
+        error: Exception = AnswerInvalid("the model's process ended while it answered")
         while self._owed:
-            self._settle(_lost())
+            self._settle(error)
+            error = _NotReached()
         self._writer.close()
         with suppress(ProcessLookupError):
             self.process.kill()
         await self.process.wait()
 
-    def _settle(self, told: Told | NodeNotReady) -> None:
-        owed = self._owed.popleft()
+    def _settle(self, told: Told | Exception) -> None:
+        owed, self._begun = self._owed.popleft(), time.monotonic()
         if owed.done():  # its time was up
             return
         if isinstance(told, Told):
@@ -148,15 +192,14 @@ async def _start_child(setup: ChildSetup) -> _Link:
         )
     reader, writer = await asyncio.open_connection(sock=ours)
     link = _Link(process, reader, writer)
-    ready = await link.send(msgspec.msgpack.encode(setup), _START_S)
+    try:
+        ready = await link.send(msgspec.msgpack.encode(setup), _START_S)
+    except (AnswerInvalid, _NotReached):
+        raise NodeNotReady("the model's process ended while it started", next="see the node's log") from None
     if ready.error is not None:
         await link.end()
         raise NodeNotReady(f"the model's code cannot be opened: {ready.error['error']}", got=ready.error["code"])
     return link
-
-
-def _lost() -> NodeNotReady:
-    return NodeNotReady("the model's process ended while it answered", next="try again")
 
 
 def _as_ours(error: dict[str, Any]) -> RequestError:

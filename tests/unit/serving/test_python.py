@@ -136,12 +136,43 @@ def test_a_child_that_crashes_or_hangs_is_replaced(released: Released, hour: int
     async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
         await runtime.start()
         first = runtime.pid
-        with pytest.raises(NodeNotReady):
+        with pytest.raises(AnswerInvalid):
             await runtime.answer(entries["A"], row(hour))
         assert (await runtime.answer(entries["A"], row(2))).tolist() == [20]
         assert runtime.pid not in (None, first)
 
     released.ask(test, answer_s=5)
+
+
+def test_a_segment_that_ends_the_child_again_and_again_is_not_asked_any_more(released: Released) -> None:
+    async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
+        for _ in range(2):
+            with pytest.raises(AnswerInvalid, match="ended while it answered"):
+                await runtime.answer(entries["A"], row(13))
+        await runtime.start()
+        first = runtime.pid
+        with pytest.raises(AnswerInvalid, match="more than once"):
+            await runtime.answer(entries["A"], row(13))
+        assert (await runtime.answer(entries["B"], row(2, "B"))).tolist() == [200]
+        assert runtime.pid == first
+
+    released.ask(test)
+
+
+def test_a_request_behind_a_slow_one_is_refused_but_costs_no_child(released: Released) -> None:
+    async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
+        await runtime.start()
+        first = runtime.pid
+        slow = asyncio.create_task(runtime.answer(entries["A"], row(16)))
+        await asyncio.sleep(0.3)
+        found = await asyncio.gather(
+            slow, *(runtime.answer(entries["A"], row(16)) for _ in range(3)), return_exceptions=True
+        )
+        assert isinstance(found[3], NodeNotReady)
+        assert not isinstance(found[0], BaseException)
+        assert runtime.pid == first
+
+    released.ask(test, answer_s=1.0)
 
 
 def test_no_request_ever_gets_the_answer_of_another(released: Released) -> None:
@@ -150,7 +181,7 @@ def test_no_request_ever_gets_the_answer_of_another(released: Released) -> None:
     async def factor(runtime: PythonRuntime, entry: Entry, hour: int) -> float | None:
         try:
             return float((await runtime.answer(entry, row(hour)))[0]) / hour
-        except NodeNotReady:
+        except AnswerInvalid:
             return None
 
     async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
@@ -160,6 +191,7 @@ def test_no_request_ever_gets_the_answer_of_another(released: Released) -> None:
             asked.append(asyncio.create_task(factor(runtime, entries["A"], hour)))
             await asyncio.sleep(0.0005)
         found = await asyncio.gather(*asked)
+        assert [hour for hour, answer in zip((1, 2, 13, *range(20, 60)), found, strict=True) if answer is None] == [13]
         assert set(found) == {10.0, None}
         assert await factor(runtime, entries["A"], 8) == 10.0
 
