@@ -124,7 +124,9 @@ def state(folder: Path) -> dict[Any, tuple[Any, ...]]:
     """Return what each segment was built from, and what its bytes hash to."""
     with open_store(load_settings(folder)) as store:
         known = heads(store.database, NAME)
-        return {e.segment: (known[e.segment].identity, e.artifact, e.state) for e in current_entries(store.database, NAME)}
+        return {
+            e.segment: (known[e.segment].identity, e.artifact, e.state) for e in current_entries(store.database, NAME)
+        }
 
 
 if __name__ == "__main__":

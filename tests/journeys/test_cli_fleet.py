@@ -56,6 +56,7 @@ def test_status_search_and_show_agree(modelmill: Callable[..., Any], fleet: Path
     first = best["versions"][0]
     shown = modelmill("show", f"air-time[{first['segment']}]", str(first["number"]), "--json", cwd=fleet).json
     assert shown["details"]["version"]["score"] == first["score"]
+    assert modelmill("search", "--where", "mae < 8", "--limit", "3", "--json", cwd=fleet).json == best
     further = modelmill("search", "air-time", "--where", "mae < 8", "--after", best["after"], "--json", cwd=fleet).json
     assert not {row["segment"] for row in further["versions"]} & {row["segment"] for row in best["versions"]}
 

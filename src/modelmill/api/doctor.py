@@ -18,6 +18,7 @@ from modelmill.errors import ModelmillError
 from modelmill.orchestrator.outcomes import DoctorCheck, DoctorOutcome, Progress
 from modelmill.orchestrator.project import find_model_file
 from modelmill.orchestrator.requests import DoctorRequest
+from modelmill.serving.control import find_node, who_listens
 from modelmill.settings import FILE_NAME, Settings
 from modelmill.store.database import Database
 from modelmill.store.dialects import wal_is_safe
@@ -145,12 +146,16 @@ def _setting_of(settings: Settings) -> str:
 
 def _port(settings: Settings) -> Finding:
     host, port = settings.serve.host, settings.serve.port
+    node = find_node(settings.store_folder)
+    if node is not None and node.port == port:
+        return Finding("ok", f"{host}:{port} is this project's own node's, pid {node.pid}")
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
         except OSError as error:
-            return Finding("notice", f"{host}:{port}: {error.strerror}", "modelmill status, or modelmill up --port 0")
+            found = f"{host}:{port}: {who_listens(port) or error.strerror}"
+            return Finding("notice", found, "modelmill up --port 0")
     return Finding("ok", f"{host}:{port} is free")
 
 

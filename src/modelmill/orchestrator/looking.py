@@ -113,6 +113,8 @@ def search(settings: Settings, request: SearchRequest, _: Progress = no_progress
     if request.every and segment is None:
         raise UsageError("the history is that of one segment", next="modelmill search 'MODEL[SEGMENT]' --all")
     with open_store(settings, create=False) as store:
+        if name is None and len(known := _model_names(store)) == 1:
+            name = known[0]  # then a condition on its score is answered from the best match on
         if request.every and name is not None and segment is not None:
             page = list_versions(store.database, name, segment, after=request.after, limit=request.limit)
         else:

@@ -1,14 +1,19 @@
 """`doctor`: each thing that may be wrong with a machine is named, with what to do."""
 
+import os
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from modelmill.api.doctor import doctor
 from modelmill.orchestrator.outcomes import DoctorCheck, no_progress
 from modelmill.orchestrator.requests import DoctorRequest
+from modelmill.serving.control import NodeInfo, node_file
 from modelmill.settings import ServeSettings, Settings
+from modelmill.store.files import started_at
 from modelmill.store.locks import ProjectLock
 from modelmill.store.opening import open_store
 
@@ -70,3 +75,15 @@ def test_who_is_writing_is_named(settings: Settings) -> None:
 def test_a_folder_without_a_project_is_noticed(tmp_path: Path) -> None:
     found = look(Settings(root=tmp_path))["project"]
     assert (found.state, found.next) == ("notice", "modelmill init")
+
+
+def test_the_port_of_its_own_node_is_no_trouble(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        served = Settings(root=settings.root, serve=ServeSettings(port=port))
+        assert f"pid {os.getpid()}" in look(served)["port"].text
+        assert look(served)["port"].state == "notice"
+        node = NodeInfo(os.getpid(), "127.0.0.1", port, "dev", 1, datetime.now(UTC), started_at(os.getpid()) or 0)
+        node_file(served.store_folder).parent.mkdir(parents=True)
+        node_file(served.store_folder).write_bytes(msgspec.json.encode(node))
+        assert look(served)["port"].state == "ok"
