@@ -54,7 +54,7 @@ class Fitter:
 
     def fit_chunk(self, chunk: Chunk, at: Callable[[int], None]) -> ChunkResult:
         """Build the segments of a chunk; what fails is returned beside what was built."""
-        began, self.common.user_s = time.perf_counter(), 0.0
+        began, self.common.user_s, self.common.row_wise = time.perf_counter(), 0.0, False
         self.common.open_pooled(chunk.pooled)
         versions: list[VersionRecord] = []
         failures: list[FailureRecord] = []
@@ -141,7 +141,6 @@ class Fitter:
     def _fail_at(self, stage: str, segment: SegmentFit) -> FailureRecord | None:
         """Run one stage of a segment; return its failure, if it fails."""
         try:
-            segment.reseed()
             getattr(segment, stage)()
             # The builder looks at the output now and then: whoever was faster than its look fails as well.
             return _too_loud(segment.step.segment)

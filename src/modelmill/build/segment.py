@@ -57,6 +57,8 @@ class Common:
         self.metrics = _metrics_of(self.model)
         self.pooled: Any = None
         self.user_s = 0.0
+        self.row_wise = False
+        """Whether the features were proven to be row by row; once a chunk, since three rows asked alone take a while."""
 
     def open_pooled(self, pooled: Pooled | None) -> None:
         """Open the pooled model, the first time that there is one."""
@@ -97,8 +99,9 @@ class Stretch:
             x: Floats = common.timed(lambda: make_x(common.features, common.model.spec, self.rows))
         except Exception:  # noqa: BLE001 - it fails again for the segment that causes it, and is told there
             return None
-        if common.features is not None:
+        if common.features is not None and not common.row_wise:
             check_row_wise(common.features, common.model, self.rows, x)
+            common.row_wise = True
         return x
 
     def _pooled_answers(self) -> Floats | None:
@@ -133,19 +136,21 @@ class SegmentFit:
         self.stage = "features"
         """What a failure is blamed on."""
 
-    def reseed(self) -> None:
+    def _reseed(self) -> None:
         """Seed the global generators, from which the user's code may draw, whatever ran before."""
         np.random.seed(self.seed)  # noqa: NPY002 - see above
         random.seed(self.seed)
 
     def fit(self) -> None:
         """Make the features and call the user's train()."""
+        self._reseed()
         self.x, self.y = self._x(), make_y(self.common.model.spec, self.rows)
         self.stage = "train"
         self.fitted = self._fit()
 
     def predict(self) -> None:
         """Answer the test rows."""
+        self._reseed()
         self.stage = "predict"
         common, x = self.common, self.x[self.test]
         rows = self.rows.take(self.test) if common.reads_rows else self.rows
@@ -193,6 +198,7 @@ class SegmentFit:
 
     def evaluate(self) -> None:
         """Compute the metrics, and the score of answering with the mean of the training rows."""
+        self._reseed()
         self.stage = "test"
         truth, found, metrics = self.y[self.test], self.found, self.common.metrics
         values = {name: _finite(metric(truth, found)) for name, metric in metrics.items()}

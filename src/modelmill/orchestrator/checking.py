@@ -142,7 +142,6 @@ def _choose(model: Model, segments: Segments, wanted: Segment | None) -> Step:
 def _go(project: Project, fit: SegmentFit, stage: Callable[[], None]) -> None:
     """Run a stage; what the user's function raises is told as its failure."""
     try:
-        fit.reseed()
         stage()
     except ModelmillError:
         raise
