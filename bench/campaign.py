@@ -72,9 +72,11 @@ def disturb(folder: Path, rng: random.Random, length: float, found: Counter[str]
         [*COMMAND, "train", "--json"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     if found["kills"] < kills:
-        time.sleep(rng.uniform(0.2, length))
+        wait_for_a_moment(builder, rng, length)
         if rng.random() < 0.5:
-            found["kills"] += kill_a_worker(builder.pid, rng)
+            killed = kill_a_worker(builder.pid, rng)
+            found["kills"] += killed
+            found["worker killed"] += killed
         elif builder.poll() is None:
             builder.kill()
             found["kills"] += 1
@@ -88,9 +90,19 @@ def disturb(folder: Path, rng: random.Random, length: float, found: Counter[str]
     return builder.returncode == 0
 
 
+def wait_for_a_moment(builder: subprocess.Popen[str], rng: random.Random, length: float) -> None:
+    """Wait for any moment of a build, or, every other time, for one at which there are workers."""
+    if rng.random() < 0.5:
+        time.sleep(rng.uniform(0.2, length))
+        return
+    while builder.poll() is None and not workers_of(builder.pid):
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0, length / 3))
+
+
 def kill_a_worker(builder: int, rng: random.Random) -> int:
     """Kill one worker of a builder; return how many were killed."""
-    workers = [pid for template in children(builder) for pid in children(template)]
+    workers = workers_of(builder)
     if not workers:
         return 0
     try:
@@ -98,6 +110,11 @@ def kill_a_worker(builder: int, rng: random.Random) -> int:
     except ProcessLookupError:
         return 0
     return 1
+
+
+def workers_of(builder: int) -> list[int]:
+    """Return the workers of a builder: the children of its template."""
+    return [pid for template in children(builder) for pid in children(template)]
 
 
 def children(pid: int) -> list[int]:

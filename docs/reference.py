@@ -60,10 +60,10 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "In `modelmill.toml`, at the project's root. `MODELMILL_STORE`, `MODELMILL_DATABASE_URL` and",
+        f"In `modelmill.toml`, at the project's root. {', '.join(f'`{name}`' for name in modelmill.settings.VARIABLES)}",
     ]
     lines += [
-        "`MODELMILL_MODEL` win over the file; flags win over both.",
+        "win over the file; flags win over both.",
         "",
         "| setting | default | meaning |",
         "|---|---|---|",

@@ -94,6 +94,16 @@ class Settings:
         return places[environment]
 
 
+VARIABLES = {
+    "MODELMILL_STORE": ("store",),
+    "MODELMILL_DATABASE_URL": ("database",),
+    "MODELMILL_MODEL": ("model",),
+    "MODELMILL_HOST": ("serve", "host"),
+    "MODELMILL_PORT": ("serve", "port"),
+}
+"""Environment variable -> the setting that it wins over."""
+
+
 def find_project(start: Path) -> Path:
     """Return the nearest folder at or above `start` that holds `modelmill.toml`."""
     for folder in (start, *start.parents):
@@ -108,10 +118,18 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None, **flags:
     """Read the project at `root`; `flags` that are not None win over the environment, it over the file."""
     environ = os.environ if environ is None else environ
     declared = _read_toml(root / FILE_NAME)
-    named = {"store": "MODELMILL_STORE", "database": "MODELMILL_DATABASE_URL", "model": "MODELMILL_MODEL"}
-    declared.update({key: environ[name] for key, name in named.items() if environ.get(name)})
+    for name, (*tables, key) in VARIABLES.items():
+        if text := environ.get(name):
+            _table_in(declared, tables)[key] = int(text) if text.isdecimal() else text
     settings: Settings = _build(Settings, {"root": root, **declared}, root / FILE_NAME, "")
     return replace(settings, **{key: value for key, value in flags.items() if value is not None})
+
+
+def _table_in(declared: dict[str, Any], tables: list[str]) -> dict[str, Any]:
+    """Return a table of the file, made where it has none; one that is no table stays, to be refused with its place."""
+    for table in tables:
+        declared = declared.setdefault(table, {}) if isinstance(declared.get(table, {}), dict) else {}
+    return declared
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def script_of(page: str, folder: Path) -> tuple[str, list[tuple[str, list[str]]]
 def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
     script, expected = script_of(page, tmp_path)
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "200"}
+    environ["MODELMILL_PORT"] = "0"  # any free one, so that a node of somebody else's does no harm
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
     )

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from tests.journeys.conftest import Command
 
+import modelmill as mm
 from modelmill.names import ModelName, Segment
 from modelmill.registry.versions import current_scores
 from modelmill.settings import load_settings
@@ -113,3 +114,11 @@ def test_a_pooled_model_that_ends_its_worker_is_not_compared_with(modelmill: Com
     assert done.code == 0, done.err
     assert done.json["counts"]["own"] == STORES
     assert not any("mae:pooled" in metrics for _, metrics in scores(project).values())
+
+
+def test_where_nothing_may_wait_the_pooled_model_is_built_first(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelmill.build.builder._WAITING_EACH", 0)
+    assert mm.Mill(project).train().counts.built == STORES
+    found = scores(project)
+    assert len(found) == STORES + 1
+    assert all(("mae:pooled" in metrics) == (segment != ()) for segment, (_, metrics) in found.items())

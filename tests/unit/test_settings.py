@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelmill.errors import ConnectionUnknown, ProjectNotFound, SettingInvalid
-from modelmill.settings import find_project, load_settings
+from modelmill.settings import ServeSettings, find_project, load_settings
 
 
 def write(folder: Path, text: str) -> Path:
@@ -50,6 +50,17 @@ def test_a_misspelt_setting_is_guessed(tmp_path: Path) -> None:
     with pytest.raises(SettingInvalid) as caught:
         load_settings(write(tmp_path, 'stor = "x"'), {})
     assert caught.value.parts["likely"] == "did you mean `store`?"
+
+
+def test_variables_reach_into_tables(tmp_path: Path) -> None:
+    assert load_settings(tmp_path, {"MODELMILL_PORT": "0", "MODELMILL_HOST": "::1"}).serve == ServeSettings("::1", 0)
+    (tmp_path / "modelmill.toml").write_text("[serve]\nport = 9\nworkers = 3")
+    assert load_settings(tmp_path, {"MODELMILL_PORT": "7"}).serve == ServeSettings(port=7, workers=3)
+    with pytest.raises(SettingInvalid, match="setting `serve.port` has the wrong type"):
+        load_settings(tmp_path, {"MODELMILL_PORT": "http"})
+    (tmp_path / "modelmill.toml").write_text("serve = 8700")
+    with pytest.raises(SettingInvalid, match="setting `serve` has the wrong type"):
+        load_settings(tmp_path, {"MODELMILL_PORT": "7"})
 
 
 def test_a_connection_has_an_address_per_environment(tmp_path: Path) -> None:

@@ -105,6 +105,8 @@ class _Training:
             self.template = start_template(self.project.settings.root)
         with self.stage("snapshot"):
             taken = take_rows(self.project, self.store, self.request.snapshot)
+        if self.template is None and taken.new:
+            self.template = start_template(self.project.settings.root)
         self.progress("line", {"text": f"snapshot {taken.snapshot.label}   {taken.snapshot.manifest.rows:,} rows"})
         with self.stage("plan"):
             labelled = write_build_table(self.folder / "table", self.model.spec, taken.segments, taken.frame)
