@@ -25,7 +25,7 @@ docs: setup ## write the generated reference pages and build the documentation i
 	@$(RUN) python -m docs.reference && $(RUN) mkdocs build --strict --quiet
 
 bench: setup ## measure: cost per model beside plain loops, the registry at a million versions
-	@$(RUN) python bench/fleet.py --flights --mlflow && $(RUN) python bench/registry.py
+	@$(RUN) python bench/fleet.py --flights --mlflow && $(RUN) python bench/growth.py && $(RUN) python bench/registry.py
 
 campaign: setup ## kill -9 at 100 random moments, and compare with an uninterrupted build
 	@$(RUN) python bench/campaign.py $(CAMPAIGN)
