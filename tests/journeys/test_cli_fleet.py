@@ -48,6 +48,12 @@ def test_explain_gives_every_segment_its_reason(modelmill: Callable[..., Any], f
     assert all(reason for _, reason in found["explained"])
 
 
+def test_the_template_is_served_without_its_code(modelmill: Callable[..., Any], fleet: Path) -> None:
+    for segment in ("JFK,B6,BOS", "pooled"):
+        shown = modelmill("show", f"air-time[{segment}]", "--json", cwd=fleet).json
+        assert shown["details"]["version"]["runtime"] == "linear"
+
+
 def test_status_search_and_show_agree(modelmill: Callable[..., Any], fleet: Path) -> None:
     (model,) = modelmill("status", "--json", cwd=fleet).json["models"]
     assert model["own"] + model["pooled"] == model["segments"]

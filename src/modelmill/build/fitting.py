@@ -54,7 +54,8 @@ class Fitter:
 
     def fit_chunk(self, chunk: Chunk, at: Callable[[int], None]) -> ChunkResult:
         """Build the segments of a chunk; what fails is returned beside what was built."""
-        began, self.common.user_s, self.common.row_wise = time.perf_counter(), 0.0, False
+        began = time.perf_counter()
+        self.common.begin()
         self.common.open_pooled(chunk.pooled)
         versions: list[VersionRecord] = []
         failures: list[FailureRecord] = []
@@ -76,7 +77,8 @@ class Fitter:
 
     def compare(self, task: Compare) -> ChunkResult:
         """Return the result of a chunk with the pooled model's score beside that of every version."""
-        began, self.common.user_s = time.perf_counter(), 0.0
+        began = time.perf_counter()
+        self.common.begin()
         self.common.open_pooled(task.pooled)
         scores = dict(self._pooled_scores(task.chunk.steps))
         name = self.common.model.metrics[0]

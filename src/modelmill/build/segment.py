@@ -22,13 +22,14 @@ from modelmill.build.plan import Step
 from modelmill.build.work import Pooled, Setup
 from modelmill.data.build_table import BuildTable
 from modelmill.errors import FeaturesNotRowWise, LawFailed, ModelReturned
-from modelmill.model.artifact import LINEAR, Artifact, decode, encode
+from modelmill.model.artifact import LINEAR, Artifact, Programs, as_linear, decode, encode, encode_linear
 from modelmill.model.declaration import Model
-from modelmill.model.fitted import Asker, Floats, answer, make_x, make_y, typical_row
+from modelmill.model.fitted import Asker, Floats, answer, as_matrix, make_x, make_y, typical_row
 from modelmill.model.loading import load_model_file
 from modelmill.model.metrics import Metric, higher_is_better, metrics_for
 from modelmill.model.roles import RoleFunction, Run
 from modelmill.model.rows import Rows
+from modelmill.model.tracing import trace_features, trace_predict
 from modelmill.names import POOLED, Segment, digest_of, format_segment
 from modelmill.registry.change import Digests
 from modelmill.registry.records import FailureRecord, VersionRecord
@@ -59,12 +60,35 @@ class Common:
         self.user_s = 0.0
         self.row_wise = False
         """Whether the features were proven to be row by row; once a chunk, since three rows asked alone take a while."""
+        self._programs: Programs | None = Programs()
+        self._traced = False
+
+    def begin(self) -> None:
+        """Begin a chunk: what is proven once a chunk is to be proven again."""
+        self.user_s, self.row_wise, self._traced = 0.0, False, False
 
     def open_pooled(self, pooled: Pooled | None) -> None:
         """Open the pooled model, the first time that there is one."""
         if pooled and self.pooled is None:
             form, path = pooled
             self.pooled = decode(form, path.read_bytes())
+
+    def programs(self, stretch: Stretch, x: Floats) -> Programs | None:
+        """Return the user's functions as programs, None where one of them cannot be; they are traced once a chunk."""
+        if not self._traced:
+            self._programs, self._traced = self._trace(stretch, x), True
+        return self._programs
+
+    def _trace(self, stretch: Stretch, x: Floats) -> Programs | None:
+        if self.features is None and self.predict is None:
+            return Programs()
+        before = trace_features(self.features, stretch.rows) if self.features else None
+        after = trace_predict(self.predict, x) if self.predict else None
+        if (self.features and before is None) or (self.predict and after is None) or stretch.x is None:
+            return None
+        if before is not None and not np.array_equal(as_matrix(before.run(stretch.rows)), stretch.x, equal_nan=True):
+            return None
+        return Programs(before.encode() if before else b"", after.encode() if after else b"")
 
     def stretch(self, steps: list[Step]) -> Stretch:
         """Return the rows of steps that lie side by side."""
@@ -164,9 +188,16 @@ class SegmentFit:
     def save(self) -> None:
         """Turn the fitted object, its golden rows and its histograms into bytes."""
         self.stage = "save"
-        common = self.common
-        self.artifact = encode(self.fitted, plain_predict=common.predict is None and common.features is None)
+        self.artifact = self._packed() or encode(self.fitted)
         self.extras = self._extras()
+
+    def _packed(self) -> Artifact | None:
+        """Return the model as plain numbers, where it is one that can be, and proves to give the same answers."""
+        programs = self.common.programs(self.stretch, self.x)
+        linear = as_linear(self.fitted, programs) if programs is not None else None
+        if linear is None or not linear.agrees(self.x[self.test], self.found):
+            return None
+        return Artifact(LINEAR, encode_linear(linear))
 
     def _x(self) -> Floats:
         if self.stretch.x is not None:

@@ -1,8 +1,8 @@
 """How a fitted object becomes bytes in a pack, and back.
 
-`linear`: coefficients and intercept as float64, for a fitted scikit-learn linear regression without a @predict
-of its own; read without unpickling. `pickle`: anything else. Only `unpickle` in this file opens a pickle, and its
-callers open only packs that this installation signed.
+`linear`: coefficients and intercept as float64, for a fitted scikit-learn linear regression, with the programs of what
+@features and @predict do where there are such functions (see `tracing`); read without unpickling. `pickle`: anything
+else. Only `unpickle` in this file opens a pickle, and its callers open only packs that this installation signed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelmill.errors import BlobBroken, Unsaveable
+from modelmill.model.tracing import open_program
 
 LINEAR = "linear"
 PICKLE = "pickle"
@@ -27,6 +28,7 @@ _LINEAR_MODULES = (
 )
 _LINEAR_CLASSES = ("LinearRegression", "Ridge", "Lasso", "ElasticNet")
 _HEADER = struct.Struct("<4sIQ")
+_LENGTH = struct.Struct("<I")
 _MAGIC = b"MMLR"
 
 
@@ -37,21 +39,48 @@ class Artifact(NamedTuple):
     content: bytes
 
 
+class Programs(NamedTuple):
+    """What the user's functions do around a model, as bytes of `tracing.Program`; empty where there is no such function."""
+
+    before: bytes = b""
+    """From rows to ``x``."""
+    after: bytes = b""
+    """From ``x`` and ``answers`` to answers."""
+
+
 class Linear(NamedTuple):
-    """A linear model: ``x @ coef + intercept``."""
+    """A linear model: ``x @ coef + intercept``, with what the user's functions do before and after."""
 
     coef: NDArray[np.float64]
     intercept: float
+    programs: Programs = Programs()
 
     def predict(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return (n,) answers to (n, k) features."""
         return x @ self.coef + self.intercept
 
+    def answer(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return (n,) answers after what @predict makes of them."""
+        answers = self.predict(x)
+        if not self.programs.after:
+            return answers
+        changed = open_program(self.programs.after).run({"x": x, "answers": answers})
+        return np.asarray(changed, dtype=np.float64).reshape(-1)
 
-def encode(fitted: Any, *, plain_predict: bool) -> Artifact:
-    """Return a fitted object as bytes; `plain_predict` says that nothing but its own `predict` will be asked."""
-    if plain_predict and _is_linear(fitted):
-        return Artifact(LINEAR, encode_linear(Linear(fitted.coef_, float(fitted.intercept_))))
+    def agrees(self, x: NDArray[np.float64], answers: NDArray[np.float64]) -> bool:
+        """Return whether these are its answers: within 1e-12 of the sum of |coefficient x feature| + |intercept|."""
+        scale = np.abs(x) @ np.abs(self.coef) + abs(self.intercept)
+        found = self.answer(x)
+        return found.shape == answers.shape and bool((np.abs(found - answers) <= 1e-12 * scale).all())
+
+
+def as_linear(fitted: Any, programs: Programs) -> Linear | None:
+    """Return a fitted linear regression as its numbers, None for anything else."""
+    return Linear(fitted.coef_, float(fitted.intercept_), programs) if _is_linear(fitted) else None
+
+
+def encode(fitted: Any) -> Artifact:
+    """Return a fitted object as bytes that only `unpickle` reads."""
     return Artifact(PICKLE, _pickled(fitted))
 
 
@@ -64,9 +93,12 @@ def _is_linear(fitted: Any) -> bool:
 
 
 def encode_linear(linear: Linear) -> bytes:
-    """Return a linear model as bytes: header, intercept, coefficients, little-endian float64."""
-    header = _HEADER.pack(_MAGIC, 1, len(linear.coef))
-    return header + struct.pack("<d", linear.intercept) + np.ascontiguousarray(linear.coef, dtype="<f8").tobytes()
+    """Return a linear model as bytes: header, intercept, coefficients, little-endian float64; then programs, if any."""
+    before, after = linear.programs
+    version = 2 if before or after else 1
+    numbers = struct.pack("<d", linear.intercept) + np.ascontiguousarray(linear.coef, dtype="<f8").tobytes()
+    plain = _HEADER.pack(_MAGIC, version, len(linear.coef)) + numbers
+    return plain if version == 1 else plain + _LENGTH.pack(len(before)) + before + after
 
 
 def decode_linear(content: bytes | memoryview) -> Linear:
@@ -74,10 +106,22 @@ def decode_linear(content: bytes | memoryview) -> Linear:
     if len(content) < _HEADER.size + 8:
         raise BlobBroken("a linear model's bytes are cut off")
     magic, version, length = _HEADER.unpack_from(content)
-    if magic != _MAGIC or version != 1 or len(content) != _HEADER.size + 8 + 8 * length:
+    start = _HEADER.size + 8 * (length + 1)
+    if magic != _MAGIC or len(content) < start or (version == 1 and len(content) != start):
         raise BlobBroken("these bytes are not a linear model")
-    values = np.frombuffer(content, dtype="<f8", offset=_HEADER.size)
-    return Linear(values[1:], float(values[0]))
+    values = np.frombuffer(content, dtype="<f8", offset=_HEADER.size, count=length + 1)
+    programs = Programs() if version == 1 else _decode_programs(version, bytes(content[start:]))
+    return Linear(values[1:], float(values[0]), programs)
+
+
+def _decode_programs(version: int, content: bytes) -> Programs:
+    if version != 2 or len(content) < _LENGTH.size:
+        raise BlobBroken("these bytes are not a linear model")
+    middle = _LENGTH.size + _LENGTH.unpack_from(content)[0]
+    programs = Programs(content[_LENGTH.size : middle], content[middle:])
+    for program in filter(None, programs):
+        open_program(program)
+    return programs
 
 
 def decode(form: str, content: bytes | memoryview) -> Any:

@@ -31,10 +31,7 @@ def make_x(role: RoleFunction | None, spec: SchemaSpec, rows: Rows) -> Floats:
     if role is None:
         columns = [_as_numbers(rows, column) for column in spec.features]
         return np.column_stack(columns) if columns else np.empty((len(rows), 0))
-    found = role.call({"rows": rows})
-    x = np.ascontiguousarray(found, dtype=np.float64)
-    if x.ndim == 1:
-        x = x.reshape(len(rows), -1) if len(rows) else x.reshape(0, 1)
+    x = as_matrix(role.call({"rows": rows}))
     if x.ndim != 2 or len(x) != len(rows):
         raise ModelReturned(
             f"@features returned the shape {x.shape} for {len(rows)} rows",
@@ -42,6 +39,12 @@ def make_x(role: RoleFunction | None, spec: SchemaSpec, rows: Rows) -> Floats:
             expected="(rows, features)",
         )
     return x
+
+
+def as_matrix(found: Any) -> Floats:
+    """Return what a @features function returned as ``x``; one value a row is one feature."""
+    x: Floats = np.ascontiguousarray(found, dtype=np.float64)
+    return x.reshape(len(x), -1) if x.ndim == 1 and len(x) else x.reshape(0, 1) if x.ndim == 1 else x
 
 
 def make_y(spec: SchemaSpec, rows: Rows) -> Floats | NDArray[np.int64]:

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from modelmill.errors import AnswerInvalid
 from modelmill.model.artifact import Linear, decode_linear
-from modelmill.model.fitted import make_x
+from modelmill.model.fitted import as_matrix, make_x
 from modelmill.model.request import RequestParser
 from modelmill.model.schema import SchemaSpec
+from modelmill.model.tracing import open_program
 from modelmill.names import Digest
 from modelmill.registry.fleet import Entry
 from modelmill.serving.runtime import Row
@@ -20,7 +21,7 @@ from modelmill.store.packs import PackReader
 
 
 class LinearRuntime:
-    """Answers with `x @ coef + intercept`."""
+    """Answers with `x @ coef + intercept`, and runs the programs of what the user's functions do around it."""
 
     def __init__(self, blobs: Blobs, spec: SchemaSpec, parser: RequestParser) -> None:
         """Take where the packs are; an entry is opened when it is first asked."""
@@ -34,8 +35,10 @@ class LinearRuntime:
     async def answer(self, entry: Entry, rows: Sequence[Row]) -> NDArray[np.float64]:
         """Return the answers to rows."""
         linear = self._opened.get(entry.artifact) or self._open(entry)
-        x = make_x(None, self._spec, self._parser.parse_rows(rows))
-        answers = linear.predict(x)
+        parsed = self._parser.parse_rows(rows)
+        before = linear.programs.before
+        x = as_matrix(open_program(before).run(parsed)) if before else make_x(None, self._spec, parsed)
+        answers = linear.answer(x)
         if not np.isfinite(answers).all():
             raise AnswerInvalid("the model answered NaN or infinity")
         return answers

@@ -18,9 +18,10 @@ import pytest
 
 import modelmill as mm
 from modelmill.errors import AnswerInvalid, BlobBroken, PortInUse
-from modelmill.model.artifact import LINEAR, Linear, encode_linear
+from modelmill.model.artifact import LINEAR, Linear, Programs, encode_linear
 from modelmill.model.request import RequestParser
 from modelmill.model.schema import schema_of
+from modelmill.model.tracing import Constant, Program, Reference, Step
 from modelmill.names import Digest, digest_of
 from modelmill.registry.fleet import Entry
 from modelmill.serving.app import App
@@ -72,11 +73,11 @@ def test_what_we_did_not_foresee_is_a_500_without_a_traceback() -> None:
     assert "Traceback" not in reply.text
 
 
-def linear(folder: Path, *coefs: float) -> tuple[LinearRuntime, Entry]:
+def linear(folder: Path, *coefs: float, programs: Programs = Programs()) -> tuple[LinearRuntime, Entry]:  # noqa: B008 - a constant
     """Return a runtime over one linear model, and its entry."""
     blobs = FolderBlobs(folder)
     blobs.put([b"makes the folders"])
-    content = encode_linear(Linear(np.array(coefs), 1.0))
+    content = encode_linear(Linear(np.array(coefs), 1.0, programs))
     with PackWriter(blobs.scratch) as writer:
         place = writer.add(content)
         pack = blobs.put_file(writer.finish())
@@ -88,6 +89,13 @@ def linear(folder: Path, *coefs: float) -> tuple[LinearRuntime, Entry]:
 def test_a_linear_model_answers_from_its_pack(tmp_path: Path) -> None:
     runtime, entry = linear(tmp_path, 2.0)
     assert asyncio.run(runtime.answer(entry, [{"hour": 3}, {"hour": 4}])).tolist() == [7, 9]
+
+
+def test_what_the_users_functions_do_is_done_without_them(tmp_path: Path) -> None:
+    squared = Program(("hour",), (Step("multiply", (Reference(0), Reference(0))),), 1).encode()
+    clipped = Program(("answers",), (Step("clip", (Reference(0), Constant(0), Constant(20))),), 1).encode()
+    runtime, entry = linear(tmp_path, 2.0, programs=Programs(squared, clipped))
+    assert asyncio.run(runtime.answer(entry, [{"hour": 3}, {"hour": 4}])).tolist() == [19, 20]
 
 
 def test_no_usable_answer_is_told(tmp_path: Path) -> None:
