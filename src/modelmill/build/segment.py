@@ -36,6 +36,8 @@ from modelmill.registry.records import FailureRecord, VersionRecord
 from modelmill.store.packs import PackWriter
 
 GOLDEN_ROWS = 5
+PROVEN_ROWS = 4096
+"""On how many rows, at most, a traced function is compared with itself in each chunk."""
 NOT_BETTER = "its own model is not better than the pooled one"
 
 Numbers = NDArray[Any]
@@ -82,11 +84,14 @@ class Common:
     def _trace(self, stretch: Stretch, x: Floats) -> Programs | None:
         if self.features is None and self.predict is None:
             return Programs()
-        before = trace_features(self.features, stretch.rows) if self.features else None
-        after = trace_predict(self.predict, x) if self.predict else None
+        rows = stretch.rows.take(slice(0, PROVEN_ROWS))
+        before = trace_features(self.features, rows) if self.features else None
+        after = trace_predict(self.predict, x[:PROVEN_ROWS]) if self.predict else None
         if (self.features and before is None) or (self.predict and after is None) or stretch.x is None:
             return None
-        if before is not None and not np.array_equal(as_matrix(before.run(stretch.rows)), stretch.x, equal_nan=True):
+        if before is not None and not np.array_equal(
+            as_matrix(before.run(rows)), stretch.x[: len(rows)], equal_nan=True
+        ):
             return None
         return Programs(before.encode() if before else b"", after.encode() if after else b"")
 
