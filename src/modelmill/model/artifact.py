@@ -69,6 +69,8 @@ class Linear(NamedTuple):
 
     def agrees(self, x: NDArray[np.float64], answers: NDArray[np.float64]) -> bool:
         """Return whether these are its answers: within 1e-12 of the sum of |coefficient x feature| + |intercept|."""
+        if x.shape[1:] != self.coef.shape:
+            return False
         scale = np.abs(x) @ np.abs(self.coef) + abs(self.intercept)
         found = self.answer(x)
         return found.shape == answers.shape and bool((np.abs(found - answers) <= 1e-12 * scale).all())

@@ -28,6 +28,7 @@ def test_linear_models_answer_as_scikit_learn_does(kind: Any) -> None:
     assert (np.abs(decode_linear(encode_linear(linear)).predict(X) - fitted.predict(X)) <= bound).all()
     assert linear.agrees(X, fitted.predict(X))
     assert not linear.agrees(X, fitted.predict(X) + 1e-9)
+    assert not linear.agrees(X[:, :2], fitted.predict(X))
 
 
 class Tuned(Ridge):  # type: ignore[misc]
