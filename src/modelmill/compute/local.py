@@ -131,10 +131,12 @@ class LocalCompute:
 
     def _turn(self) -> None:
         by_connection = {worker.connection: worker for worker in self._workers.values()}
-        for source in wait([*by_connection, self._template.control], timeout=_POLL_S):
-            if source is self._template.control:
-                self._template.hear()
-            elif isinstance(source, Connection):
+        ready = wait([*by_connection, self._template.control], timeout=_POLL_S)
+        # The template first: whoever buries a worker hears it too, and then what was ready is read already.
+        if self._template.control in ready:
+            self._template.hear()
+        for source in ready:
+            if isinstance(source, Connection):
                 self._hear_worker(by_connection[source])
         self._judge()
         self._hand_out()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,34 @@ def test_a_killed_worker_costs_no_other_task(compute: LocalCompute) -> None:
     ended = [compute.wait() for _ in range(6)]
     assert len({end.task.id for end in ended}) == 6
     assert sum(isinstance(end, Lost) for end in ended) <= 1
+
+
+def test_a_worker_whose_end_is_known_already_is_replaced(compute: LocalCompute) -> None:
+    """Its connection and the template's news are ready at once: what one handler reads, the other may not wait for."""
+    for turn in range(3):
+        for pid in compute.pids():
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.2)  # long enough for the template to have told it
+        compute.submit(Task(turn, ["after"]))
+        with within(seconds=30):
+            while not isinstance(compute.wait(), Done):
+                compute.submit(Task(turn, ["after"]))
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Fail instead of hanging for ever."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"nothing came within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_capacity_counts_what_is_held(compute: LocalCompute) -> None:
