@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from multiprocessing.connection import wait
-from typing import Any, Self
+from typing import Any
 
 from modelmill.errors import ComputeLost
 
@@ -77,9 +77,3 @@ class Template:
         self.control.close()
         self._process.kill()
         self._process.wait()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -42,10 +42,8 @@ class Change(StrEnum):
     """The data differ, and the model or code as well."""
 
 
-def change_between(earlier: Digests | None, later: Digests, *, same_place: bool = True) -> Change:
+def change_between(earlier: Digests, later: Digests, *, same_place: bool = True) -> Change:
     """Return what was changed from `earlier` to `later`; every pair of versions has exactly one answer."""
-    if earlier is None:
-        return Change.FIRST
     recipe = (earlier.code, earlier.model) != (later.code, later.model)
     return change_of(data=earlier.data != later.data, recipe=recipe, same_place=same_place)
 

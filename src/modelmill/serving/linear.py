@@ -11,6 +11,7 @@ from modelmill.errors import AnswerInvalid
 from modelmill.model.artifact import Linear, decode_linear
 from modelmill.model.fitted import as_matrix, make_x
 from modelmill.model.request import RequestParser
+from modelmill.model.rows import Rows
 from modelmill.model.schema import SchemaSpec
 from modelmill.model.tracing import open_program
 from modelmill.names import Digest
@@ -36,12 +37,18 @@ class LinearRuntime:
         """Return the answers to rows."""
         linear = self._opened.get(entry.artifact) or self._open(entry)
         parsed = self._parser.parse_rows(rows)
-        before = linear.programs.before
-        x = as_matrix(open_program(before).run(parsed)) if before else make_x(None, self._spec, parsed)
-        answers = linear.answer(x)
+        try:
+            answers = linear.answer(self._x(linear, parsed))
+        except (ArithmeticError, TypeError, ValueError) as error:
+            # What the user's function would raise at such a row, its program raises too.
+            raise AnswerInvalid(f"the model gave no answer: {type(error).__name__}: {error}"[:300]) from error
         if not np.isfinite(answers).all():
             raise AnswerInvalid("the model answered NaN or infinity")
         return answers
+
+    def _x(self, linear: Linear, rows: Rows) -> NDArray[np.float64]:
+        before = linear.programs.before
+        return as_matrix(open_program(before).run(rows)) if before else make_x(None, self._spec, rows)
 
     def _open(self, entry: Entry) -> Linear:
         if entry.pack not in self._packs:

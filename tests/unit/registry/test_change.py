@@ -32,10 +32,6 @@ def test_change(after: Digests, change: Change) -> None:
     assert change_between(BEFORE, after, same_place=False) is elsewhere
 
 
-def test_without_another_it_is_the_first() -> None:
-    assert change_between(None, BEFORE) is Change.FIRST
-
-
 def test_the_identity_is_the_hash_of_the_three() -> None:
     expected = hashlib.sha256(bytes.fromhex(A) + bytes.fromhex(B) + bytes.fromhex(A)).hexdigest()
     assert Digests(A, B, A).identity == expected

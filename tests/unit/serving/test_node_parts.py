@@ -98,6 +98,13 @@ def test_what_the_users_functions_do_is_done_without_them(tmp_path: Path) -> Non
     assert asyncio.run(runtime.answer(entry, [{"hour": 3}, {"hour": 4}])).tolist() == [19, 20]
 
 
+def test_a_row_at_which_a_program_raises_has_no_answer(tmp_path: Path) -> None:
+    days = Program(("hour",), (Step("astype", (Reference(0), Constant("no type"))),), 1).encode()
+    runtime, entry = linear(tmp_path, 2.0, programs=Programs(before=days))
+    with pytest.raises(AnswerInvalid, match="TypeError"):
+        asyncio.run(runtime.answer(entry, [{"hour": 3}]))
+
+
 def test_no_usable_answer_is_told(tmp_path: Path) -> None:
     runtime, entry = linear(tmp_path, float("inf"))
     with pytest.raises(AnswerInvalid):
