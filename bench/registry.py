@@ -147,7 +147,7 @@ def _version(key: Segment, place: int, draw: random.Random) -> VersionRecord:
         identity=artifact,
         data=artifact,
         format="linear",
-        runtime="linear",
+        runtime="packed",
         rows=200,
         test_rows=40,
         score=mae,

@@ -51,7 +51,7 @@ def test_explain_gives_every_segment_its_reason(modelmill: Callable[..., Any], f
 def test_the_template_is_served_without_its_code(modelmill: Callable[..., Any], fleet: Path) -> None:
     for segment in ("JFK,B6,BOS", "pooled"):
         shown = modelmill("show", f"air-time[{segment}]", "--json", cwd=fleet).json
-        assert shown["details"]["version"]["runtime"] == "linear"
+        assert shown["details"]["version"]["runtime"] == "packed"
 
 
 def test_status_search_and_show_agree(modelmill: Callable[..., Any], fleet: Path) -> None:

@@ -34,13 +34,13 @@ def predict(model: Any, x: np.ndarray, segment: tuple[str, ...]) -> np.ndarray:
 """
 
 
-@pytest.fixture(scope="module", params=["python", "linear"])
+@pytest.fixture(scope="module", params=["python", "packed"])
 def project(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, modelmill: Command
 ) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp(request.param) / "stores"
     stores5k.write_project(folder, stores=12, rows=60)
-    if request.param == "linear":
+    if request.param == "packed":
         file = folder / "stores.py"
         text = file.read_text()
         assert PLAIN in text

@@ -138,7 +138,7 @@ IN_PROCESS = """
 import json, sys
 from itertools import groupby
 from pathlib import Path
-from modelmill.model.artifact import unpickle
+from modelmill.artifact.saving import unpickle
 from modelmill.model.fitted import answer, make_x
 from modelmill.model.loading import load_model_file
 from modelmill.model.request import parser_of

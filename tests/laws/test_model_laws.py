@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import numpy as np
-import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from modelmill.errors import BlobBroken
-from modelmill.model.artifact import Linear, decode_linear, encode_linear
 from modelmill.model.columns import Column
 from modelmill.model.fitted import Asker, answer, category_codes, column_array, make_x, typical_row
 from modelmill.model.request import RequestParser, as_json
@@ -161,23 +157,6 @@ def test_classes_that_a_segment_has_not_seen_have_no_probability(seen: set[int],
     assert found.shape == (n, 5)
     assert np.allclose(found.sum(axis=1), 1)
     assert not found[:, sorted(set(range(5)) - seen)].any()
-
-
-@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=8), st.floats(allow_nan=False))
-def test_a_linear_model_survives_its_bytes_bit_by_bit(coefficients: list[float], intercept: float) -> None:
-    linear = Linear(np.array(coefficients, dtype=np.float64), intercept)
-    again = decode_linear(encode_linear(linear))
-    assert again.coef.tobytes() == linear.coef.tobytes()
-    assert math.copysign(1, again.intercept) == math.copysign(1, intercept)
-    assert again.intercept == intercept
-
-
-@given(st.lists(st.floats(allow_nan=False), max_size=4), st.data())
-def test_bytes_that_are_cut_off_are_no_linear_model(coefficients: list[float], data: st.DataObject) -> None:
-    content = encode_linear(Linear(np.array(coefficients, dtype=np.float64), 1.0))
-    cut = data.draw(st.integers(0, len(content) - 1))
-    with pytest.raises(BlobBroken):
-        decode_linear(content[:cut])
 
 
 @given(st.datetimes(timezones=st.just(UTC), min_value=datetime(1900, 1, 1), max_value=datetime(2200, 1, 1)))  # noqa: DTZ001

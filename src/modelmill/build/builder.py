@@ -316,7 +316,7 @@ class Builder:
 
 def start_template(root: Path) -> Template:
     """Start the process that the workers are forked from, with the libraries that the user's files need."""
-    return Template(["modelmill.build.fitting", *used_libraries(root)])
+    return Template(["modelmill.build.fitting", "modelmill.artifact.kernels", *used_libraries(root)])
 
 
 def used_libraries(root: Path) -> list[str]:

@@ -111,6 +111,8 @@ def reason_for(wanted: Digests, head: Head | None) -> str:
         if head is not None and head.number is not None:
             return ASKED_FOR
         return "failed last time" if head is not None and head.failed else "new"
+    if not head.readable:
+        return "saved in an earlier format"
     known = head.digests
     differing = [name for name in ("code", "data", "model") if getattr(known, name) != getattr(wanted, name)]
     if differing:

@@ -18,18 +18,21 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from modelmill.artifact.packed import Programs
+from modelmill.artifact.packing import pack
+from modelmill.artifact.saving import PACKED, Artifact, decode, encode
+from modelmill.artifact.tracing import Program, Untraceable, trace_features, trace_predict
+from modelmill.artifact.unpackable import Unpackable
 from modelmill.build.plan import Step
 from modelmill.build.work import Pooled, Setup
 from modelmill.data.build_table import BuildTable
 from modelmill.errors import FeaturesNotRowWise, LawFailed, ModelReturned
-from modelmill.model.artifact import LINEAR, Artifact, Programs, as_linear, decode, encode, encode_linear
 from modelmill.model.declaration import Model
 from modelmill.model.fitted import Asker, Floats, answer, as_matrix, make_x, make_y, typical_row
 from modelmill.model.loading import load_model_file
 from modelmill.model.metrics import Metric, higher_is_better, metrics_for
 from modelmill.model.roles import RoleFunction, Run
 from modelmill.model.rows import Rows
-from modelmill.model.tracing import trace_features, trace_predict
 from modelmill.names import POOLED, Segment, digest_of, format_segment
 from modelmill.registry.change import Digests
 from modelmill.registry.records import FailureRecord, VersionRecord
@@ -62,12 +65,11 @@ class Common:
         self.user_s = 0.0
         self.row_wise = False
         """Whether the features were proven to be row by row; once a chunk, since three rows asked alone take a while."""
-        self._programs: Programs | None = Programs()
-        self._traced = False
+        self._programs: Programs | Unpackable | None = None
 
     def begin(self) -> None:
         """Begin a chunk: what is proven once a chunk is to be proven again."""
-        self.user_s, self.row_wise, self._traced = 0.0, False, False
+        self.user_s, self.row_wise, self._programs = 0.0, False, None
 
     def open_pooled(self, pooled: Pooled | None) -> None:
         """Open the pooled model, the first time that there is one."""
@@ -75,25 +77,31 @@ class Common:
             form, path = pooled
             self.pooled = decode(form, path.read_bytes())
 
-    def programs(self, stretch: Stretch, x: Floats) -> Programs | None:
-        """Return the user's functions as programs, None where one of them cannot be; they are traced once a chunk."""
-        if not self._traced:
-            self._programs, self._traced = self._trace(stretch, x), True
+    def programs(self, stretch: Stretch, x: Floats) -> Programs:
+        """Return the user's functions as programs; they are traced once a chunk. Raises `Unpackable`."""
+        if self._programs is None:
+            try:
+                self._programs = Programs(self._traced_features(stretch), self._traced_predict(x))
+            except Unpackable as error:
+                self._programs = error
+        if isinstance(self._programs, Unpackable):
+            raise self._programs
         return self._programs
 
-    def _trace(self, stretch: Stretch, x: Floats) -> Programs | None:
-        if self.features is None and self.predict is None:
-            return Programs()
+    def _traced_features(self, stretch: Stretch) -> bytes:
+        if self.features is None:
+            return b""
         rows = stretch.rows.take(slice(0, PROVEN_ROWS))
-        before = trace_features(self.features, rows) if self.features else None
-        after = trace_predict(self.predict, x[:PROVEN_ROWS]) if self.predict else None
-        if (self.features and before is None) or (self.predict and after is None) or stretch.x is None:
-            return None
-        if before is not None and not np.array_equal(
-            as_matrix(before.run(rows)), stretch.x[: len(rows)], equal_nan=True
-        ):
-            return None
-        return Programs(before.encode() if before else b"", after.encode() if after else b"")
+        program = _traced(self.features, lambda role: trace_features(role, rows))
+        if stretch.x is None or not _same(as_matrix(program.run(rows)), stretch.x[: len(rows)]):
+            raise Unpackable("@features, whose program gives other features")
+        return program.encode()
+
+    def _traced_predict(self, x: Floats) -> bytes:
+        if self.predict is None:
+            return b""
+        classes = len(self.model.labels)
+        return _traced(self.predict, lambda role: trace_predict(role, x[:PROVEN_ROWS], classes)).encode()
 
     def stretch(self, steps: list[Step]) -> Stretch:
         """Return the rows of steps that lie side by side."""
@@ -152,6 +160,8 @@ class SegmentFit:
     """The answers to the test rows."""
     metrics: dict[str, float | None]
     artifact: Artifact
+    runtime_why: str
+    """Why it is not packed; empty where it is."""
     extras: bytes
 
     def __init__(self, common: Common, step: Step, stretch: Stretch, place: int, histograms: list[bytes]) -> None:
@@ -193,16 +203,25 @@ class SegmentFit:
     def save(self) -> None:
         """Turn the fitted object, its golden rows and its histograms into bytes."""
         self.stage = "save"
-        self.artifact = self._packed() or encode(self.fitted)
+        self.artifact, self.runtime_why = self._artifact()
         self.extras = self._extras()
 
-    def _packed(self) -> Artifact | None:
-        """Return the model as plain numbers, where it is one that can be, and proves to give the same answers."""
-        programs = self.common.programs(self.stretch, self.x)
-        linear = as_linear(self.fitted, programs) if programs is not None else None
-        if linear is None or not linear.agrees(self.x[self.test], self.found):
-            return None
-        return Artifact(LINEAR, encode_linear(linear))
+    def _artifact(self) -> tuple[Artifact, str]:
+        """Return the model as plain arrays, where it is one that can be, and proves to give the same answers.
+
+        Where not, it is pickled, and why is said.
+        """
+        common, found = self.common, self.found
+        try:
+            programs = common.programs(self.stretch, self.x)
+            model = pack(self.fitted, self.x.shape[1], len(common.model.labels), programs)
+        except Unpackable as error:
+            return encode(self.fitted), f"it has {error}"
+        except Exception as error:  # noqa: BLE001 - a library may keep its numbers otherwise than we know
+            return encode(self.fitted), f"packing failed: {type(error).__name__}: {error}"[:200]
+        if not model.agrees(self.x[self.test], found):
+            return encode(self.fitted), "its packed answers differ from its own"
+        return Artifact(PACKED, model.encode()), ""
 
     def _x(self) -> Floats:
         if self.stretch.x is not None:
@@ -281,7 +300,8 @@ class SegmentFit:
             identity=Digests(setup.code, step.data, setup.recipe).identity,
             data=step.data,
             format=artifact.format,
-            runtime="linear" if artifact.format == LINEAR else "python",
+            runtime="packed" if artifact.format == PACKED else "python",
+            runtime_why=self.runtime_why,
             rows=step.rows,
             test_rows=len(self.found),
             score=metrics[score],
@@ -303,6 +323,17 @@ def beside_pooled(version: VersionRecord, score: str, pooled: float | None) -> V
         state="own" if better else "pooled",
         why="" if better else NOT_BETTER,
     )
+
+
+def _traced(role: RoleFunction, trace: Callable[[RoleFunction], Program]) -> Program:
+    try:
+        return trace(role)
+    except Untraceable as error:
+        raise Unpackable(f"{role.where}, of which no program can be made: {error}") from error
+
+
+def _same(some: Floats, others: Floats) -> bool:
+    return np.array_equal(some, others, equal_nan=True)
 
 
 def _last(which: Any, count: int) -> Any:

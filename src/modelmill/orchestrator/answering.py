@@ -8,12 +8,12 @@ from typing import Any
 import httpx
 import msgspec
 
+from modelmill.artifact.saving import decode as decode_artifact
 from modelmill.errors import FieldInvalid, NodeNotReady, NotFound, RequestError, UsageError, every_error
-from modelmill.model.artifact import decode as decode_artifact
 from modelmill.model.columns import Column
 from modelmill.model.declaration import Model
 from modelmill.model.fitted import answer, make_x
-from modelmill.model.request import parser_of, segments_of
+from modelmill.model.request import parser_of
 from modelmill.names import POOLED, ModelName, Segment, format_segment, parse_target
 from modelmill.orchestrator.checking import fit_one
 from modelmill.orchestrator.outcomes import Answer, PredictOutcome, Progress, no_progress
@@ -138,7 +138,7 @@ def _ask_unsaved(project: Project, rows: Sequence[Mapping[str, Any]]) -> list[An
 
 
 def _segment_of(model: Model, row: Mapping[str, Any]) -> Segment:
-    return segments_of(parser_of(model.spec, model.by, model.feature_names).parse_rows([row]), model.by)[0]
+    return parser_of(model.spec, model.by, model.feature_names).batch([row]).segments()[0]
 
 
 def _answered(

@@ -30,7 +30,14 @@ from modelmill.registry.fleet import decode
 from modelmill.registry.lineage import Descent, changes_of_run, descent, descent_of
 from modelmill.registry.records import Run
 from modelmill.registry.search import search as search_versions
-from modelmill.registry.versions import Version, current_scores, current_version, get_version, list_versions
+from modelmill.registry.versions import (
+    Version,
+    current_runtimes,
+    current_scores,
+    current_version,
+    get_version,
+    list_versions,
+)
 from modelmill.release.releasing import current_release, list_environments
 from modelmill.serving.control import find_node
 from modelmill.settings import Settings
@@ -38,6 +45,8 @@ from modelmill.store.locks import find_holder
 from modelmill.store.opening import Store, open_store
 
 _PAIR = 2
+_RUNTIMES = 4
+"""How many of the most frequent runtimes and reasons a model's page tells."""
 
 
 def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> StatusOutcome:
@@ -213,6 +222,10 @@ def _show_model(store: Store, name: ModelName) -> ShowOutcome:
         "version": f"{model.version}, {model.segments:,} segments by {', '.join(declared['by']) or 'nothing'}",
         "answers": f"{model.own:,} by their own model, {model.pooled:,} by the pooled one, {model.failed:,} failed",
         model.metric: f"{model.score:.4g} (median of the segments' own models)" if model.score is not None else "",
+        "runtime": "; ".join(
+            f"{count:,} {_runtime_text(*runtime)}"
+            for runtime, count in itertools.islice(current_runtimes(store.database, name).items(), _RUNTIMES)
+        ),
         "released": releases or "nowhere yet",
         **_policies(declared),
     }
@@ -224,6 +237,10 @@ def _show_model(store: Store, name: ModelName) -> ShowOutcome:
         failures=tuple(failure_groups(runs.list_failures(store.database, run))),
         next=f"modelmill search {name}",
     )
+
+
+def _runtime_text(runtime: str, why: str) -> str:
+    return f"{runtime}: not packed, {why}" if why else runtime
 
 
 def _policies(declared: dict[str, Any]) -> dict[str, str]:
@@ -289,7 +306,7 @@ def _show_version(store: Store, name: ModelName, segment: Segment, number: int |
         "change": _change_text(change),
         **_made_of(run),
         "data": f"{found.rows:,} rows of snapshot {run.snapshot[:12]}, digest {found.digests.data[:12]}",
-        "runtime": f"{found.runtime} ({found.format})",
+        "runtime": _runtime_text(found.runtime, found.runtime_why),
         "kept in": f"pack {found.pack[:12]}, {found.length:,} bytes at {found.offset:,}",
         "identity": found.digests.identity,
     }

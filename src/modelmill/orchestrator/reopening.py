@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from modelmill.model.artifact import decode
+from modelmill.artifact.saving import decode
 from modelmill.model.fitted import answer, column_array, make_x
 from modelmill.model.loading import load_model_file
 from modelmill.model.rows import Rows

@@ -20,7 +20,7 @@ from modelmill.model.schema import SchemaSpec
 from modelmill.names import Digest, ModelName, Segment, format_segment, parse_segment
 from modelmill.store.signing import SigningKey, verify
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Entry(NamedTuple):
@@ -203,7 +203,9 @@ def decode(content: bytes) -> FleetMap:
     except msgspec.MsgspecError as error:
         raise BlobBroken("a fleet map cannot be read", got=str(error)) from error
     if found.format != FORMAT:
-        raise BlobBroken("a fleet map is of another format", expected=str(FORMAT), got=str(found.format))
+        raise BlobBroken(
+            "a fleet map is of another format", expected=str(FORMAT), got=str(found.format), next="modelmill train"
+        )
     return FleetMap(found.header, found.columns)
 
 

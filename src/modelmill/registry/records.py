@@ -94,6 +94,8 @@ class VersionRecord(msgspec.Struct, frozen=True, kw_only=True):
     data: Digest
     format: str
     runtime: str = "python"
+    runtime_why: str = ""
+    """Why it is not packed; empty where it is."""
     rows: int = 0
     test_rows: int = 0
     score: float | None = None

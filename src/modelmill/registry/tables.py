@@ -105,6 +105,7 @@ versions = Table(
     Column("data", DigestType, nullable=False),
     Column("format", String(20), nullable=False),
     Column("runtime", String(20), nullable=False),
+    Column("runtime_why", Text, nullable=False, server_default=""),
     Column("state", String(12), nullable=False),
     Column("why", Text, nullable=False),
     Column("rows", BigInteger, nullable=False),

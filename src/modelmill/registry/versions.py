@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, bindparam, select
+from sqlalchemy import Connection, Row, Select, bindparam, func, select
 
+from modelmill.artifact.saving import FORMATS
 from modelmill.errors import NotFound
 from modelmill.names import Digest, ModelName, Segment, VersionId, format_segment, format_target, parse_segment
 from modelmill.registry.change import Digests
@@ -36,6 +37,7 @@ class Version(msgspec.Struct, frozen=True):
     extras_length: int
     format: str
     runtime: str
+    runtime_why: str
     state: str
     why: str
     rows: int
@@ -59,6 +61,8 @@ class Head(msgspec.Struct, frozen=True):
     digests: Digests | None
     failed: bool
     """Whether building it failed since."""
+    readable: bool = True
+    """Whether this version of modelmill reads its bytes."""
 
     @property
     def identity(self) -> Digest | None:
@@ -139,6 +143,13 @@ def current_scores(database: Database, model: ModelName) -> list[Scored]:
     return [Scored(parse_segment(row.key), *row[1:]) for row in rows]
 
 
+def current_runtimes(database: Database, model: ModelName) -> dict[tuple[str, str], int]:
+    """Return what the newest versions are answered by, and why, with how many there are of each; most first."""
+    with database.read() as c:
+        rows = c.execute(_RUNTIMES, {"model": model}).all()
+    return {(row.runtime, row.runtime_why): row.many for row in rows}
+
+
 def add_tags(database: Database, version: VersionId, given: Mapping[str, str]) -> None:
     """Give a version tags; one that it has already stays."""
     with database.write() as c:
@@ -167,7 +178,8 @@ def version_of(row: Row[Any]) -> Version:
 
 def _head(row: Row[Any]) -> Head:
     digests = None if row.current is None else Digests(row.code, row.data, row.recipe)
-    return Head(row.current, digests, failed=row.failed is not None)
+    readable = row.format is None or row.format in FORMATS
+    return Head(row.current, digests, failed=row.failed is not None, readable=readable)
 
 
 def _segment_id(c: Connection, version: VersionId) -> int:
@@ -250,6 +262,7 @@ _HEADS = of_model(
         segments.c.failed,
         runs.c.code,
         versions.c.data,
+        versions.c.format,
         runs.c.model.label("recipe"),
     ).select_from(
         _JOINED.outerjoin(
@@ -275,6 +288,16 @@ _ENTRIES = of_model(
         .join(packs, versions.c.pack_id == packs.c.id)
         .join(runs, versions.c.run_id == runs.c.id)
     )
+)
+_COUNT = func.count().label("many")
+_RUNTIMES = (
+    of_model(
+        select(versions.c.runtime, versions.c.runtime_why, _COUNT).select_from(
+            _JOINED.join(versions, (versions.c.segment_id == segments.c.id) & (versions.c.number == segments.c.current))
+        )
+    )
+    .group_by(versions.c.runtime, versions.c.runtime_why)
+    .order_by(_COUNT.desc(), versions.c.runtime, versions.c.runtime_why)
 )
 _SCORES = of_model(
     select(

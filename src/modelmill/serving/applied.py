@@ -3,40 +3,77 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modelmill.artifact.packed import Packed
+from modelmill.artifact.saving import PACKED
 from modelmill.errors import AnswerInvalid, BlobBroken, ModelmillError, ModelUnknown, did_you_mean
-from modelmill.model.artifact import LINEAR
-from modelmill.model.request import parser_of, segments_of
+from modelmill.model.request import Batch, parser_of
 from modelmill.names import POOLED, Digest, ModelName, Segment, format_segment
 from modelmill.registry.fleet import Entry, FleetMap
 from modelmill.release.pointers import Pointer, Published, open_map
-from modelmill.serving.linear import LinearRuntime
+from modelmill.serving.packed import PackedRuntime
 from modelmill.serving.python import PythonRuntime
-from modelmill.serving.runtime import Row, Runtime
+from modelmill.serving.runtime import Runtime
 from modelmill.store.blobs import FolderBlobs, blobs_of
 from modelmill.store.signing import public_key
 
 UNKNOWN = "no model was built for this segment"
 FAILED = "its own model gave no usable answer"
 _DRAIN_S = 60.0
+_MOST_FOUND = 100_000
 
 
-class Answer(NamedTuple):
-    """One row's answer: a number, or a probability a class."""
+class Part(NamedTuple):
+    """The answers to the rows of one segment."""
 
-    numbers: NDArray[np.float64]
     segment: Segment
     entry: Entry
     """What answered."""
     why: str
     """Why that was the pooled model; empty where it was the segment's own."""
+    numbers: NDArray[np.float64]
+    """(rows,), or a probability a class: (rows, classes)."""
+    places: Sequence[int] | None
+    """Which rows of the request these are; None for all."""
+
+
+class Answered(NamedTuple):
+    """The answers to a request."""
+
+    parts: Sequence[Part]
+    rows: int
+
+    def numbers(self) -> NDArray[np.float64]:
+        """Return the answers in the order of the rows."""
+        first = self.parts[0]
+        if first.places is None:
+            return first.numbers
+        together = np.empty((self.rows, *first.numbers.shape[1:]))
+        for part in self.parts:
+            together[list(part.places or ())] = part.numbers
+        return together
+
+    def by_row(self) -> list[Part]:
+        """Return the part to which each row belongs."""
+        if self.parts[0].places is None:
+            return [self.parts[0]] * self.rows
+        of_row = {place: part for part in self.parts for place in part.places or ()}
+        return [of_row[place] for place in range(self.rows)]
+
+    def pooled(self) -> int:
+        """Return how many rows the pooled model answered for a segment that is another's."""
+        return sum(len(part.numbers) for part in self.parts if part.why)
+
+
+Asking = Generator[Entry, NDArray[np.float64], "tuple[NDArray[np.float64], Entry, str]"]
 
 
 class ServedModel:
@@ -49,12 +86,18 @@ class ServedModel:
         self.header = self.map.header
         self.parser = parser_of(self.header.spec, self.header.by, self.header.feature_names)
         self.pooled = self.map.find(POOLED)
-        self._linear = LinearRuntime(blobs, self.header.spec, self.parser)
-        codes = self.map.codes(without=LINEAR)
-        self._python: dict[Digest, PythonRuntime] = {code: PythonRuntime(store, pointer, code) for code in codes}
+        self._find = lru_cache(maxsize=_MOST_FOUND)(self.map.find)
+        self._packed = PackedRuntime(blobs)
+        codes = self.map.codes(without=PACKED)
+        self._python: dict[Digest, Runtime] = {code: PythonRuntime(store, pointer, code) for code in codes}
         self._answering = 0
         self._idle = asyncio.Event()
         self._idle.set()
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether all its answers are given in this process: then `answer_now` gives them."""
+        return not self._python
 
     async def start(self) -> None:
         """Start what answers."""
@@ -66,52 +109,105 @@ class ServedModel:
             await asyncio.wait_for(self._idle.wait(), _DRAIN_S)
         await asyncio.gather(*(runtime.close() for runtime in self._python.values()), return_exceptions=True)
 
-    async def answer(self, objects: Sequence[Row]) -> list[Answer]:
+    def answer_now(self, batch: Batch) -> Answered:
         """Answer rows, each by its own segment's model; the pooled one answers where there is none that can."""
+        return Answered([self._part_now(*group) for group in _by_segment(batch)], len(batch))
+
+    async def answer(self, batch: Batch) -> Answered:
+        """Do the same where some of the models run in other processes."""
+        if self.is_packed:
+            return self.answer_now(batch)
         self._answering += 1
         self._idle.clear()
         try:
-            return await self._answer(objects)
+            return Answered([await self._part(*group) for group in _by_segment(batch)], len(batch))
         finally:
             self._answering -= 1
             if not self._answering:
                 self._idle.set()
 
-    async def _answer(self, objects: Sequence[Row]) -> list[Answer]:
-        rows = self.parser.parse_rows(objects)
-        by_segment: dict[Segment, list[int]] = {}
-        for place, segment in enumerate(segments_of(rows, self.header.by)):
-            by_segment.setdefault(segment, []).append(place)
-        answers: list[Answer | None] = [None] * len(objects)
-        for segment, places in by_segment.items():
-            found = await self._answer_segment(segment, [objects[place] for place in places])
-            for place, answer in zip(places, found, strict=True):
-                answers[place] = answer
-        return [answer for answer in answers if answer is not None]
-
-    async def _answer_segment(self, segment: Segment, rows: Sequence[Row]) -> list[Answer]:
-        entry = self.map.find(segment)
-        why = UNKNOWN if entry is None else entry.why if entry.state == "pooled" else ""
-        if entry is not None and entry.state != "pooled":
+    def _part_now(self, segment: Segment, batch: Batch, places: Sequence[int] | None) -> Part:
+        asking = self._asking(segment)
+        entry = next(asking)
+        while True:
             try:
-                return self._told(segment, entry, "", await self._ask(entry, rows))
+                numbers = self._packed.answer(entry, batch)
+            except (AnswerInvalid, BlobBroken) as error:
+                entry = asking.throw(error)
+                continue
+            return _part(segment, asking, numbers, places)
+
+    async def _part(self, segment: Segment, batch: Batch, places: Sequence[int] | None) -> Part:
+        asking = self._asking(segment)
+        entry = next(asking)
+        while True:
+            try:
+                numbers = await self._ask(entry, batch)
+            except (AnswerInvalid, BlobBroken) as error:
+                entry = asking.throw(error)
+                continue
+            return _part(segment, asking, numbers, places)
+
+    async def _ask(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
+        if entry.format == PACKED:
+            return self._packed.answer(entry, batch)
+        return await self._python[entry.code or self.header.code].answer(entry, batch)
+
+    def _asking(self, segment: Segment) -> Asking:
+        """Yield what is to be asked for a segment, take its answers or what it raised, return who answered and why.
+
+        A generator, so that the rule stands once: the two above ask at once, or wait.
+        """
+        entry, why = self.entry_for(segment)
+        if not why:
+            try:
+                return (yield entry), entry, ""
             except (AnswerInvalid, BlobBroken):
                 if not segment:
                     raise
                 why = FAILED
+        pooled = self._pooled_for(segment)
+        return (yield pooled), pooled, why
+
+    def entry_for(self, segment: Segment) -> tuple[Entry, str]:
+        """Return what answers for a segment, and why that is the pooled model where it is."""
+        entry = self._find(segment)
+        why = UNKNOWN if entry is None else entry.why if entry.state == "pooled" else ""
+        return (self._pooled_for(segment), why) if entry is None or why else (entry, "")
+
+    def _pooled_for(self, segment: Segment) -> Entry:
         if self.pooled is None:
             raise ModelUnknown(
                 f"`{self.header.model}` has no model for segment `{format_segment(segment)}`, and no pooled model"
             )
-        return self._told(segment, self.pooled, why, await self._ask(self.pooled, rows))
+        return self.pooled
 
-    async def _ask(self, entry: Entry, rows: Sequence[Row]) -> NDArray[np.float64]:
-        runtime: Runtime = self._linear if entry.format == LINEAR else self._python[entry.code or self.header.code]
-        return await runtime.answer(entry, rows)
+    def open_packed(self, entry: Entry) -> Packed:
+        """Return a packed entry, opened."""
+        return self._packed.open(entry)
 
-    @staticmethod
-    def _told(segment: Segment, entry: Entry, why: str, numbers: NDArray[np.float64]) -> list[Answer]:
-        return [Answer(numbers[place], segment, entry, why) for place in range(len(numbers))]
+
+def _part(segment: Segment, asking: Asking, numbers: NDArray[np.float64], places: Sequence[int] | None) -> Part:
+    try:
+        asking.send(numbers)
+    except StopIteration as done:
+        found, entry, why = done.value
+        return Part(segment, entry, why, found, places)
+    raise AssertionError("nothing is asked once it has answered")
+
+
+def _by_segment(batch: Batch) -> Iterator[tuple[Segment, Batch, Sequence[int] | None]]:
+    """Yield the rows of each segment; most requests are about one."""
+    segments = batch.segments()
+    first = segments[0]
+    if segments.count(first) == len(segments):
+        yield first, batch, None
+        return
+    places: dict[Segment, list[int]] = {}
+    for place, segment in enumerate(segments):
+        places.setdefault(segment, []).append(place)
+    for segment, some in places.items():
+        yield segment, batch.take(some), some
 
 
 class Applied:
@@ -162,15 +258,20 @@ async def _open(store: Path, blobs: FolderBlobs, pointer: Pointer) -> ServedMode
     return model
 
 
-def describe_answer(model: ServedModel, answer: Answer) -> dict[str, Any]:
-    """Return an answer as a caller sees it."""
+def describe_answers(model: ServedModel, answered: Answered) -> list[dict[str, Any]]:
+    """Return the answer to each row as a caller with named fields sees it."""
+    numbers = answered.numbers().tolist()
+    return [_describe(model, part, found) for part, found in zip(answered.by_row(), numbers, strict=True)]
+
+
+def _describe(model: ServedModel, part: Part, found: Any) -> dict[str, Any]:
     header = model.header
     told: dict[str, Any] = {}
     if header.labels:
-        told[header.spec.target.name] = header.labels[int(answer.numbers.argmax())]
-        told["probabilities"] = dict(zip(header.labels, answer.numbers.tolist(), strict=True))
+        told[header.spec.target.name] = header.labels[found.index(max(found))]
+        told["probabilities"] = dict(zip(header.labels, found, strict=True))
     else:
-        told[header.spec.target.name] = float(answer.numbers)
-    told |= {"model": header.model, "segment": format_segment(answer.segment), "version": answer.entry.number}
-    told["answered_by"] = "pooled" if answer.why or not answer.segment else "own"
-    return told | ({"why": answer.why} if answer.why else {})
+        told[header.spec.target.name] = found
+    told |= {"model": header.model, "segment": format_segment(part.segment), "version": part.entry.number}
+    told["answered_by"] = "pooled" if part.why or not part.segment else "own"
+    return told | ({"why": part.why} if part.why else {})

@@ -19,9 +19,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from modelmill.artifact.saving import PACKED, unpickle
 from modelmill.compute.worker import die_with
 from modelmill.errors import ModelmillError, PlatformError, UserCodeFailed
-from modelmill.model.artifact import LINEAR, unpickle
 from modelmill.model.fitted import answer, make_x
 from modelmill.model.loading import load_model_file, user_frames
 from modelmill.model.request import parser_of
@@ -82,7 +82,7 @@ class Child:
 
     def _warm(self, code: Digest) -> None:
         """Open one entry: what it imports, such as scikit-learn, is then not imported while somebody waits."""
-        ours = (e for e in self._map if e.format != LINEAR and (e.code or self._map.header.code) == code)
+        ours = (e for e in self._map if e.format != PACKED and (e.code or self._map.header.code) == code)
         with suppress(Exception):  # a request for this entry will tell; the others can be answered
             for entry in islice(ours, 1):
                 self._open(entry)

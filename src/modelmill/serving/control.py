@@ -37,11 +37,31 @@ class NodeInfo(msgspec.Struct, frozen=True):
     started_at: datetime
     birth: int = 0
     """When the process began, as the system counts it: a later process with the same pid is another one."""
+    hot: bool = True
+    """Whether requests take the hot path; see `serving.http`."""
 
     @property
     def url(self) -> str:
         """Return the address."""
         return f"http://{self.host}:{self.port}"
+
+
+class NodeOrder(msgspec.Struct, frozen=True):
+    """What a parent is started with."""
+
+    info: NodeInfo
+    store: str
+    listening: int
+    state: int | None = None
+    """The shared memory of the parent before this one."""
+    workers: dict[int, int] = {}
+    """The workers of the parent before this one, by slot: they serve until each is replaced."""
+
+
+def node_command(order: NodeOrder) -> list[str]:
+    """Return the arguments of a Python that runs a node as ordered."""
+    # -P: the project's folder may hold a file that is named like a module which the node needs.
+    return ["-P", "-m", "modelmill.serving.node", msgspec.json.encode(order).decode()]
 
 
 def node_file(store: Path) -> Path:
@@ -63,24 +83,23 @@ def find_node(store: Path) -> NodeInfo | None:
     return info if _birth(info.pid) == info.birth else None
 
 
-def start_node(
-    store: Path, environment: str, *, host: str, port: int, workers: int, timeout_s: float = _READY_S
+def start_node(  # noqa: PLR0913 - a node and its options
+    store: Path,
+    environment: str,
+    *,
+    host: str,
+    port: int,
+    workers: int,
+    hot: bool = True,
+    timeout_s: float = _READY_S,
 ) -> NodeInfo:
     """Start a node in the background and return once it answers; raises `PortInUse` or `NodeNotReady`."""
     listening = _bind(host, port)
-    info = NodeInfo(0, host, listening.getsockname()[1], environment, workers, datetime.now(UTC))
+    info = NodeInfo(0, host, listening.getsockname()[1], environment, workers, datetime.now(UTC), hot=hot)
     (store / "run").mkdir(parents=True, exist_ok=True)
     with listening, log_file(store).open("ab") as log:
         process = subprocess.Popen(  # noqa: S603 - our own module
-            [
-                sys.executable,
-                "-P",  # the project's folder may hold a file that is named like a module which the node needs
-                "-m",
-                "modelmill.serving.node",
-                msgspec.json.encode(info).decode(),
-                str(store),
-                str(listening.fileno()),
-            ],
+            [sys.executable, *node_command(NodeOrder(info, str(store), listening.fileno()))],
             pass_fds=[listening.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=log,

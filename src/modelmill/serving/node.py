@@ -1,28 +1,33 @@
 """The parent of a node: it owns the listening socket for its whole life, and keeps its workers alive.
 
-Run as ``python -m modelmill.serving.node`` with the socket inherited. A worker that dies is replaced at once: what waits
-in the socket's queue is answered by the others, or by its successor. SIGTERM drains: workers finish what they hold.
+Run as ``python -m modelmill.serving.node`` with the socket inherited. It imports everything and loads the kernels once;
+workers are forks of it, ready in milliseconds, which share its memory. It runs no event loop and no thread, so a fork of
+it is safe. A worker that dies is replaced at once: what waits in the socket's queue is answered by the others, or by its
+successor. SIGTERM drains: workers finish what they hold. SIGHUP makes the parent start anew, with whatever code is
+installed by then, and replace its workers one after the other: no request fails.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import msgspec
 
-from modelmill.serving.control import NodeInfo, node_file
-from modelmill.serving.state import NodeState, WorkerState, make_state
-from modelmill.serving.worker import WorkerOrder
+from modelmill.serving.control import NodeOrder, node_command, node_file
+from modelmill.serving.state import MOST_WORKERS, NodeState, WorkerState, make_state
+from modelmill.serving.worker import WorkerOrder, run_worker
 
-_POLL_S = 0.1
+_POLL_S = 0.05
 _DRAIN_S = 15.0
+_READY_S = 30.0
 _CRASH_LOOP_S = 2.0
 """A worker that dies younger than this is replaced only after as long."""
 
@@ -30,74 +35,163 @@ _CRASH_LOOP_S = 2.0
 class Node:
     """The parent's loop."""
 
-    def __init__(self, info: NodeInfo, store: Path, listening: int) -> None:
+    def __init__(self, order: NodeOrder) -> None:
         """Take the socket and the description of the node."""
-        self.info, self.store, self.listening = info, store, listening
-        self.state_descriptor = make_state()
+        self.info = msgspec.structs.replace(order.info, pid=os.getpid())
+        self.store, self.listening = Path(order.store), order.listening
+        self.state_descriptor = make_state() if order.state is None else order.state
         self.state = NodeState(self.state_descriptor)
-        self.workers: dict[int, tuple[subprocess.Popen[bytes], float]] = {}
-        self.stopping = False
+        self.workers: dict[int, int] = {}
+        """The pid of the worker in each slot."""
+        self.born: dict[int, float] = {}
+        self.old = dict(order.workers)
+        self.signals: set[int] = set()
 
     def run(self) -> None:
-        """Keep the workers alive until a signal ends the node."""
-        signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(signal.SIGINT, self._stop)
+        """Keep the workers alive until a signal ends the node, or makes it start anew."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._note)
         try:
-            while not self.stopping:
+            self._replace_old()
+            while not self._is_stopping():
                 self._keep_alive()
+                if signal.SIGHUP in self.signals:
+                    self._start_anew()
                 time.sleep(_POLL_S)
             self._drain()
         finally:
-            for process, _ in self.workers.values():
-                process.kill()
+            for pid in (*self.workers.values(), *self.old.values()):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             with suppress(FileNotFoundError):
                 node_file(self.store).unlink()
 
-    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
-        self.stopping = True
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.signals.add(number)
+
+    def _is_stopping(self) -> bool:
+        return bool(self.signals & {signal.SIGTERM, signal.SIGINT})
+
+    # ---------------------------------------------------------------- workers
 
     def _keep_alive(self) -> None:
-        for slot in range(self.info.workers):
-            process, born = self.workers.get(slot, (None, 0.0))
-            if process is not None and process.poll() is None:
-                continue
-            if process is not None:
-                self.state.write(slot, WorkerState(0, -1, 0, 0, 0))
-                if time.monotonic() - born < _CRASH_LOOP_S:
-                    continue
-            self.workers[slot] = (self._spawn(slot), time.monotonic())
+        for slot in [slot for slot, pid in self.workers.items() if _has_ended(pid)]:
+            del self.workers[slot]
+            self.state.write(slot, WorkerState(0, -1, 0, 0, 0))
+        young = [slot for slot, born in self.born.items() if slot not in self.workers and _age(born) < _CRASH_LOOP_S]
+        while len(self.workers) + len(young) < self.info.workers:
+            self._spawn()
 
-    def _spawn(self, slot: int) -> subprocess.Popen[bytes]:
+    def _spawn(self) -> int:
+        """Fork a worker into the first free slot; return that slot."""
+        slot = next(slot for slot in range(MOST_WORKERS) if slot not in self.workers and slot not in self.old)
+        self.state.write(slot, WorkerState(0, -1, 0, 0, 0))
         order = WorkerOrder(
-            str(self.store),
-            self.info.environment,
-            slot,
-            self.listening,
-            self.state_descriptor,
-            os.getpid(),
-            msgspec.to_builtins(self.info),
+            store=str(self.store),
+            environment=self.info.environment,
+            slot=slot,
+            socket=self.listening,
+            state=self.state_descriptor,
+            parent=os.getpid(),
+            hot=self.info.hot,
+            node=msgspec.to_builtins(self.info),
         )
-        return subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-P", "-m", "modelmill.serving.worker", msgspec.json.encode(order).decode()],
-            pass_fds=[self.listening, self.state_descriptor],
-            stdin=subprocess.DEVNULL,
-        )
+        pid = os.fork()
+        if not pid:
+            _become_worker(order)
+        self.workers[slot], self.born[slot] = pid, time.monotonic()
+        return slot
+
+    # ---------------------------------------------------------------- starting anew
+
+    def _start_anew(self) -> None:
+        """Become the code that is installed now; the workers serve on, and are replaced by that."""
+        order = NodeOrder(self.info, str(self.store), self.listening, self.state_descriptor, self.workers)
+        for descriptor in (self.listening, self.state_descriptor):
+            os.set_inheritable(descriptor, True)  # noqa: FBT003 - the name says it
+        os.execv(sys.executable, [sys.executable, *node_command(order)])  # noqa: S606 - our own module
+
+    def _replace_old(self) -> None:
+        """Replace the workers of the parent before, one after the other: each ends when its successor is ready."""
+        for slot, pid in list(self.old.items()):
+            if self._is_stopping():
+                return
+            self._await_applied(self._spawn())
+            _end(pid)
+            del self.old[slot]
+            self.state.write(slot, WorkerState(0, -1, 0, 0, 0))
+
+    def _await_applied(self, slot: int) -> None:
+        """Wait until a new worker has applied as much as the old ones, or takes too long for it."""
+        wanted = max((state.revision for state in self.state.read()), default=-1)
+        deadline = time.monotonic() + _READY_S
+        while time.monotonic() < deadline and not self._is_stopping() and not _has_ended(self.workers[slot]):
+            if self.state.at(slot).revision >= wanted and self.state.at(slot).pid:
+                return
+            time.sleep(_POLL_S / 5)
 
     def _drain(self) -> None:
-        for process, _ in self.workers.values():
-            process.terminate()
+        for pid in (*self.workers.values(), *self.old.values()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + _DRAIN_S
-        for process, _ in self.workers.values():
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=max(deadline - time.monotonic(), 0.1))
+        for pid in (*self.workers.values(), *self.old.values()):
+            while not _has_ended(pid) and time.monotonic() < deadline:
+                time.sleep(_POLL_S)
 
 
-def main() -> None:
-    """Run the node that `control.start_node` described."""
-    info = msgspec.json.decode(sys.argv[1], type=NodeInfo)
-    store, listening = Path(sys.argv[2]), int(sys.argv[3])
-    info = msgspec.structs.replace(info, pid=os.getpid())
-    Node(info, store, listening).run()
+def _become_worker(order: WorkerOrder) -> None:
+    """Serve, and end without going back into the parent's code."""
+    code = 1
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        run_worker(order)
+        code = 0
+    except BaseException as error:  # noqa: BLE001 - the process ends here, whatever it was
+        sys.stderr.write(f"worker {os.getpid()}: {type(error).__name__}: {error}\n")
+    finally:
+        os._exit(code)
+
+
+def _end(pid: int) -> None:
+    """Let a worker finish what it holds; kill it when it does not."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + _DRAIN_S
+    while not _has_ended(pid):
+        if time.monotonic() > deadline:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_POLL_S)
+
+
+def _has_ended(pid: int) -> bool:
+    """Return whether a child has ended, and take note of it."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
+
+
+def _age(born: float) -> float:
+    return time.monotonic() - born
+
+
+def _warm() -> None:
+    """Load the kernels and run each once, so that no worker and no request does."""
+    from modelmill.artifact.warming import warm
+
+    warm()
+    gc.collect()
+    gc.freeze()  # no collection looks at it again, and workers go on sharing its pages
+
+
+def main(argv: list[Any] | None = None) -> None:
+    """Run the node that was ordered."""
+    order = msgspec.json.decode((argv or sys.argv[1:])[0], type=NodeOrder)
+    _warm()
+    Node(order).run()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import socket
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelmill.errors import AnswerInvalid, NodeNotReady, RequestError, every_error
+from modelmill.model.request import Batch
 from modelmill.names import Digest, Segment
 from modelmill.registry.fleet import Entry
 from modelmill.release.pointers import Pointer
 from modelmill.serving.child import HEADER, Ask, ChildSetup, Told, numbers_of
-from modelmill.serving.runtime import Row
 
 _START_S = 60.0
 _ANSWER_S = 30.0
@@ -69,11 +68,11 @@ class PythonRuntime:
                 self._link = await _start_child(self._setup)
             return self._link
 
-    async def answer(self, entry: Entry, rows: Sequence[Row]) -> NDArray[np.float64]:
-        """Return the answers to rows; raises `AnswerInvalid` where the child ends or raises at them."""
+    async def answer(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
+        """Return the answers to a batch; raises `AnswerInvalid` where the child ends or raises at it."""
         if entry.segment and self._ended[entry.segment] >= _FATAL:
             raise AnswerInvalid("the model has ended its process more than once")
-        told = await self._told(entry, msgspec.msgpack.encode(Ask(entry.segment, [dict(row) for row in rows])))
+        told = await self._told(entry, msgspec.msgpack.encode(Ask(entry.segment, batch.objects())))
         if told.error is not None:
             raise _as_ours(told.error)
         return numbers_of(told)

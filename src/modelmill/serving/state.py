@@ -33,9 +33,13 @@ class NodeState:
         """Replace one worker's state."""
         _SLOT.pack_into(self._memory, slot * _SLOT.size, *state)
 
+    def at(self, slot: int) -> WorkerState:
+        """Return the state in one slot."""
+        return WorkerState(*_SLOT.unpack_from(self._memory, slot * _SLOT.size))
+
     def read(self) -> list[WorkerState]:
         """Return the workers that live."""
-        states = [WorkerState(*_SLOT.unpack_from(self._memory, slot * _SLOT.size)) for slot in range(MOST_WORKERS)]
+        states = [self.at(slot) for slot in range(MOST_WORKERS)]
         return [state for state in states if state.pid]
 
 

@@ -9,11 +9,12 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import msgspec
 import uvicorn
+import uvloop
 
 from modelmill.compute.worker import die_with
 from modelmill.errors import ModelmillError
@@ -21,6 +22,7 @@ from modelmill.release.pointers import Published, find_published
 from modelmill.serving.app import App
 from modelmill.serving.applied import Applied, apply
 from modelmill.serving.http import HttpProtocol
+from modelmill.serving.plane import Plane
 from modelmill.serving.state import NodeState, WorkerState
 from modelmill.store.blobs import pointers_of
 
@@ -29,10 +31,12 @@ _GRACE_S = 5.0
 """How long what was replaced lives on for the requests that found it just before."""
 _RETRY_S = 5.0
 """After how long a model that could not be opened is tried again: a file may have come back."""
+_DRAIN_S = 1.0
+"""How long a worker that ends tells each client to connect anew, before it closes connections that are idle."""
 
 
-class WorkerOrder(msgspec.Struct, frozen=True):
-    """What the parent tells a worker on its command line."""
+class WorkerOrder(NamedTuple):
+    """What the parent tells a worker."""
 
     store: str
     environment: str
@@ -40,7 +44,27 @@ class WorkerOrder(msgspec.Struct, frozen=True):
     socket: int
     state: int
     parent: int
+    hot: bool
     node: dict[str, Any]
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's server with an end that fails no request."""
+
+    plane: Plane
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, close each behind its next answer, and only then those that are idle.
+
+        Uvicorn closes idle connections at once: a request that is on its way to one of them fails.
+        """
+        self.plane.draining = True
+        for server in self.servers:
+            server.close()
+        deadline = time.monotonic() + _DRAIN_S
+        while self.server_state.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - uvicorn tells no end
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
 
 
 class Worker:
@@ -51,7 +75,7 @@ class Worker:
         self.order = order
         self.store = Path(order.store)
         self.state = NodeState(order.state)
-        self.app = App(self._describe, self.refresh)
+        self.plane = Plane(self._describe, self.refresh)
         self._refreshing = asyncio.Lock()
         self._retry_at = 0.0
         self._closing: set[asyncio.Task[None]] = set()
@@ -59,22 +83,31 @@ class Worker:
     async def run(self) -> None:
         """Serve until a signal ends it."""
         config = uvicorn.Config(
-            self.app,
+            App(self.plane),
             log_level="warning",
             access_log=False,
-            http=HttpProtocol,
+            http=partial(HttpProtocol, self.plane, hot=self.order.hot),  # type: ignore[arg-type]  # it makes a protocol
             ws="none",
             lifespan="off",
             server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=75,
             timeout_graceful_shutdown=10,
         )
-        server = uvicorn.Server(config)
+        server = _Server(config)
+        server.plane = self.plane
         polling = asyncio.create_task(self._poll())
         listening = socket.socket(fileno=self.order.socket)
+        await self._first_look()
         await server.serve(sockets=[listening])
         polling.cancel()
-        if self.app.applied is not None:
-            await asyncio.gather(*(model.close() for model in self.app.applied.models.values()))
+        if self.plane.applied is not None:
+            await asyncio.gather(*(model.close() for model in self.plane.applied.models.values()))
+
+    async def _first_look(self) -> None:
+        """Map what is published before the first connection is taken: nobody waits for it then."""
+        with suppress(ModelmillError):
+            await self.refresh()
 
     async def _poll(self) -> None:
         told = ""
@@ -94,24 +127,24 @@ class Worker:
             return f"{error.code} {error.what}"
         except Exception as error:  # noqa: BLE001 - a worker that stops looking would serve the old for ever
             return f"{type(error).__name__}: {error}"
-        broken = self.app.applied.broken if self.app.applied else {}
+        broken = self.plane.applied.broken if self.plane.applied else {}
         return "; ".join(f"{name}: {why}" for name, why in broken.items())
 
     async def refresh(self) -> None:
         """Apply what is published, when it is not applied already."""
         async with self._refreshing:
             published = find_published(pointers_of(self.store), self.order.environment)
-            before = self.app.applied
+            before = self.plane.applied
             if published is None or self._is_applied(published):
                 return
-            self.app.applied = await apply(self.store, published, before)
+            self.plane.applied = await apply(self.store, published, before)
             self._retry_at = time.monotonic() + _RETRY_S
         self._report()
         if before is not None:
-            self._close_later(before, self.app.applied)
+            self._close_later(before, self.plane.applied)
 
     def _is_applied(self, published: Published) -> bool:
-        applied = self.app.applied
+        applied = self.plane.applied
         if applied is None or applied.revision != published.revision:
             return applied is not None and applied.revision > published.revision
         return not applied.broken or time.monotonic() < self._retry_at
@@ -124,9 +157,9 @@ class Worker:
             task.add_done_callback(self._closing.discard)
 
     def _report(self) -> None:
-        applied = self.app.applied
+        applied = self.plane.applied
         revision, models = (applied.revision, len(applied.models)) if applied else (-1, 0)
-        state = WorkerState(os.getpid(), revision, self.app.requests, self.app.errors, models)
+        state = WorkerState(os.getpid(), revision, self.plane.requests, self.plane.errors, models)
         self.state.write(self.order.slot, state)
 
     def _describe(self) -> dict[str, Any]:
@@ -141,23 +174,12 @@ async def _close(replaced: list[Any]) -> None:
             await model.close()
 
 
-def main() -> None:
-    """Run the worker that the parent ordered."""
-    order = msgspec.json.decode(sys.argv[1], type=WorkerOrder)
+def run_worker(order: WorkerOrder) -> None:
+    """Serve as the parent ordered, in a process that was just forked from it."""
     threading.Thread(target=die_with, args=(order.parent,), daemon=True).start()
-    with suppress(KeyboardInterrupt):
-        uvloop_run(order)
-
-
-def uvloop_run(order: WorkerOrder) -> None:
-    """Run the worker on uvloop."""
-    import uvloop
 
     async def serve() -> None:
         await Worker(order).run()
 
-    uvloop.run(serve())
-
-
-if __name__ == "__main__":
-    main()
+    with suppress(KeyboardInterrupt):
+        uvloop.run(serve())

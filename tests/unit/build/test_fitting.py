@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from modelmill.artifact.saving import decode
 from modelmill.build.fitting import abreast, neighbours
 from modelmill.build.plan import Step
 from modelmill.build.segment import seed_of, write_tests
@@ -27,7 +28,6 @@ from modelmill.data.build_table import BuildTable, write_build_table
 from modelmill.data.histogram import freeze_bins
 from modelmill.data.snapshot import Segments, starts_of
 from modelmill.errors import FeaturesNotRowWise
-from modelmill.model.artifact import decode
 from modelmill.model.loading import load_model_file
 from modelmill.names import POOLED, Digest, digest_of
 from modelmill.registry.records import VersionRecord

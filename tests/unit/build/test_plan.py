@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelmill.build.plan import ONE_CLASS, UNCHANGED, Plan, has_several_classes, plan_build
+from modelmill.build.plan import ONE_CLASS, UNCHANGED, Plan, has_several_classes, plan_build, reason_for
 from modelmill.data.snapshot import Segments, starts_of
 from modelmill.model.declaration import Model
 from modelmill.model.loading import load_model_file
@@ -69,6 +69,12 @@ def test_nothing_is_built_again(model: Model) -> None:
     plan = plan_of(model, known, built(known))
     assert plan.empty
     assert plan.reasons() == {UNCHANGED: 2}
+
+
+def test_what_was_saved_in_an_earlier_format_is_built_again() -> None:
+    digests = Digests(CODE, CODE, CODE)
+    assert reason_for(digests, Head(1, digests, failed=False, readable=False)) == "saved in an earlier format"
+    assert reason_for(digests, Head(1, digests, failed=False)) == UNCHANGED
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ PACKS = (digest_of(b"pack 1"), digest_of(b"pack 2"))
 
 
 def entry(name: str, place: int = 0, **others: Any) -> Entry:
-    values = {"segment": (name,), "number": 3, "format": "linear", "runtime": "linear", "pack": PACKS[place % 2]}
+    values = {"segment": (name,), "number": 3, "format": "packed", "runtime": "packed", "pack": PACKS[place % 2]}
     return Entry(**{**values, "offset": 64 * place, "length": 7, "artifact": digest_of(name.encode()), **others})
 
 
@@ -104,7 +104,7 @@ def test_columns_that_do_not_fit_are_refused(column: str, value: object) -> None
 def test_a_map_of_another_format_is_refused() -> None:
     content = msgspec.msgpack.decode(FleetMap.build(HEADER, ENTRIES).encode())
     with pytest.raises(BlobBroken, match="another format"):
-        decode(msgspec.msgpack.encode({**content, "format": 2}))
+        decode(msgspec.msgpack.encode({**content, "format": 1}))
 
 
 def test_a_hundred_thousand_segments_are_one_small_blob() -> None:

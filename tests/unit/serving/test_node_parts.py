@@ -17,16 +17,19 @@ import numpy as np
 import pytest
 
 import modelmill as mm
+from modelmill.artifact.linear import Linear
+from modelmill.artifact.packed import Packed, Programs
+from modelmill.artifact.saving import PACKED
+from modelmill.artifact.tracing import Constant, Program, Reference, Step
 from modelmill.errors import AnswerInvalid, BlobBroken, PortInUse
-from modelmill.model.artifact import LINEAR, Linear, Programs, encode_linear
-from modelmill.model.request import RequestParser
+from modelmill.model.request import Batch, RequestParser
 from modelmill.model.schema import schema_of
-from modelmill.model.tracing import Constant, Program, Reference, Step
 from modelmill.names import Digest, digest_of
 from modelmill.registry.fleet import Entry
 from modelmill.serving.app import App
 from modelmill.serving.control import NodeInfo, check_port, find_node, node_file, who_listens
-from modelmill.serving.linear import LinearRuntime
+from modelmill.serving.packed import PackedRuntime
+from modelmill.serving.plane import Plane
 from modelmill.serving.state import NodeState, WorkerState, make_state
 from modelmill.store.blobs import FolderBlobs
 from modelmill.store.files import started_at
@@ -56,65 +59,75 @@ def ask(app: App, method: str, path: str, **options: Any) -> httpx.Response:
     ("method", "path"), [("GET", "/v2/health/ready"), ("POST", "/sales"), ("GET", "/sales/schema")]
 )
 def test_before_a_release_a_node_is_not_ready(method: str, path: str) -> None:
-    reply = ask(App(dict, nothing), method, path, json={})
+    reply = ask(App(Plane(dict, nothing)), method, path, json={})
     assert (reply.status_code, reply.json()["code"]) == (503, "MM508")
 
 
 def test_a_node_lives_before_it_is_ready() -> None:
-    assert ask(App(dict, nothing), "GET", "/v2/health/live").json() == {"live": True}
+    assert ask(App(Plane(dict, nothing)), "GET", "/v2/health/live").json() == {"live": True}
 
 
 def test_what_we_did_not_foresee_is_a_500_without_a_traceback() -> None:
     def broken() -> dict[str, Any]:
         raise RuntimeError("unforeseen")
 
-    reply = ask(App(broken, nothing), "GET", "/-/node")
+    reply = ask(App(Plane(broken, nothing)), "GET", "/-/node")
     assert (reply.status_code, reply.json()["code"]) == (500, "MM500")
     assert "Traceback" not in reply.text
 
 
-def linear(folder: Path, *coefs: float, programs: Programs = Programs()) -> tuple[LinearRuntime, Entry]:  # noqa: B008 - a constant
+PARSER = RequestParser(schema_of(Row), ["hour"])
+
+
+def packed(
+    folder: Path,
+    *coefs: float,
+    programs: Programs = Programs(),  # noqa: B008 - a constant
+) -> tuple[PackedRuntime, Entry]:
     """Return a runtime over one linear model, and its entry."""
     blobs = FolderBlobs(folder)
     blobs.put([b"makes the folders"])
-    content = encode_linear(Linear(np.array(coefs), 1.0, programs))
+    content = Packed(Linear(np.array([coefs]), np.ones(1)), len(coefs), programs=programs).encode()
     with PackWriter(blobs.scratch) as writer:
         place = writer.add(content)
         pack = blobs.put_file(writer.finish())
-    spec = schema_of(Row)
-    entry = Entry((), 1, LINEAR, "linear", pack, place.offset, place.length, digest_of(content))
-    return LinearRuntime(blobs, spec, RequestParser(spec, ["hour"])), entry
+    entry = Entry((), 1, PACKED, "packed", pack, place.offset, place.length, digest_of(content))
+    return PackedRuntime(blobs), entry
 
 
-def test_a_linear_model_answers_from_its_pack(tmp_path: Path) -> None:
-    runtime, entry = linear(tmp_path, 2.0)
-    assert asyncio.run(runtime.answer(entry, [{"hour": 3}, {"hour": 4}])).tolist() == [7, 9]
+def hours(*values: float) -> Batch:
+    return PARSER.batch([{"hour": value} for value in values])
+
+
+def test_a_packed_model_answers_from_its_pack(tmp_path: Path) -> None:
+    runtime, entry = packed(tmp_path, 2.0)
+    assert runtime.answer(entry, hours(3, 4)).tolist() == [7, 9]
 
 
 def test_what_the_users_functions_do_is_done_without_them(tmp_path: Path) -> None:
     squared = Program(("hour",), (Step("multiply", (Reference(0), Reference(0))),), 1).encode()
     clipped = Program(("answers",), (Step("clip", (Reference(0), Constant(0), Constant(20))),), 1).encode()
-    runtime, entry = linear(tmp_path, 2.0, programs=Programs(squared, clipped))
-    assert asyncio.run(runtime.answer(entry, [{"hour": 3}, {"hour": 4}])).tolist() == [19, 20]
+    runtime, entry = packed(tmp_path, 2.0, programs=Programs(squared, clipped))
+    assert runtime.answer(entry, hours(3, 4)).tolist() == [19, 20]
 
 
 def test_a_row_at_which_a_program_raises_has_no_answer(tmp_path: Path) -> None:
     days = Program(("hour",), (Step("astype", (Reference(0), Constant("no type"))),), 1).encode()
-    runtime, entry = linear(tmp_path, 2.0, programs=Programs(before=days))
+    runtime, entry = packed(tmp_path, 2.0, programs=Programs(before=days))
     with pytest.raises(AnswerInvalid, match="TypeError"):
-        asyncio.run(runtime.answer(entry, [{"hour": 3}]))
+        runtime.answer(entry, hours(3))
 
 
 def test_no_usable_answer_is_told(tmp_path: Path) -> None:
-    runtime, entry = linear(tmp_path, float("inf"))
+    runtime, entry = packed(tmp_path, float("inf"))
     with pytest.raises(AnswerInvalid):
-        asyncio.run(runtime.answer(entry, [{"hour": 3}]))
+        runtime.answer(entry, hours(3))
 
 
 def test_an_entry_with_another_digest_is_refused(tmp_path: Path) -> None:
-    runtime, entry = linear(tmp_path, 2.0)
+    runtime, entry = packed(tmp_path, 2.0)
     with pytest.raises(BlobBroken):
-        asyncio.run(runtime.answer(entry._replace(artifact=Digest("0" * 64)), [{"hour": 3}]))
+        runtime.answer(entry._replace(artifact=Digest("0" * 64)), hours(3))
 
 
 def test_workers_share_their_state() -> None:

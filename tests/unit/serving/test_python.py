@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import cloudpickle
 import pytest
 
 from modelmill.errors import AnswerInvalid, NodeNotReady, SignatureInvalid
+from modelmill.model.columns import Column
 from modelmill.model.loading import load_model_file
+from modelmill.model.request import Batch, RequestParser
+from modelmill.model.schema import SchemaSpec
 from modelmill.names import ModelName, digest_of
 from modelmill.registry.facts import capture_code
 from modelmill.registry.fleet import Entry, FleetMap, Header, sign
@@ -119,14 +121,18 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Released:
     return Released(tmp_path_factory.mktemp("python"))
 
 
-def row(hour: float, store: str = "A") -> list[dict[str, Any]]:
-    return [{"store": store, "hour": hour}]
+SPEC = SchemaSpec("Sale", "", (Column("store", "key", "str"), Column("hour", "feature", "float")))
+PARSER = RequestParser(SPEC, ["store", "hour"], ["store"])
+
+
+def row(*hours: float, store: str = "A") -> Batch:
+    return PARSER.batch([{"store": store, "hour": hour} for hour in hours])
 
 
 def test_a_child_answers_with_the_archived_code(released: Released) -> None:
     async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
-        assert (await runtime.answer(entries["A"], row(2) + row(3))).tolist() == [20, 30]
-        assert (await runtime.answer(entries["B"], row(2, "B"))).tolist() == [200]
+        assert (await runtime.answer(entries["A"], row(2, 3))).tolist() == [20, 30]
+        assert (await runtime.answer(entries["B"], row(2, store="B"))).tolist() == [200]
 
     released.ask(test)
 
@@ -153,7 +159,7 @@ def test_a_segment_that_ends_the_child_again_and_again_is_not_asked_any_more(rel
         first = runtime.pid
         with pytest.raises(AnswerInvalid, match="more than once"):
             await runtime.answer(entries["A"], row(13))
-        assert (await runtime.answer(entries["B"], row(2, "B"))).tolist() == [200]
+        assert (await runtime.answer(entries["B"], row(2, store="B"))).tolist() == [200]
         assert runtime.pid == first
 
     released.ask(test)
@@ -247,7 +253,7 @@ def test_a_replaced_model_first_answers_what_it_holds(released: Released) -> Non
         asked = asyncio.create_task(model.answer(row(16)))
         await asyncio.sleep(0)
         await model.close()
-        assert (await asked)[0].numbers == 160
+        assert (await asked).numbers().tolist() == [160]
 
     asyncio.run(run())
 
@@ -256,10 +262,10 @@ def test_a_nan_is_answered_by_the_pooled_model(released: Released) -> None:
     async def run() -> None:
         model = ServedModel(released.store, blobs_of(released.store), released.pointer)
         try:
-            (answer,) = await model.answer(row(17))
-            assert answer.numbers == 17
-            assert answer.entry.segment == ()
-            assert answer.why
+            (part,) = (await model.answer(row(17))).parts
+            assert part.numbers.tolist() == [17]
+            assert part.entry.segment == ()
+            assert part.why
         finally:
             await model.close()
 

@@ -30,6 +30,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "astype": lambda array, dtype: array.astype(dtype),
     "pick": lambda array, column: array[:, column],
     "column": lambda array: array.reshape(-1, 1),
+    "likeliest": lambda array: array.argmax(axis=1),
 }
 _MOST_STEPS = 200
 _OUTSIDE = frozenset(
@@ -109,28 +110,38 @@ def open_program(content: bytes) -> Program:
     return program
 
 
-def trace_features(role: RoleFunction, rows: Rows) -> Program | None:
-    """Return what a @features function does with rows, None where that cannot be traced."""
-    if role.frames or _looks_outside(role):
-        return None
+def trace_features(role: RoleFunction, rows: Rows) -> Program:
+    """Return what a @features function does with rows; raises `Untraceable`."""
+    _check(role)
     recorder = _Recorder()
     return recorder.trace(lambda: role.call({"rows": _TracedRows(recorder, rows)}))
 
 
-def trace_predict(role: RoleFunction, x: Array) -> Program | None:
-    """Return what a @predict function does with ``x`` and ``answers``, those of the fitted object to ``x``."""
-    if role.frames or _looks_outside(role) or not {"model", "x"}.issuperset(role.asks):
-        return None
+def trace_predict(role: RoleFunction, x: Array, classes: int = 0) -> Program:
+    """Return what a @predict function does with ``x`` and ``answers``; raises `Untraceable`.
+
+    ``answers`` are those of the fitted object to ``x``: (rows,) numbers, or (rows, classes) probabilities.
+    """
+    _check(role)
+    if not {"model", "x"}.issuperset(role.asks):
+        raise Untraceable("it asks for more than the model and x")
     recorder = _Recorder()
     traced_x = recorder.input("x", x)
-    model = _TracedModel(traced_x, recorder.input("answers", np.zeros(len(x))))
+    answers = recorder.input("answers", np.zeros((len(x), classes) if classes else len(x)))
+    model = (_TracedClassifier if classes else _TracedModel)(recorder, traced_x, answers)
     return recorder.trace(lambda: role.call({"model": model, "x": traced_x}))
 
 
-def _looks_outside(role: RoleFunction) -> bool:
-    """Return whether a function names the clock or chance: a program would repeat what they said while it was traced."""
+def _check(role: RoleFunction) -> None:
+    """Refuse a function that names the clock or chance: a program would repeat what they said while it was traced."""
     code = getattr(role.function, "__code__", None)
-    return code is None or not _OUTSIDE.isdisjoint((*code.co_names, *(c for c in code.co_consts if isinstance(c, str))))
+    if role.frames:
+        raise Untraceable("it asks for a data frame")
+    if code is None:
+        raise Untraceable("it is no plain function")
+    named = _OUTSIDE.intersection((*code.co_names, *(c for c in code.co_consts if isinstance(c, str))))
+    if named:
+        raise Untraceable(f"it names `{min(named)}`, which differs from call to call")
 
 
 class _Recorder:
@@ -157,12 +168,13 @@ class _Recorder:
         self._steps.append((operation, arguments, traced))
         return traced
 
-    def trace(self, function: Callable[[], Any]) -> Program | None:
+    def trace(self, function: Callable[[], Any]) -> Program:
         try:
-            result = function()
-            return self._program(result)
-        except Exception:  # noqa: BLE001 - whatever the function does to a recording array: it is not traced
-            return None
+            return self._program(function())
+        except Untraceable:
+            raise
+        except Exception as error:  # whatever the function does to a recording array
+            raise Untraceable(f"{type(error).__name__}: {error}"[:120]) from error
 
     def _program(self, result: Any) -> Program:
         places = {id(traced): place for place, traced in enumerate([*self._inputs, *(step[2] for step in self._steps)])}
@@ -254,13 +266,26 @@ class _TracedRows:
 class _TracedModel:
     """A fitted object that can do one thing: answer all of ``x``."""
 
-    def __init__(self, x: _Traced, answers: _Traced) -> None:
-        self._x, self._answers = x, answers
+    def __init__(self, recorder: _Recorder, x: _Traced, answers: _Traced) -> None:
+        self._recorder, self._x, self._answers = recorder, x, answers
 
     def predict(self, x: Any) -> _Traced:
         if x is not self._x:
-            raise Untraceable("it asks about something else than x")
+            raise Untraceable("it asks the model about something else than x")
         return self._answers
+
+    def __getattr__(self, name: str) -> Any:
+        raise Untraceable(f"it reads `model.{name}`")
+
+
+class _TracedClassifier(_TracedModel):
+    """A fitted classifier: it answers with probabilities, or the likeliest class."""
+
+    def predict_proba(self, x: Any) -> _Traced:
+        return super().predict(x)
+
+    def predict(self, x: Any) -> _Traced:
+        return self._recorder.note("likeliest", (super().predict(x),))
 
 
 def _operation(name: str) -> Callable[..., Any]:

@@ -1,0 +1,6 @@
+"""A fitted object as bytes that answer: packed into plain arrays where its family is known, pickled otherwise.
+
+`saving` chooses and proves, `packed` is a model of plain arrays (`columns` before, `linear` or `trees` inside, a link and
+a program after), `kernels` runs it; `sklearn_*`, `lightgbm_trees` and `xgboost_trees` read each library's own structures.
+Nothing here imports those libraries: whoever holds a fitted object has them already, and a serving node needs none.
+"""

@@ -1,0 +1,230 @@
+"""A packed model: plain arrays that answer, used where they lie in a mapped pack.
+
+Its bytes: a magic word, the length of a header in msgpack, the header, then arrays at multiples of 16 bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from modelmill.artifact.columns import Columns
+from modelmill.artifact.layout import NODE, OPERATION, Link
+from modelmill.artifact.linear import Linear
+from modelmill.artifact.tracing import open_program
+from modelmill.artifact.trees import Trees
+from modelmill.errors import BlobBroken
+
+Floats = NDArray[np.float64]
+Body = Linear | Trees
+
+_ALIGNMENT = 16
+_MAGIC = b"MMPK"
+_FORMAT = 1
+_HEAD = struct.Struct("<4sHxxI")
+_BODIES: dict[str, Any] = {"linear": Linear, "trees": Trees}
+_DTYPES: dict[str, Any] = {"operations": OPERATION, "nodes": NODE} | dict.fromkeys(("spans", "sources", "roots"), "<i4")
+_DTYPES |= {"sets": "<u4"} | dict.fromkeys(("table", "coef", "intercept", "start", "leaves"), "<f8")
+
+
+class Classes(NamedTuple):
+    """The classes of a classification."""
+
+    every: int
+    seen: tuple[int, ...]
+    """Which of them the model has numbers for, in its order."""
+
+
+class Programs(NamedTuple):
+    """What the user's functions do around a model, as bytes of `tracing.Program`; empty where there is no such function."""
+
+    before: bytes = b""
+    """From rows to ``x``."""
+    after: bytes = b""
+    """From ``x`` and ``answers`` to answers."""
+
+
+class _Header(msgspec.Struct, frozen=True, array_like=True):
+    kind: str
+    features: int
+    numbers: dict[str, float]
+    shapes: dict[str, tuple[int, ...]]
+    """Of the arrays, in the order in which they follow."""
+    classes: tuple[int, tuple[int, ...]] | None
+    programs: tuple[bytes, bytes]
+
+
+class Packed:
+    """A model that answers without any code of its library or its user.
+
+    To user code that asks it, it is a fitted estimator: it has `predict`, and `predict_proba` where it has classes.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        features: int,
+        columns: Columns | None = None,
+        classes: Classes | None = None,
+        programs: Programs = Programs(),  # noqa: B008 - immutable
+    ) -> None:
+        """Take the parts; `features` is how many columns ``x`` has."""
+        self.body, self.features, self.columns, self.classes = body, features, columns, classes
+        self.programs = programs
+        self._after = open_program(programs.after) if programs.after else None
+        self._is_plain = self._after is None and (classes is None or len(classes.seen) == classes.every)
+        self._row = np.empty((1, body.width))
+
+    def __getattr__(self, name: str) -> Any:
+        # A regression has no such attributes: whoever looks for them finds out what the model is.
+        if name in {"predict_proba", "classes_"} and self.__dict__.get("classes") is not None:
+            return self._probabilities if name == "predict_proba" else np.array(self.classes.seen)  # type: ignore[union-attr]
+        raise AttributeError(name)
+
+    def raw(self, x: Floats) -> Floats:
+        """Return what the library itself answers to (rows, features): (rows,), or (rows, classes that it saw)."""
+        answers = np.empty((len(x), self.body.width))
+        self.body.evaluate(self._prepared(x), answers)
+        return answers if self.classes is not None else answers[:, 0]
+
+    _probabilities = raw
+
+    def _prepared(self, x: Floats) -> Floats:
+        if x.ndim != 2 or x.shape[1] != self.features:
+            raise ValueError(f"x has the shape {x.shape}, but this model takes (rows, {self.features})")
+        numbers = x if x.flags.c_contiguous and x.dtype == np.float64 else np.ascontiguousarray(x, dtype=np.float64)
+        return numbers if self.columns is None else self.columns.prepare(numbers)
+
+    def predict(self, x: Floats) -> NDArray[Any]:
+        """Return (rows,) answers: numbers, or codes of the likeliest classes."""
+        found: NDArray[Any] = self.raw(x)
+        if self.classes is None:
+            return found
+        # Where clipped scores are equal, the library's predict() still knows which was larger.
+        clipped = self.body.link == Link.CLIPPED and self.body.width > 2
+        if clipped:
+            chooser = self.body._replace(link=Link.LARGEST)
+            found = Packed(chooser, self.features, self.columns, self.classes).raw(x)
+        codes: NDArray[Any] = np.array(self.classes.seen)[found.argmax(axis=1)]
+        return codes
+
+    def answer(self, x: Floats) -> Floats:
+        """Return the answers that a caller gets, after @predict: (rows,), or (rows, all classes)."""
+        found = self._of_all(self.raw(x))
+        if self._after is None:
+            return found
+        changed = np.asarray(self._after.run({"x": x, "answers": found}), dtype=np.float64)
+        return changed if self.classes is not None else changed.reshape(-1)
+
+    def one(self, x: Floats) -> list[float]:
+        """Return the answer to one row, (1, features), as plain numbers: as many as an answer has."""
+        if not self._is_plain:
+            return self.answer(x).reshape(-1).tolist()
+        self.body.evaluate(self._prepared(x), self._row)
+        found: list[float] = self._row.tolist()[0]
+        return found
+
+    def _of_all(self, found: Floats) -> Floats:
+        """Return probabilities of all classes; those that the model has not seen have none."""
+        if self.classes is None or len(self.classes.seen) == self.classes.every:
+            return found
+        full = np.zeros((len(found), self.classes.every))
+        full[:, list(self.classes.seen)] = found
+        return full
+
+    def agrees(self, x: Floats, expected: Floats) -> bool:
+        """Return whether `answer` gives these answers, as exactly as the family promises."""
+        if x.shape[1:] != (self.features,):
+            return False
+        found = self.answer(x)
+        if found.shape != expected.shape:
+            return False
+        if self._after is not None and self.classes is not None:
+            return bool(np.allclose(found, expected, rtol=1e-12, atol=1e-15))
+        return self.body.agrees(self._prepared(x), found, expected)
+
+    def encode(self) -> bytes:
+        """Return the model as bytes; equal models have equal bytes."""
+        fields = (self.columns._asdict() if self.columns else {}) | self.body._asdict()
+        arrays = {name: np.ascontiguousarray(fields[name], _DTYPES[name]) for name in fields if name in _DTYPES}
+        numbers = {name: float(value) for name, value in fields.items() if name not in _DTYPES}
+        header = msgspec.msgpack.encode(
+            _Header(
+                kind=type(self.body).__name__.lower(),
+                features=self.features,
+                numbers=numbers,
+                shapes={name: array.shape for name, array in arrays.items()},
+                classes=self.classes,
+                programs=self.programs,
+            )
+        )
+        parts = [_HEAD.pack(_MAGIC, _FORMAT, len(header)) + header]
+        for array in arrays.values():
+            parts.append(bytes(-len(parts[-1]) % _ALIGNMENT))
+            parts.append(array.tobytes())
+        return b"".join(parts)
+
+
+def decode(content: bytes | memoryview) -> Packed:
+    """Return the model in these bytes, without copying its arrays; anything else raises BlobBroken."""
+    try:
+        return _decode(memoryview(content))
+    except (struct.error, msgspec.MsgspecError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise BlobBroken("these bytes are no packed model", got=str(error)[:120]) from error
+
+
+def _decode(content: memoryview) -> Packed:
+    magic, version, length = _HEAD.unpack_from(content)
+    if magic != _MAGIC or version != _FORMAT:
+        raise BlobBroken("these bytes are no packed model", expected=f"format {_FORMAT}", got=f"{magic!r} {version}")
+    end = _HEAD.size + length
+    header = _read_header(bytes(content[_HEAD.size : end]))
+    arrays = _arrays(content, end, header.shapes)
+    columns = Columns(**{name: arrays.pop(name) for name in Columns._fields}) if "operations" in arrays else None
+    body = _BODIES[header.kind](**arrays, **_numbers(header.numbers))
+    classes = Classes(*header.classes) if header.classes else None
+    model = Packed(body, header.features, columns, classes, Programs(*header.programs))
+    _check(model)
+    return model
+
+
+@lru_cache(maxsize=1024)
+def _read_header(content: bytes) -> _Header:
+    """Return a header; thousands of models of a fleet have the same one."""
+    return msgspec.msgpack.decode(content, type=_Header)
+
+
+def _arrays(content: memoryview, end: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
+    found: dict[str, NDArray[Any]] = {}
+    for name, shape in shapes.items():
+        end += -end % _ALIGNMENT
+        array = np.frombuffer(content, np.dtype(_DTYPES[name]), count=_count(shape), offset=end)
+        found[name] = array.reshape(shape)
+        end += array.nbytes
+    if end != len(content):
+        raise BlobBroken("a packed model's bytes are cut off", expected=f"{end} bytes", got=f"{len(content)}")
+    return found
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape, dtype=np.int64))
+
+
+def _numbers(numbers: Mapping[str, float]) -> dict[str, Any]:
+    types = {"link": int, "width": int, "scale": float}
+    return {name: types.get(name, bool)(value) for name, value in numbers.items()}
+
+
+def _check(model: Packed) -> None:
+    """Refuse a block whose numbers point outside of it: kernels follow them without looking."""
+    columns, body = model.columns, model.body
+    width = model.features if columns is None else len(columns.sources)
+    fits = columns is None or columns.fits(model.features)
+    if not (fits and body.fits(width)):
+        raise BlobBroken("a packed model's numbers point outside of it")

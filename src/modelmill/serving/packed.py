@@ -1,0 +1,50 @@
+"""The runtime of packed models: arrays used where they lie in the mapped pack, without any user code."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelmill.artifact.packed import Packed, decode
+from modelmill.artifact.tracing import open_program
+from modelmill.errors import AnswerInvalid
+from modelmill.model.fitted import as_matrix
+from modelmill.model.request import Batch
+from modelmill.names import Digest
+from modelmill.registry.fleet import Entry
+from modelmill.store.blobs import Blobs
+from modelmill.store.packs import PackReader
+
+
+class PackedRuntime:
+    """Answers from mapped arrays, and runs the programs of what the user's functions do around them."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        """Take where the packs are; an entry is opened when it is first asked."""
+        self._blobs = blobs
+        self._packs: dict[Digest, PackReader] = {}
+        self._opened: dict[Digest, Packed] = {}
+
+    def answer(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
+        """Return the answers to a batch; raises `AnswerInvalid` where the model gives none."""
+        model = self.open(entry)
+        before = model.programs.before
+        try:
+            answers = model.answer(as_matrix(open_program(before).run(batch.rows)) if before else batch.features())
+        except (ArithmeticError, TypeError, ValueError) as error:
+            # What the user's function would raise at such a row, its program raises too.
+            raise AnswerInvalid(f"the model gave no answer: {type(error).__name__}: {error}"[:300]) from error
+        if not np.isfinite(answers).all():
+            raise AnswerInvalid("the model answered NaN or infinity")
+        return answers
+
+    def open(self, entry: Entry) -> Packed:
+        """Return a model, opened when it is first asked; bytes that are not what was recorded raise `BlobBroken`."""
+        opened = self._opened.get(entry.artifact)
+        if opened is not None:
+            return opened
+        if entry.pack not in self._packs:
+            self._packs[entry.pack] = PackReader(self._blobs.open(entry.pack))
+        content = self._packs[entry.pack].entry(entry.offset, entry.length, entry.artifact)
+        model = self._opened[entry.artifact] = decode(content)
+        return model

@@ -1,0 +1,350 @@
+"""What a node answers: every address, its handler, and the one place where whatever is refused becomes a 4xx in JSON.
+
+Transports know nothing of models: they hand over a `Call` and send a `Reply`. Two of them share this: the hot path in
+`http`, which asks `now`, and plain ASGI in `app`, which awaits `respond`.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import msgspec
+
+from modelmill.errors import BodyTooLarge, BodyUnreadable, ModelmillError, NodeNotReady, PlatformError, RouteUnknown
+from modelmill.names import Segment, parse_target
+from modelmill.serving import protocol
+from modelmill.serving.applied import Answered, Applied, ServedModel, describe_answers
+from modelmill.serving.quick import Quick
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Names in lower case."""
+
+MOST_BYTES = 32 << 20
+CHANGING = frozenset({b"content-encoding", protocol.LENGTH_HEADER})
+"""Headers that change what a body means."""
+_MOST_TARGETS = 100_000
+_encode = msgspec.json.Encoder().encode
+_GZIP = 16 + zlib.MAX_WBITS
+_WINDOWS = {b"gzip": _GZIP, b"x-gzip": _GZIP, b"deflate": zlib.MAX_WBITS}
+
+
+class Call(NamedTuple):
+    """A request, complete."""
+
+    method: str
+    path: bytes
+    """As it was sent, percent-encoded, without the query."""
+    headers: Headers
+    body: bytes
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return a header, None where there is none."""
+        for given, value in self.headers:
+            if given == name:
+                return value
+        return None
+
+
+class Reply(NamedTuple):
+    """What is sent back."""
+
+    status: int
+    body: bytes
+    headers: Headers
+    """Without content-length, which the transport adds."""
+
+
+_JSON = ((b"content-type", b"application/json"),)
+
+
+def _reply(content: Any, status: int = 200) -> Reply:
+    return Reply(status, _encode(content), _JSON)
+
+
+class Target(NamedTuple):
+    """What an address names: how a model is asked, which, and the segment in the address."""
+
+    ask: Callable[[Plane, Target, Call], Question]
+    model: ServedModel
+    segment: Segment | None
+    quick: Callable[[bytes, Segment | None], bytes | None] | None
+    """The quick way, where the model has one."""
+
+
+class Question(NamedTuple):
+    """A request that was read: what the model is asked, and how its answer is told."""
+
+    batch: Any
+    tell: Callable[[Answered], Reply]
+
+
+class Plane:
+    """Answers calls with what is applied at that moment."""
+
+    def __init__(self, node: Callable[[], dict[str, Any]], refresh: Callable[[], Awaitable[None]]) -> None:
+        """Take what describes the node, and what looks for a new release at once."""
+        self.applied: Applied | None = None
+        self.requests = 0
+        self.errors = 0
+        self.draining = False
+        """Whether the worker is about to end: it is not ready, and closes each connection behind its answer."""
+        self._describe_node, self._refresh = node, refresh
+        self._targets: dict[bytes, Target] = {}
+        self._targets_of: Applied | None = None
+        self._quick: dict[ServedModel, Quick] = {}
+
+    # ---------------------------------------------------------------- the two ways in
+
+    def now(self, call: Call, *, is_plain: bool) -> Reply | None:
+        """Return the reply to a POST that needs nothing but this process; None where it needs more.
+
+        `is_plain` says that no header changes what the body means.
+        """
+        try:
+            reply = self._now(call, is_plain=is_plain)
+        except Exception as error:  # noqa: BLE001 - the border: no request may see a traceback
+            reply = refusal(error)
+        if reply is not None:
+            self._count(reply)
+        return reply
+
+    def _now(self, call: Call, *, is_plain: bool) -> Reply | None:
+        target = self._target(call)
+        if target is None or not target.model.is_packed:
+            return None
+        body = target.quick(call.body, target.segment) if is_plain and target.quick else None
+        if body is not None:
+            return Reply(200, body, _JSON)
+        question = target.ask(self, target, call)
+        return question.tell(target.model.answer_now(question.batch))
+
+    async def respond(self, call: Call) -> Reply:
+        """Return the reply to a call."""
+        try:
+            reply = await self._respond(call)
+        except Exception as error:  # noqa: BLE001 - the border: no request may see a traceback
+            reply = refusal(error)
+        if call.method == "POST":  # what asks for answers; health checks would drown them
+            self._count(reply)
+        return reply
+
+    async def _respond(self, call: Call) -> Reply:
+        target = self._target(call) if call.method == "POST" else None
+        if target is not None:
+            question = target.ask(self, target, call)
+            return question.tell(await target.model.answer(question.batch))
+        path = call.path.decode("ascii", "replace")
+        for pattern, methods, handle in _ROUTES:
+            match = pattern.fullmatch(path)
+            if match is None:
+                continue
+            if call.method not in methods:
+                raise _wrong_method(call, path, methods)
+            return await handle(self, *match.groups())
+        raise RouteUnknown(f"there is no address `{path[:120]}`", expected="POST /MODEL, GET /MODEL/schema")
+
+    def _count(self, reply: Reply) -> None:
+        self.requests += 1
+        self.errors += reply.status >= 500
+
+    def _serving(self) -> Applied:
+        if self.applied is None:
+            raise NodeNotReady("this node has not applied a release yet", next="try again in a second")
+        return self.applied
+
+    # ---------------------------------------------------------------- asking a model
+
+    def _target(self, call: Call) -> Target | None:
+        """Return what an address to ask names, None for an address that is none."""
+        if self._targets_of is not self.applied or len(self._targets) > _MOST_TARGETS:
+            self._targets, self._targets_of = {}, self.applied
+            served = set(self.applied.models.values()) if self.applied else set()
+            self._quick = {model: quick for model, quick in self._quick.items() if model in served}
+        target = self._targets.get(call.path)
+        if target is None:
+            target = self._find_target(call.path.decode("ascii", "replace"))
+            if target is not None:
+                self._targets[call.path] = target
+        return target
+
+    def _find_target(self, path: str) -> Target | None:
+        for pattern, ask, quick in _ASKING:
+            match = pattern.fullmatch(path)
+            if match is not None:
+                name, segment = parse_target(_plain(match[1]))
+                model = self._serving().get(name)
+                if segment:
+                    model.parser.keys_of(segment)
+                return Target(ask, model, segment, getattr(self._quick_way(model), quick, None))
+        return None
+
+    def _quick_way(self, model: ServedModel) -> Quick | None:
+        """Return the quick way to a model's single answers, where all of them are given in this process."""
+        if not model.is_packed:
+            return None
+        return self._quick.get(model) or self._quick.setdefault(model, Quick(model))
+
+    def predict(self, target: Target, call: Call) -> Question:
+        """Read an object or a list of objects, to be answered by one answer or a list of answers."""
+        model = target.model
+        batch, is_list = model.parser.read(_body(call), target.segment)
+        if not 0 < len(batch) <= protocol.MOST_ROWS:
+            raise BodyUnreadable(f"a request has 1 to {protocol.MOST_ROWS} rows", got=str(len(batch)))
+
+        def tell(answered: Answered) -> Reply:
+            told = describe_answers(model, answered)
+            return _reply(told if is_list else told[0])
+
+        return Question(batch, tell)
+
+    def infer(self, target: Target, call: Call) -> Question:
+        """Read an inference request, as V2 asks."""
+        model = target.model
+        request, behind = protocol.read_request(_body(call), _json_bytes(call))
+        batch = protocol.batch_of(model, request, behind, target.segment)
+
+        def tell(answered: Answered) -> Reply:
+            reply = protocol.reply_to(model, request, answered)
+            if not reply.json_bytes:
+                return Reply(200, reply.body, _JSON)
+            length = str(reply.json_bytes).encode()
+            content = (b"content-type", b"application/octet-stream")
+            return Reply(200, reply.body, (content, (protocol.LENGTH_HEADER, length)))
+
+        return Question(batch, tell)
+
+    # ---------------------------------------------------------------- the node
+
+    async def live(self) -> Reply:
+        """Say that the process answers."""
+        return _reply({"live": True})
+
+    async def ready(self) -> Reply:
+        """Say whether a release is applied."""
+        self._serving()
+        if self.draining:
+            raise NodeNotReady("this worker is about to end", next="try again")
+        return _reply({"ready": True})
+
+    async def server(self) -> Reply:
+        """Name the server, as V2 asks."""
+        return _reply({"name": "modelmill", "version": "2", "extensions": ["binary_tensor_data"]})
+
+    async def node(self) -> Reply:
+        """Say what each worker has applied."""
+        applied = self.applied
+        models = applied.models if applied else {}
+        facts = {name: {"release": m.pointer.release, "segments": len(m.map)} for name, m in models.items()}
+        return _reply(self._describe_node() | {"models": facts, "broken": applied.broken if applied else {}})
+
+    async def refresh(self) -> Reply:
+        """Look for a new release now."""
+        await self._refresh()
+        return _reply({"revision": self.applied.revision if self.applied else None})
+
+    # ---------------------------------------------------------------- about a model
+
+    async def schema(self, target: str) -> Reply:
+        """Describe the fields of a request."""
+        header = self._model(target).header
+        fields = [{"name": c.name, "type": c.kind, "rule": c.rule(), "doc": c.doc} for c in header.spec.request_columns]
+        return _reply({"model": header.model, "doc": header.spec.doc, "fields": fields, "by": header.by})
+
+    async def example(self, target: str) -> Reply:
+        """Return a request that the model accepts."""
+        model = self._model(target)
+        return _reply(model.parser.example(model.header.example))
+
+    async def model_metadata(self, target: str) -> Reply:
+        """Describe a model, as V2 asks."""
+        return _reply(protocol.metadata_of(self._model(target)))
+
+    async def model_ready(self, target: str) -> Reply:
+        """Say whether a model is served."""
+        return _reply({"name": self._model(target).header.model, "ready": True})
+
+    def _model(self, target: str) -> ServedModel:
+        name, _ = parse_target(_plain(target))
+        return self._serving().get(name)
+
+
+def refusal(error: Exception) -> Reply:
+    """Return what is sent instead of an answer."""
+    if isinstance(error, ModelmillError):
+        return _reply(error.as_dict(), error.status)
+    failed = PlatformError(f"the node failed: {type(error).__name__}: {error}", next="see the node's log")
+    return _reply(failed.as_dict(), 500)
+
+
+def _body(call: Call) -> bytes:
+    """Return the body, unpacked where it was packed; raises `BodyTooLarge` before it takes more than it may."""
+    encoding = call.header(b"content-encoding")
+    if encoding is None or encoding == b"identity":
+        return call.body
+    window = _WINDOWS.get(encoding.lower())
+    if window is None:
+        raise BodyUnreadable("the body has an unknown encoding", got=encoding.decode("latin-1")[:40], expected="gzip")
+    unpacker = zlib.decompressobj(window)
+    try:
+        body = unpacker.decompress(call.body, MOST_BYTES)
+    except zlib.error as error:
+        raise BodyUnreadable("the body is not what its encoding says", got=str(error)[:120]) from None
+    if unpacker.unconsumed_tail:
+        raise too_large()
+    if not unpacker.eof:
+        raise BodyUnreadable("the body is cut off", expected=encoding.decode("latin-1"))
+    return body
+
+
+def _json_bytes(call: Call) -> int | None:
+    length = call.header(protocol.LENGTH_HEADER)
+    if length is None:
+        return None
+    if not length.isdigit() or len(length) > 12:
+        raise BodyUnreadable("`Inference-Header-Content-Length` is no number", got=length.decode("latin-1")[:40])
+    return int(length)
+
+
+def too_large(got: str = "") -> BodyTooLarge:
+    """Return the refusal of a body that is too large."""
+    return BodyTooLarge(f"a request has at most {MOST_BYTES >> 20} MiB", got=got)
+
+
+def _plain(target: str) -> str:
+    """Return a target as it was written before it was put into an address.
+
+    A client that encodes addresses encodes the bracket, too. Where it stands plain, nothing was encoded but the values.
+    """
+    return target if "[" in target else unquote(target)
+
+
+def _wrong_method(call: Call, path: str, methods: tuple[str, ...]) -> RouteUnknown:
+    error = RouteUnknown(f"{call.method} is not possible at `{path[:120]}`", expected=" or ".join(methods))
+    error.status = 405  # type: ignore[misc]  # the address exists, the method does not
+    return error
+
+
+Handler = Callable[..., Awaitable[Reply]]
+_GET, _POST = ("GET", "HEAD"), ("POST",)
+_MODEL = r"([^/]{1,2000})"
+_ASKING: list[tuple[re.Pattern[str], Callable[[Plane, Target, Call], Question], str]] = [
+    (re.compile(rf"/v2/models/{_MODEL}/infer"), Plane.infer, "infer"),
+    (re.compile(rf"/{_MODEL}"), Plane.predict, "predict"),
+]
+"""The addresses by which models are asked, all by POST; how they are, and the name of the quick way to do so."""
+_ROUTES: list[tuple[re.Pattern[str], tuple[str, ...], Handler]] = [
+    (re.compile(r"/v2/health/live"), _GET, Plane.live),
+    (re.compile(r"/v2/health/ready"), _GET, Plane.ready),
+    (re.compile(r"/v2/?"), _GET, Plane.server),
+    (re.compile(r"/-/node"), _GET, Plane.node),
+    (re.compile(r"/-/refresh"), _POST, Plane.refresh),
+    (re.compile(rf"/v2/models/{_MODEL}/ready"), _GET, Plane.model_ready),
+    (re.compile(rf"/v2/models/{_MODEL}"), _GET, Plane.model_metadata),
+    (re.compile(rf"/{_MODEL}/schema"), _GET, Plane.schema),
+    (re.compile(rf"/{_MODEL}/example"), _GET, Plane.example),
+    *((pattern, _POST, Plane.schema) for pattern, *_ in _ASKING),  # for their methods alone: POST never comes here
+]

@@ -1,0 +1,61 @@
+"""A served fleet of packed models, made through the code that makes real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from modelmill.artifact.packed import Packed
+from modelmill.artifact.saving import PACKED
+from modelmill.model.schema import SchemaSpec
+from modelmill.names import ModelName, Segment, digest_of
+from modelmill.registry.fleet import Entry, FleetMap, Header, sign
+from modelmill.release.pointers import Pointer
+from modelmill.serving.applied import Applied, ServedModel
+from modelmill.serving.plane import Plane
+from modelmill.store.blobs import blobs_of
+from modelmill.store.packs import PackWriter
+from modelmill.store.signing import SigningKey
+
+Fleet = Callable[..., Plane]
+
+
+async def _nothing() -> None: ...
+
+
+def serve(folder: Path, spec: SchemaSpec, models: Mapping[Segment, Packed], labels: tuple[str, ...] = ()) -> Plane:
+    """Return a plane that serves these models of one fleet, named `fleet`, by the keys of its schema."""
+    blobs, key = blobs_of(folder), SigningKey.create(folder)
+    blobs.put([b"makes the folders"])
+    contents = {segment: model.encode() for segment, model in models.items()}
+    with PackWriter(blobs.scratch) as writer:
+        places = {segment: writer.add(content) for segment, content in contents.items()}
+        pack = blobs.put_file(writer.finish())
+    header = Header(
+        model=ModelName("fleet"),
+        spec=spec,
+        by=tuple(column.name for column in spec.keys),
+        task="classification" if labels else "regression",
+        code=digest_of(b"code"),
+        entry=("fleet.py", "fleet"),
+        labels=labels,
+        feature_names=tuple(column.name for column in spec.features),
+        run=3,
+    )
+    entries = [
+        Entry(s, 2, PACKED, "packed", pack, places[s].offset, places[s].length, digest_of(c))
+        for s, c in contents.items()
+    ]
+    signed = sign(key, FleetMap.build(header, entries))
+    pointer = Pointer(1, blobs.put([signed.content])[0], signed.signature)
+    plane = Plane(dict, _nothing)
+    plane.applied = Applied(1, {ModelName("fleet"): ServedModel(folder, blobs, pointer)}, {})
+    return plane
+
+
+@pytest.fixture(scope="session")
+def served() -> Fleet:
+    """Return what serves packed models."""
+    return serve
