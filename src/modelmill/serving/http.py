@@ -41,6 +41,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._size = 0
         self._is_plain = True
         """Whether no header changes what the body means."""
+        self._is_too_long = False
         self._since = 0.0
         """When the request that is arriving began, or the last one was answered."""
         self._arriving = False
@@ -78,7 +79,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
-        self._collected, self._size, self._is_plain = None, 0, True
+        self._collected, self._size, self._is_plain, self._is_too_long = None, 0, True, False
         self._since, self._arriving = self.loop.time(), True
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -91,6 +92,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._is_plain = False
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
+        elif name == b"content-length" and value.isdigit() and int(value) > MOST_BYTES:
+            self._is_too_long = True
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -104,6 +107,7 @@ class HttpProtocol(HttpToolsProtocol):
         return (
             self.parser.get_method() == b"POST"
             and not self.expect_100_continue
+            and not self._is_too_long
             and not self.parser.should_upgrade()
             # Answers go out in order: while uvicorn owes one, what follows waits behind it in its queue.
             and (self.cycle is None or self.cycle.response_complete)

@@ -1,0 +1,267 @@
+"""HTTP on real sockets: the hot path and plain ASGI send the same bytes, whatever way a request arrives.
+
+These tests also hold down what the hot path takes from uvicorn's protocol class.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+
+import modelmill as mm
+from modelmill.artifact.linear import Linear
+from modelmill.artifact.packed import Packed
+from modelmill.artifact.warming import warm
+from modelmill.model.schema import schema_of
+from modelmill.serving import http
+from modelmill.serving.app import App
+from modelmill.serving.http import MOST_HEADERS, HttpProtocol
+from modelmill.serving.plane import Plane
+
+Talk = Callable[..., bytes]
+
+
+class Sale(mm.Schema):
+    """One number."""
+
+    size: float = mm.col()
+    sales: float = mm.target()
+
+
+class Server:
+    """Uvicorn in a thread, over one plane, on two ports: with and without the hot path."""
+
+    def __init__(self, plane: Plane) -> None:
+        self.plane = plane
+        self.ports = {}
+        self._servers = []
+        for hot in (True, False):
+            listening = socket.create_server(("127.0.0.1", 0))
+            self.ports[hot] = listening.getsockname()[1]
+            protocol: Any = partial(HttpProtocol, plane, hot=hot)
+            config = uvicorn.Config(
+                App(plane),
+                http=protocol,
+                ws="none",
+                lifespan="off",
+                log_level="critical",
+                proxy_headers=False,
+                server_header=False,
+            )
+            server = uvicorn.Server(config)
+            thread = threading.Thread(target=lambda s=server, c=listening: asyncio.run(s.serve([c])), daemon=True)
+            thread.start()
+            self._servers.append((server, thread))
+
+    def close(self) -> None:
+        for server, thread in self._servers:
+            server.should_exit = True
+            thread.join(10)
+
+    def talk(self, *pieces: bytes, hot: bool = True, pause: float = 0.0, end: bool = False) -> bytes:
+        """Send pieces, return all that comes back until the server is silent or closes."""
+        with socket.create_connection(("127.0.0.1", self.ports[hot])) as link:
+            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for piece in pieces:
+                link.sendall(piece)
+                time.sleep(pause)
+            if end:
+                link.shutdown(socket.SHUT_WR)
+            link.settimeout(0.4)
+            found = b""
+            try:
+                while part := link.recv(1 << 16):
+                    found += part
+            except TimeoutError:
+                return found
+            return found + b"<closed>"
+
+
+@pytest.fixture(scope="module")
+def server(served: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder: Path = tmp_path_factory.mktemp("http")
+    plane = served(folder / "store", schema_of(Sale), {(): Packed(Linear(np.array([[2.0]]), np.ones(1)), 1)})
+    warm()
+    server = Server(plane)
+    yield server
+    server.close()
+
+
+def post(body: bytes, path: bytes = b"/fleet", *headers: bytes, version: bytes = b"1.1") -> bytes:
+    lines = [b"POST %b HTTP/%b" % (path, version), b"host: node", b"content-length: %d" % len(body), *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def alike(server: Server, *pieces: bytes, pause: float = 0.0, end: bool = False) -> bytes:
+    """Return what the hot path answers, once it is what plain ASGI answers but for the date."""
+    found = [server.talk(*pieces, hot=hot, pause=pause, end=end) for hot in (True, False)]
+    hot, plain = (re.sub(rb"date: [^\r]*", b"date: now", some) for some in found)
+    assert hot == plain
+    return hot
+
+
+ONE = post(b'{"size": 3}')
+ANSWER = b'{"sales":7.0,"model":"fleet","segment":"pooled","version":2,"answered_by":"pooled"}'
+
+
+def test_a_request_is_answered(server: Server) -> None:
+    found = alike(server, ONE)
+    assert found.startswith(b"HTTP/1.1 200 OK\r\ndate: now\r\ncontent-type: application/json\r\ncontent-length: 83\r\n")
+    assert found.endswith(b"\r\n\r\n" + ANSWER)
+
+
+def test_the_hot_path_is_taken(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed_over = []
+    plain = HttpProtocol._hand_over
+
+    def noted(protocol: HttpProtocol) -> None:
+        handed_over.append(protocol)
+        plain(protocol)
+
+    monkeypatch.setattr(HttpProtocol, "_hand_over", noted)
+    assert ANSWER in server.talk(ONE)
+    assert not handed_over
+    assert ANSWER in server.talk(ONE, hot=False)
+    assert handed_over
+
+
+def test_a_request_may_come_byte_by_byte(server: Server) -> None:
+    assert alike(server, *[ONE[place : place + 1] for place in range(len(ONE))]).endswith(ANSWER)
+
+
+@pytest.mark.parametrize("place", [1, 20, len(ONE) - 12, len(ONE) - 11, len(ONE) - 1])
+def test_a_request_may_come_in_two(server: Server, place: int) -> None:
+    assert alike(server, ONE[:place], ONE[place:], pause=0.03).endswith(ANSWER)
+
+
+def test_requests_may_follow_without_waiting(server: Server) -> None:
+    get = b"GET /v2/health/live HTTP/1.1\r\nhost: node\r\n\r\n"
+    found = alike(server, ONE + get + ONE + ONE + get + post(b"{") + ONE)
+    assert re.findall(rb"HTTP/1.1 (\d+)", found) == [b"200"] * 5 + [b"400", b"200"]
+    assert [part[:10] for part in found.split(b"\r\n\r\n")[1:]] == [
+        b'{"sales":7', b'{"live":tr', b'{"sales":7', b'{"sales":7', b'{"live":tr', b'{"error":"', b'{"sales":7'
+    ]  # fmt: skip
+
+
+def test_a_body_may_come_in_chunks(server: Server) -> None:
+    head = b"POST /fleet HTTP/1.1\r\nhost: node\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert alike(server, head, b'5\r\n{"siz\r\n', b'6\r\ne": 3}\r\n0\r\n\r\n', pause=0.02).endswith(ANSWER)
+
+
+def test_a_client_may_ask_whether_to_go_on(server: Server) -> None:
+    head, body = post(b'{"size": 3}', b"/fleet", b"expect: 100-continue").split(b"\r\n\r\n")
+    found = alike(server, head + b"\r\n\r\n", body, pause=0.1)
+    assert found.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize("headers", [[b"connection: close"], [b"Connection: CLOSE"]])
+def test_a_client_may_have_the_connection_closed(server: Server, headers: list[bytes]) -> None:
+    found = alike(server, post(b'{"size": 3}', b"/fleet", *headers))
+    assert b"connection: close\r\n" in found
+    assert found.endswith(ANSWER + b"<closed>")
+
+
+def test_the_old_version_of_http_closes(server: Server) -> None:
+    assert alike(server, post(b'{"size": 3}', version=b"1.0")).endswith(ANSWER + b"<closed>")
+
+
+def test_a_client_may_stop_sending_and_still_be_answered(server: Server) -> None:
+    assert ANSWER in alike(server, ONE, end=True)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (post(b"{"), 400),
+        (post(b'{"size": "3"}'), 422),
+        (post(b'{"size": 3}', b"/flet"), 404),
+        (post(b'{"size": 3}', b"/fleet?verbose=1"), 200),
+        (post(b'{"size": 3}', b"/a/b/c"), 404),
+        (b"GET /fleet HTTP/1.1\r\nhost: node\r\n\r\n", 405),
+        (b"HEAD /v2/health/ready HTTP/1.1\r\nhost: node\r\n\r\n", 200),
+        (b"DELETE /fleet HTTP/1.1\r\nhost: node\r\n\r\n", 405),
+        (b"no http at all\r\n\r\n", 400),
+        (post(b"").replace(b"content-length: 0", b"content-length: -5"), 400),
+        (post(b"").replace(b"content-length: 0", b"content-length: 0\r\ncontent-length: 9"), 400),
+        (post(b"x").replace(b"content-length: 1", b"content-length: 1\r\ntransfer-encoding: chunked"), 400),
+        (post(b"").replace(b"content-length: 0", b"content-length: 99999999"), 413),
+        (post(b"").replace(b"content-length: 0", b"content-length: 1e9"), 400),
+        (post(b'{"size": 3}', b"/fleet", b"upgrade: websocket", b"connection: upgrade"), 400),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_what_is_refused_is_refused_in_json(server: Server, request_: bytes, status: int) -> None:
+    found = alike(server, request_)
+    assert found.startswith(b"HTTP/1.1 %d" % status)
+    assert b"content-type: application/json\r\n" in found
+    body = found.partition(b"\r\n\r\n")[2].removesuffix(b"<closed>")
+    if status != 200:
+        assert {"error", "code"} <= json.loads(body).keys()
+
+
+def test_a_body_that_grows_too_large_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("modelmill.serving.app.MOST_BYTES", 1 << 20)
+    head = b"POST /fleet HTTP/1.1\r\nhost: node\r\ntransfer-encoding: chunked\r\n\r\n"
+    chunk = b"80000\r\n" + b" " * 0x80000 + b"\r\n"
+    assert server.talk(head, chunk, chunk, chunk).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize("count", [MOST_HEADERS + 1, 20_000])
+def test_too_many_headers_are_refused(server: Server, count: int) -> None:
+    flood = b"".join(b"x-%d: y\r\n" % place for place in range(count))
+    found = alike(server, b"POST /fleet HTTP/1.1\r\n" + flood[:60_000] + b"\r\n")
+    assert found.startswith(b"HTTP/1.1 431")
+    assert found.endswith(b"<closed>")
+
+
+def test_a_header_that_is_too_long_is_refused(server: Server) -> None:
+    assert alike(server, post(b"", b"/fleet", b"x: " + b"y" * 70_000)).startswith(b"HTTP/1.1 431")
+
+
+def test_a_slow_sender_is_sent_away(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_SLOW_S", 0.2)
+    assert server.talk(ONE[:30], pause=0.6) == b"<closed>"
+
+
+def test_an_idle_connection_is_closed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_SLOW_S", 0.1)
+    monkeypatch.setattr(http, "_IDLE_S", 0.2)
+    assert server.talk(ONE, pause=0.6).endswith(ANSWER + b"<closed>")
+
+
+def test_a_draining_worker_answers_and_closes(server: Server) -> None:
+    server.plane.draining = True
+    try:
+        found = alike(server, ONE)
+        ready = alike(server, b"GET /v2/health/ready HTTP/1.1\r\nhost: node\r\n\r\n")
+    finally:
+        server.plane.draining = False
+    assert b"connection: close\r\n" in found
+    assert found.endswith(ANSWER + b"<closed>")
+    assert ready.startswith(b"HTTP/1.1 503")
+
+
+def test_a_client_that_does_not_read_holds_nobody_up(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.ports[True])) as deaf:
+        deaf.setblocking(False)  # noqa: FBT003 - the name says it
+        sent = 0
+        try:
+            while sent < 64 << 20:
+                sent += deaf.send(ONE * 1000)
+        except BlockingIOError:
+            pass
+        assert sent < 64 << 20  # its answers fill the buffers, then nothing more is read from it
+        assert ANSWER in server.talk(ONE)
