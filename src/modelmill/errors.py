@@ -243,6 +243,13 @@ class AnswerInvalid(RequestError):
 # ------------------------------------------------------------------ MM3xx: the model file
 
 
+class TokenRefused(RequestError):
+    """The request does not carry the node's token."""
+
+    code = "MM209"
+    status = 401
+
+
 class ModelError(UserError):
     """The model file says something impossible."""
 

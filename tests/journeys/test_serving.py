@@ -26,6 +26,7 @@ import stores5k  # type: ignore[import-not-found]
 
 Command = Callable[..., Any]
 FIELDS = ["store", "price", "footfall", "weekday", "promo", "weather"]
+SHORT = {"name": "price", "shape": [2], "datatype": "FP64", "data": [1]}
 PLAIN = """
 @sales.predict
 def predict(model: Any, x: np.ndarray, segment: tuple[str, ...]) -> np.ndarray:
@@ -98,8 +99,10 @@ def test_the_segment_may_stand_in_the_address(project: Path) -> None:
 
 def test_v2_gives_the_same_answers(project: Path) -> None:
     rows = last_rows(project, "west-00002")
+    types = {"store": "BYTES", "weekday": "INT64", "promo": "INT64"}
     inputs = [
-        {"name": name, "datatype": "FP64", "shape": [5, 1], "data": [[row[name]] for row in rows]} for name in FIELDS
+        {"name": n, "datatype": types.get(n, "FP64"), "shape": [5, 1], "data": [[row[n]] for row in rows]}
+        for n in FIELDS
     ]
     reply = httpx.post(url(project, "/v2/models/sales/infer"), json={"id": "7", "inputs": inputs}).json()
     named = [answer["sales"] for answer in httpx.post(url(project), json=rows).json()]
@@ -140,7 +143,12 @@ def test_a_wrong_field_is_refused_by_name(
         ("/salse", b"{}", 404, "MM205"),
         ("/sales[a,b]", b"{}", 400, "MM204"),
         ("/v2/models/sales/infer", b"{}", 400, "MM204"),
-        ("/v2/models/sales/infer", b'{"inputs": [{"name": "price", "shape": [2], "data": [1]}]}', 422, "MM202"),
+        (
+            "/v2/models/sales/infer",
+            b'{"inputs": [{"name": "price", "shape": [2], "datatype": "FP64", "data": [1]}]}',
+            422,
+            "MM202",
+        ),
         ("/v2/models/../repository", b"{}", 404, "MM206"),
         ("/%2e%2e/x", b"{}", 404, "MM206"),
         ("/sales", b'{"price": 1' + b" " * (33 << 20) + b"}", 413, "MM207"),

@@ -38,6 +38,11 @@ class Mill:
         options.setdefault("detach", True)
         return self._ask("up", outcomes.UpOutcome, file=file, **options)
 
+    def serve(self, **options: Any) -> outcomes.ServeOutcome:
+        """Leave a node serving what is released in the background; ``restart=True`` replaces its processes."""
+        options.setdefault("detach", True)
+        return self._ask("serve", outcomes.ServeOutcome, **options)
+
     def down(self) -> outcomes.DownOutcome:
         """Stop the node."""
         return self._ask("down", outcomes.DownOutcome)

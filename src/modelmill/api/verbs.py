@@ -74,11 +74,20 @@ VERBS = (
         examples=("modelmill up", "modelmill up --port 8701 --detach"),
     ),
     Verb(
+        "serve",
+        "Serve what is released, with as many processes as asked.",
+        requests.ServeRequest,
+        outcomes.ServeOutcome,
+        "modelmill.orchestrator.serve:serve",
+        "author",
+        examples=("modelmill serve --workers 2 --detach", "modelmill serve --restart"),
+    ),
+    Verb(
         "down",
         "Stop the serving node of this project.",
         requests.DownRequest,
         outcomes.DownOutcome,
-        "modelmill.orchestrator.up:down",
+        "modelmill.orchestrator.serve:down",
         "author",
     ),
     Verb(

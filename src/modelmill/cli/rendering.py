@@ -54,6 +54,18 @@ def render_up(up: o.UpOutcome) -> Iterator[str]:
         yield line("", "Ctrl-C ends it")
 
 
+def render_serve(serve: o.ServeOutcome) -> Iterator[str]:
+    """Yield where the node answers, and what it needs to be asked."""
+    replaced = f"{count(serve.restarted, 'worker')} replaced" if serve.restarted else ""
+    served = ", ".join(f"{model} r{number}" for model, number in serve.node.releases.items())
+    yield line("serves", served, count(serve.node.workers, "worker"), replaced, seconds(serve.seconds))
+    yield line("answers", serve.node.url, f"pid {serve.node.pid}")
+    if serve.token_file:
+        yield line("token", f"requests carry  Authorization: Bearer $(cat {serve.token_file})")
+    if not serve.detached:
+        yield line("", "Ctrl-C ends it")
+
+
 def render_down(down: o.DownOutcome) -> Iterator[str]:
     """Yield whether a node was stopped."""
     yield line("down", f"pid {down.pid} has ended", seconds(down.seconds)) if down.stopped else "no node runs here"
@@ -152,9 +164,19 @@ def _model_parts(model: o.ModelStatus) -> list[str]:
 
 
 def _node_parts(node: o.NodeFacts) -> list[str]:
-    health = "" if node.healthy else "does not answer"
-    counts = [count(node.workers, "worker"), count(node.requests, "request"), count(node.errors, "error")]
-    return [node.url, f"pid {node.pid}", node.environment, *counts, health]
+    health = "" if node.healthy else "does not answer as it should" if node.workers else "does not answer"
+    missing = f" of {node.declared_workers}" if node.workers != node.declared_workers else ""
+    counts = [f"{count(node.workers, 'worker')}{missing}", count(node.requests, "request"), count(node.errors, "error")]
+    return [node.url, f"pid {node.pid}", node.environment, *counts, *_pace_parts(node), health]
+
+
+def _pace_parts(node: o.NodeFacts) -> list[str]:
+    """Return how fast a node answers, and what it holds."""
+    pace = f"{node.requests_per_s:,.0f}/s" if node.requests_per_s >= 1 else ""
+    times = [f"{name} {value:.3g} ms" for name, value in (("p50", node.p50_ms), ("p99", node.p99_ms)) if value]
+    opened = f"{count(node.opened, 'model')} open" if node.opened else ""
+    memory = f"{node.memory_mb:,.0f} MB" if node.memory_mb is not None else ""
+    return [pace, *times, opened, memory]
 
 
 # ------------------------------------------------------------------ predict, search, show
@@ -279,6 +301,7 @@ RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.TrainOutcome: render_train,
     o.UpOutcome: render_up,
     o.DownOutcome: render_down,
+    o.ServeOutcome: render_serve,
     o.CheckOutcome: render_check,
     o.StatusOutcome: render_status,
     o.PredictOutcome: render_predict,

@@ -84,7 +84,8 @@ def _complete(model: Model, segment: Segment | None, row: Mapping[str, Any]) -> 
 
 def _ask_node(node: NodeInfo, model: Model, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
     try:
-        reply = httpx.post(f"{node.url}/{model.name}", content=msgspec.json.encode(list(rows)), timeout=_TIMEOUT_S)
+        content = msgspec.json.encode(list(rows))
+        reply = httpx.post(f"{node.url}/{model.name}", content=content, headers=node.headers, timeout=_TIMEOUT_S)
     except httpx.HTTPError as error:
         raise NodeNotReady(f"the node at {node.url} does not answer: {error}", next="modelmill status") from error
     told = reply.json()

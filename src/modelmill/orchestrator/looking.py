@@ -23,8 +23,8 @@ from modelmill.orchestrator.outcomes import (
     no_progress,
 )
 from modelmill.orchestrator.requests import SearchRequest, ShowRequest, StatusRequest
+from modelmill.orchestrator.serve import node_facts
 from modelmill.orchestrator.summary import failure_groups
-from modelmill.orchestrator.up import node_facts
 from modelmill.registry import runs
 from modelmill.registry.fleet import decode
 from modelmill.registry.lineage import Descent, changes_of_run, descent, descent_of

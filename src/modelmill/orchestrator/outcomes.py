@@ -22,7 +22,7 @@ PROGRESS_KINDS = {
     "line": "text: one line for a person",
     "build": "done, total, built, failed, unchanged, pooled, rate: counts of segments so far; rate is models a second",
     "failure": "segment, code, summary: one segment that could not be built",
-    "up": "outcome: the UpOutcome, once the node answers; `up` returns only when the node has ended",
+    "up": "outcome: the UpOutcome or ServeOutcome, once the node answers; the verb returns when the node has ended",
 }
 
 
@@ -183,10 +183,20 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     environment: str
     started_at: datetime | None = None
     workers: int = 1
+    declared_workers: int = 1
     requests: int = 0
     errors: int = 0
+    requests_per_s: float = 0.0
+    """Of about the last minute, as the two below."""
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    memory_mb: float | None = None
+    """Of all workers; what they share is counted once."""
+    opened: int = 0
+    """Packed models that were asked, and are open in a worker."""
     healthy: bool = True
     models: tuple[str, ...] = ()
+    releases: Mapping[str, int] = {}
 
 
 class UpOutcome(Outcome, frozen=True, kw_only=True):
@@ -208,6 +218,21 @@ class UpOutcome(Outcome, frozen=True, kw_only=True):
     def exit_code(self) -> int:
         """Return 1 when a segment failed."""
         return self.train.exit_code
+
+
+class ServeOutcome(Outcome, frozen=True, kw_only=True):
+    """What `serve` did: the node that answers."""
+
+    node: NodeFacts
+    revision: int
+    """What all of its workers have applied."""
+    restarted: int = 0
+    """Workers that were replaced."""
+    token_file: str = ""
+    """Where the token is kept that requests must carry; empty where they need none."""
+    detached: bool = False
+    seconds: float = 0.0
+    next: str = ""
 
 
 class DownOutcome(Outcome, frozen=True, kw_only=True):

@@ -73,6 +73,26 @@ class UpRequest(TrainRequest, frozen=True, kw_only=True):
     detach: Annotated[bool, Meta(description="Leave the node running in the background.")] = False
 
 
+class ServeRequest(Request, frozen=True, kw_only=True):
+    """Serve what is released, and nothing else."""
+
+    port: Annotated[Port | None, Meta(description="Where the node listens; 8700 if left out.")] = None
+    host: Annotated[
+        str | None, Meta(description="The address; one that others reach makes the node ask for a token.")
+    ] = None
+    workers: Annotated[
+        Annotated[int, Meta(ge=1, le=32)] | None, Meta(description="Processes that answer; 1 if left out.")
+    ] = None
+    detach: Annotated[bool, Meta(description="Leave the node running in the background.")] = False
+    restart: Annotated[
+        bool,
+        Meta(description="Start the running node's processes anew, one after the other; no request fails."),
+    ] = False
+    no_hot_path: Annotated[
+        bool, Meta(description="Answer every request over plain ASGI: slower, with the same bytes.")
+    ] = False
+
+
 class DownRequest(Request, frozen=True, kw_only=True):
     """Stop the node."""
 

@@ -1,12 +1,9 @@
-"""`up` and `down`: from rows to a node that answers, and back."""
+"""`up`: from rows to a node that answers."""
 
 from __future__ import annotations
 
 import shlex
-import signal
 import time
-from contextlib import suppress
-from types import FrameType
 from typing import Any
 
 import msgspec
@@ -14,10 +11,11 @@ import msgspec
 from modelmill.errors import NodesLagging, StoreLocked
 from modelmill.model.request import parser_of
 from modelmill.names import Digest
-from modelmill.orchestrator.outcomes import DownOutcome, NodeFacts, Progress, ReleaseFacts, UpOutcome, no_progress
+from modelmill.orchestrator.outcomes import Progress, ReleaseFacts, UpOutcome, no_progress
 from modelmill.orchestrator.project import open_project
-from modelmill.orchestrator.requests import DownRequest, TrainRequest, UpRequest
+from modelmill.orchestrator.requests import TrainRequest, UpRequest
 from modelmill.orchestrator.rows import ENVIRONMENT
+from modelmill.orchestrator.serve import node_facts, watch
 from modelmill.orchestrator.training import Trained, train_in
 from modelmill.registry.fleet import decode
 from modelmill.release.pointers import find_published
@@ -28,14 +26,11 @@ from modelmill.serving.control import (
     describe_node,
     find_node,
     start_node,
-    stop_node,
     wait_until_applied,
 )
 from modelmill.settings import Settings
 from modelmill.store.locks import ProjectLock
 from modelmill.store.opening import Store, open_store
-
-_WATCH_S = 0.2
 
 
 def up(settings: Settings, request: UpRequest, progress: Progress = no_progress) -> UpOutcome:
@@ -59,19 +54,8 @@ def up(settings: Settings, request: UpRequest, progress: Progress = no_progress)
         outcome = _outcome(store, trained, facts, node, request, seconds=time.monotonic() - began)
         if not request.detach:
             progress("up", {"outcome": outcome})
-            _watch(store, node, own=running is None)
+            watch(store.folder, node, own=running is None)
     return outcome
-
-
-def down(settings: Settings, _: DownRequest, progress: Progress = no_progress) -> DownOutcome:
-    """Stop the project's node; it first answers what it holds."""
-    began = time.monotonic()
-    node = find_node(settings.store_folder)
-    if node is None:
-        return DownOutcome(stopped=False)
-    progress("line", {"text": f"stopping the node, pid {node.pid}"})
-    stop_node(settings.store_folder, node)
-    return DownOutcome(stopped=True, pid=node.pid, seconds=time.monotonic() - began)
 
 
 def _own_node(store: Store, request: UpRequest) -> NodeInfo | None:
@@ -137,24 +121,6 @@ def _outcome(
     )
 
 
-def node_facts(node: NodeInfo) -> NodeFacts:
-    """Return a node as it is shown, with what its workers say."""
-    told: dict[str, Any] | None = describe_node(node)
-    workers = (told or {}).get("workers", [])
-    return NodeFacts(
-        url=node.url,
-        pid=node.pid,
-        port=node.port,
-        environment=node.environment,
-        started_at=node.started_at,
-        workers=len(workers) or node.workers,
-        requests=sum(worker["requests"] for worker in workers),
-        errors=sum(worker["errors"] for worker in workers),
-        healthy=told is not None and not told.get("broken"),
-        models=tuple((told or {}).get("models", {})),
-    )
-
-
 def example_request(store: Store, map_digest: Digest) -> dict[str, Any]:
     """Return a request that a released model accepts."""
     header = decode(store.blobs.get(map_digest)).header
@@ -164,22 +130,3 @@ def example_request(store: Store, map_digest: Digest) -> dict[str, Any]:
 def curl_line(url: str, example: dict[str, Any]) -> str:
     """Return a request that can be pasted into a terminal."""
     return f"curl -s {url.removeprefix('http://')} -d {shlex.quote(msgspec.json.encode(example).decode())}"
-
-
-def _watch(store: Store, node: NodeInfo, *, own: bool) -> None:
-    """Stay until the node ends, or until a signal ends us: then the node that we started ends first."""
-    signalled: list[int] = []
-
-    def hear(number: int, _frame: FrameType | None) -> None:
-        signalled.append(number)
-
-    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        while not signalled and find_node(store.folder) is not None:
-            time.sleep(_WATCH_S)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if own:
-            with suppress(ProcessLookupError):
-                stop_node(store.folder, node)

@@ -108,6 +108,13 @@ def get_run(database: Database, model: ModelName, number: int | None = None) -> 
     return _run(row)
 
 
+def list_maps(c: Connection, model: ModelName) -> dict[int, tuple[Digest, bytes]]:
+    """Return digest and signature of every fleet map of a model, by the number of the run that made it."""
+    query = select(runs.c.number, runs.c.map, runs.c.signature).join_from(runs, models)
+    rows = c.execute(query.where(models.c.name == model, runs.c.map.is_not(None)).order_by(runs.c.number))
+    return {row.number: (row.map, row.signature) for row in rows}
+
+
 def get_signature(database: Database, model: ModelName, map_digest: Digest) -> bytes:
     """Return the signature under which a run of a model has recorded this fleet map."""
     query = select(runs.c.signature).join_from(runs, models).where(models.c.name == model, runs.c.map == map_digest)

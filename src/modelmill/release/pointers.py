@@ -17,6 +17,24 @@ class Pointer(msgspec.Struct, frozen=True):
     map: Digest
     signature: bytes
     """Of the map's bytes, by the installation's key."""
+    versions: Digest | None = None
+    """The blob that names the maps of all versions; see `Versions`."""
+
+
+class Versions(msgspec.Struct, frozen=True):
+    """The fleet maps of one model, by the number of the run that made each: any of them can be asked."""
+
+    maps: dict[int, tuple[Digest, bytes]]
+    """Digest and signature."""
+
+    def encode(self) -> bytes:
+        """Return the content of a blob."""
+        return msgspec.msgpack.encode(Versions(dict(sorted(self.maps.items()))))
+
+    def pointer(self, number: int) -> Pointer | None:
+        """Return what to open for a version, None where there is none."""
+        found = self.maps.get(number)
+        return Pointer(0, *found) if found else None
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -47,6 +65,16 @@ def find_published(pointers: Pointers, environment: str) -> Published | None:
         return msgspec.json.decode(content, type=Published)
     except msgspec.MsgspecError as error:
         raise BlobBroken(f"what was published for `{environment}` cannot be read", got=str(error)) from error
+
+
+def open_versions(blobs: Blobs, pointer: Pointer) -> Versions:
+    """Return the maps of all versions; each is checked by its own signature when it is opened."""
+    if pointer.versions is None:
+        return Versions({})
+    try:
+        return msgspec.msgpack.decode(blobs.get(pointer.versions), type=Versions)
+    except msgspec.MsgspecError as error:
+        raise BlobBroken("the list of versions cannot be read", got=str(error)) from error
 
 
 def open_map(blobs: Blobs, pointer: Pointer, public: bytes) -> FleetMap:

@@ -15,8 +15,8 @@ from sqlalchemy import Connection, Row, and_, func, select, update
 
 from modelmill.errors import Conflict
 from modelmill.names import Digest, ModelName, parse_model_name
-from modelmill.registry.runs import get_signature
-from modelmill.release.pointers import Pointer, Published, find_published, publish
+from modelmill.registry.runs import get_signature, list_maps
+from modelmill.release.pointers import Pointer, Published, Versions, find_published, publish
 from modelmill.release.tables import environments, pointers, releases
 from modelmill.store.database import Database
 from modelmill.store.dialects import upsert
@@ -78,7 +78,8 @@ def republish(store: Store, environment: str) -> Published:
         revision = _lock_environment(c, environment)
         published = find_published(store.pointers, environment)
         if published is None or published.revision != revision:
-            published = Published(environment, revision, dict(_pointers(c, environment)))
+            models = {name: _with_versions(c, store, name, pointer) for name, pointer in _pointers(c, environment)}
+            published = Published(environment, revision, models)
             publish(store.pointers, published)
     return published
 
@@ -157,6 +158,12 @@ def _pointers(c: Connection, environment: str) -> Iterator[tuple[ModelName, Poin
     query = select(releases).join_from(pointers, releases, same).where(pointers.c.environment == environment)
     for row in c.execute(query):
         yield ModelName(row.model), Pointer(row.number, row.map, row.signature)
+
+
+def _with_versions(c: Connection, store: Store, model: ModelName, pointer: Pointer) -> Pointer:
+    """Return a pointer with the list of all versions of its model, which is put among the blobs."""
+    content = Versions(list_maps(c, model)).encode()
+    return msgspec.structs.replace(pointer, versions=store.blobs.put([content])[0])
 
 
 def _release(row: Row[Any]) -> Release:

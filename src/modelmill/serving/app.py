@@ -40,7 +40,8 @@ class App:
             body = await _read(receive, _length(scope)) if scope["method"] == "POST" else b""
         except ModelmillError as error:
             return refusal(error)
-        return await self._plane.respond(Call(scope["method"], path.partition(b"?")[0], scope["headers"], body))
+        call = Call(scope["method"], path.partition(b"?")[0], scope["headers"], body, scope.get("query_string", b""))
+        return await self._plane.respond(call)
 
 
 async def _read(receive: Receive, length: int | None) -> bytes:

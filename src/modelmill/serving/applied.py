@@ -18,17 +18,20 @@ from modelmill.errors import AnswerInvalid, BlobBroken, ModelmillError, ModelUnk
 from modelmill.model.request import Batch, parser_of
 from modelmill.names import POOLED, Digest, ModelName, Segment, format_segment
 from modelmill.registry.fleet import Entry, FleetMap
-from modelmill.release.pointers import Pointer, Published, open_map
+from modelmill.release.pointers import Pointer, Published, open_map, open_versions
+from modelmill.serving.meters import UNKNOWN, Place
 from modelmill.serving.packed import PackedRuntime
 from modelmill.serving.python import PythonRuntime
 from modelmill.serving.runtime import Runtime
 from modelmill.store.blobs import FolderBlobs, blobs_of
 from modelmill.store.signing import public_key
 
-UNKNOWN = "no model was built for this segment"
+NOT_BUILT = "no model was built for this segment"
 FAILED = "its own model gave no usable answer"
 _DRAIN_S = 60.0
 _MOST_FOUND = 100_000
+_MOST_VERSIONS = 8
+"""How many earlier versions of a model are kept open; the one opened first goes first."""
 
 
 class Part(NamedTuple):
@@ -68,6 +71,13 @@ class Answered(NamedTuple):
         of_row = {place: part for part in self.parts for place in part.places or ()}
         return [of_row[place] for place in range(self.rows)]
 
+    def about(self, model: str) -> list[tuple[Place, bool]]:
+        """Return the segments that were asked, each with whether its own model failed."""
+        return [
+            ((model, UNKNOWN if part.why == NOT_BUILT else format_segment(part.segment)), part.why == FAILED)
+            for part in self.parts
+        ]
+
     def pooled(self) -> int:
         """Return how many rows the pooled model answered for a segment that is another's."""
         return sum(len(part.numbers) for part in self.parts if part.why)
@@ -82,6 +92,9 @@ class ServedModel:
     def __init__(self, store: Path, blobs: FolderBlobs, pointer: Pointer) -> None:
         """Open and verify the map; runtimes start with `start`."""
         self.pointer = pointer
+        self._store, self._blobs = store, blobs
+        self.versions: dict[int, ServedModel] = {}
+        """Other versions that were asked, opened."""
         self.map: FleetMap = open_map(blobs, pointer, public_key(store))
         self.header = self.map.header
         self.parser = parser_of(self.header.spec, self.header.by, self.header.feature_names)
@@ -99,12 +112,37 @@ class ServedModel:
         """Whether all its answers are given in this process: then `answer_now` gives them."""
         return not self._python
 
+    @property
+    def opened(self) -> int:
+        """Return how many packed models were asked, and are open."""
+        return self._packed.opened
+
     async def start(self) -> None:
         """Start what answers."""
         await asyncio.gather(*(runtime.start() for runtime in self._python.values()))
 
+    async def open_version(self, number: int) -> ServedModel:
+        """Return the fleet as it was at another version; raises `ModelUnknown` where there was none."""
+        if number == self.header.run:
+            return self
+        opened = self.versions.get(number)
+        if opened is not None:
+            return opened
+        known = await asyncio.to_thread(open_versions, self._blobs, self.pointer)
+        pointer = known.pointer(number)
+        if pointer is None:
+            near = ", ".join(str(n) for n in sorted(known.maps, key=lambda n: abs(n - number))[:5])
+            raise ModelUnknown(f"`{self.header.model}` has no version {number}", expected=near)
+        model = await open_model(self._store, self._blobs, pointer)
+        if (model.header.model, model.header.run) != (self.header.model, number):
+            raise BlobBroken("a version's map is another's", got=f"{model.header.model} {model.header.run}")
+        while len(self.versions) >= _MOST_VERSIONS:
+            await self.versions.pop(next(iter(self.versions))).close()
+        return self.versions.setdefault(number, model)
+
     async def close(self) -> None:
         """End what answered, once it has answered what it was asked."""
+        await asyncio.gather(*(version.close() for version in self.versions.values()), return_exceptions=True)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), _DRAIN_S)
         await asyncio.gather(*(runtime.close() for runtime in self._python.values()), return_exceptions=True)
@@ -172,7 +210,7 @@ class ServedModel:
     def entry_for(self, segment: Segment) -> tuple[Entry, str]:
         """Return what answers for a segment, and why that is the pooled model where it is."""
         entry = self._find(segment)
-        why = UNKNOWN if entry is None else entry.why if entry.state == "pooled" else ""
+        why = NOT_BUILT if entry is None else entry.why if entry.state == "pooled" else ""
         return (self._pooled_for(segment), why) if entry is None or why else (entry, "")
 
     def _pooled_for(self, segment: Segment) -> Entry:
@@ -240,7 +278,7 @@ async def apply(store: Path, published: Published, before: Applied | None) -> Ap
             models[name] = known
             continue
         try:
-            models[name] = await _open(store, blobs, pointer)
+            models[name] = await open_model(store, blobs, pointer)
         except ModelmillError as error:
             broken[name] = f"release {pointer.release} cannot be opened: {error.what}"
             if known is not None:
@@ -248,7 +286,8 @@ async def apply(store: Path, published: Published, before: Applied | None) -> Ap
     return Applied(published.revision, models, broken)
 
 
-async def _open(store: Path, blobs: FolderBlobs, pointer: Pointer) -> ServedModel:
+async def open_model(store: Path, blobs: FolderBlobs, pointer: Pointer) -> ServedModel:
+    """Return a model, ready to answer."""
     model = await asyncio.to_thread(ServedModel, store, blobs, pointer)
     try:
         await model.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ import msgspec
 
 from modelmill.errors import NodeNotReady, PortInUse
 from modelmill.store.files import started_at, write_durably
+from modelmill.store.tokens import make_token, read_token
 
 APPLY_S = 5.0
 _READY_S = 60.0
@@ -39,11 +41,20 @@ class NodeInfo(msgspec.Struct, frozen=True):
     """When the process began, as the system counts it: a later process with the same pid is another one."""
     hot: bool = True
     """Whether requests take the hot path; see `serving.http`."""
+    token_file: str = ""
+    """Where the token is kept that requests must carry; empty where they need none."""
 
     @property
     def url(self) -> str:
         """Return the address."""
         return f"http://{self.host}:{self.port}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return what a request to this node must carry."""
+        if not self.token_file:
+            return {}
+        return {"authorization": f"Bearer {read_token(Path(self.token_file)).decode()}"}
 
 
 class NodeOrder(msgspec.Struct, frozen=True):
@@ -95,7 +106,10 @@ def start_node(  # noqa: PLR0913 - a node and its options
 ) -> NodeInfo:
     """Start a node in the background and return once it answers; raises `PortInUse` or `NodeNotReady`."""
     listening = _bind(host, port)
-    info = NodeInfo(0, host, listening.getsockname()[1], environment, workers, datetime.now(UTC), hot=hot)
+    token = "" if _is_local(host) else str(make_token(store))
+    info = NodeInfo(
+        0, host, listening.getsockname()[1], environment, workers, datetime.now(UTC), hot=hot, token_file=token
+    )
     (store / "run").mkdir(parents=True, exist_ok=True)
     with listening, log_file(store).open("ab") as log:
         process = subprocess.Popen(  # noqa: S603 - our own module
@@ -116,6 +130,28 @@ def start_node(  # noqa: PLR0913 - a node and its options
     return info
 
 
+def restart_node(info: NodeInfo, timeout_s: float = _READY_S) -> int:
+    """Have a node replace its workers one after the other, with the code that is installed now; return how many."""
+    before = {worker["pid"] for worker in _workers(info)}
+    os.kill(info.pid, signal.SIGHUP)
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        workers = {worker["pid"] for worker in _workers(info)}
+        if len(workers) >= info.workers and not workers & before:
+            return len(before)
+        time.sleep(_POLL_S)
+    raise NodeNotReady(
+        f"the node's workers were not all replaced after {timeout_s:g} s",
+        next="modelmill status",
+        safe="those that were not serve on",
+    )
+
+
+def _workers(info: NodeInfo) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (describe_node(info) or {}).get("workers", [])
+    return found
+
+
 def stop_node(store: Path, info: NodeInfo) -> None:
     """Let a node finish what it holds and end; kill it when it does not."""
     with suppress(ProcessLookupError):
@@ -133,7 +169,7 @@ def stop_node(store: Path, info: NodeInfo) -> None:
 def describe_node(info: NodeInfo) -> dict[str, Any] | None:
     """Return what a node says of itself and its workers, None when it does not answer."""
     try:
-        answer = httpx.get(f"{info.url}/-/node", timeout=5)
+        answer = httpx.get(f"{info.url}/-/node", headers=info.headers, timeout=5)
     except httpx.HTTPError:
         return None
     return answer.json() if answer.is_success else None
@@ -144,7 +180,7 @@ def wait_until_applied(info: NodeInfo, revision: int, timeout_s: float = APPLY_S
     deadline = time.monotonic() + timeout_s
     laggards: list[int] = []
     while time.monotonic() < deadline:
-        workers = (describe_node(info) or {}).get("workers", [])
+        workers = _workers(info)
         laggards = [worker["pid"] for worker in workers if worker["revision"] < revision]
         if len(workers) >= info.workers and not laggards:
             return []
@@ -178,6 +214,16 @@ def _port_in_use(host: str, port: int, error: OSError) -> PortInUse:
         next=f"modelmill up --port {port + 1}      or, if it is this project's node:  modelmill down",
         safe="nothing was stopped or changed",
     )
+
+
+def _is_local(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def who_listens(port: int) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from modelmill.serving.control import NodeOrder, node_command, node_file
-from modelmill.serving.state import MOST_WORKERS, NodeState, WorkerState, make_state
+from modelmill.serving.state import FREE, MOST_WORKERS, NodeState, make_state
 from modelmill.serving.worker import WorkerOrder, run_worker
 
 _POLL_S = 0.05
@@ -77,7 +77,7 @@ class Node:
     def _keep_alive(self) -> None:
         for slot in [slot for slot, pid in self.workers.items() if _has_ended(pid)]:
             del self.workers[slot]
-            self.state.write(slot, WorkerState(0, -1, 0, 0, 0))
+            self.state.retire(slot)
         young = [slot for slot, born in self.born.items() if slot not in self.workers and _age(born) < _CRASH_LOOP_S]
         while len(self.workers) + len(young) < self.info.workers:
             self._spawn()
@@ -85,7 +85,7 @@ class Node:
     def _spawn(self) -> int:
         """Fork a worker into the first free slot; return that slot."""
         slot = next(slot for slot in range(MOST_WORKERS) if slot not in self.workers and slot not in self.old)
-        self.state.write(slot, WorkerState(0, -1, 0, 0, 0))
+        self.state.write(slot, FREE)
         order = WorkerOrder(
             store=str(self.store),
             environment=self.info.environment,
@@ -119,7 +119,7 @@ class Node:
             self._await_applied(self._spawn())
             _end(pid)
             del self.old[slot]
-            self.state.write(slot, WorkerState(0, -1, 0, 0, 0))
+            self.state.retire(slot)
 
     def _await_applied(self, slot: int) -> None:
         """Wait until a new worker has applied as much as the old ones, or takes too long for it."""

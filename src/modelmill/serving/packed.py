@@ -38,6 +38,11 @@ class PackedRuntime:
             raise AnswerInvalid("the model answered NaN or infinity")
         return answers
 
+    @property
+    def opened(self) -> int:
+        """Return how many models are open."""
+        return len(self._opened)
+
     def open(self, entry: Entry) -> Packed:
         """Return a model, opened when it is first asked; bytes that are not what was recorded raise `BlobBroken`."""
         opened = self._opened.get(entry.artifact)

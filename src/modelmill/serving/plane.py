@@ -8,17 +8,32 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
-from urllib.parse import unquote
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from hmac import compare_digest
+from time import perf_counter
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from modelmill.errors import BodyTooLarge, BodyUnreadable, ModelmillError, NodeNotReady, PlatformError, RouteUnknown
-from modelmill.names import Segment, parse_target
-from modelmill.serving import protocol
+from modelmill.errors import (
+    BodyTooLarge,
+    BodyUnreadable,
+    FieldInvalid,
+    ModelmillError,
+    NodeNotReady,
+    PlatformError,
+    RouteUnknown,
+    TokenRefused,
+)
+from modelmill.model.request import read_json
+from modelmill.names import Segment, format_segment, parse_target
+from modelmill.serving import invocations, protocol
 from modelmill.serving.applied import Answered, Applied, ServedModel, describe_answers
-from modelmill.serving.quick import Quick
+from modelmill.serving.history import Point
+from modelmill.serving.meters import Meters, Place
+from modelmill.serving.metrics import CONTENT_TYPE
+from modelmill.serving.quick import Found, Quick
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Names in lower case."""
@@ -26,6 +41,8 @@ Headers = Sequence[tuple[bytes, bytes]]
 MOST_BYTES = 32 << 20
 CHANGING = frozenset({b"content-encoding", protocol.LENGTH_HEADER})
 """Headers that change what a body means."""
+_OPEN = frozenset({b"/v2/health/live", b"/v2/health/ready"})
+"""Addresses that need no token: a load balancer has none."""
 _MOST_TARGETS = 100_000
 _encode = msgspec.json.Encoder().encode
 _GZIP = 16 + zlib.MAX_WBITS
@@ -40,6 +57,7 @@ class Call(NamedTuple):
     """As it was sent, percent-encoded, without the query."""
     headers: Headers
     body: bytes
+    query: bytes = b""
 
     def header(self, name: bytes) -> bytes | None:
         """Return a header, None where there is none."""
@@ -71,8 +89,10 @@ class Target(NamedTuple):
     ask: Callable[[Plane, Target, Call], Question]
     model: ServedModel
     segment: Segment | None
-    quick: Callable[[bytes, Segment | None], bytes | None] | None
+    quick: Callable[[bytes, Segment | None], Found | None] | None
     """The quick way, where the model has one."""
+    opens: int = 0
+    """The version that has to be opened first; 0 where it is open."""
 
 
 class Question(NamedTuple):
@@ -82,17 +102,33 @@ class Question(NamedTuple):
     tell: Callable[[Answered], Reply]
 
 
+class Host(Protocol):
+    """The worker for which a plane answers."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the node is, with all its workers."""
+
+    async def refresh(self) -> None:
+        """Look for a new release at once."""
+
+    async def metrics(self) -> bytes:
+        """Return the numbers of all workers in Prometheus' text format."""
+
+    async def history(self, model: str, segment: str, minutes: int) -> list[Point]:
+        """Return what a segment was asked in the last minutes, the oldest first."""
+
+
 class Plane:
     """Answers calls with what is applied at that moment."""
 
-    def __init__(self, node: Callable[[], dict[str, Any]], refresh: Callable[[], Awaitable[None]]) -> None:
-        """Take what describes the node, and what looks for a new release at once."""
+    def __init__(self, host: Host, token: bytes = b"") -> None:
+        """Take the worker that it answers for, and the token that requests must carry, if any."""
+        self._authorization = b"Bearer " + token if token else b""
         self.applied: Applied | None = None
-        self.requests = 0
-        self.errors = 0
+        self.meters = Meters()
         self.draining = False
         """Whether the worker is about to end: it is not ready, and closes each connection behind its answer."""
-        self._describe_node, self._refresh = node, refresh
+        self._host = host
         self._targets: dict[bytes, Target] = {}
         self._targets_of: Applied | None = None
         self._quick: dict[ServedModel, Quick] = {}
@@ -104,39 +140,48 @@ class Plane:
 
         `is_plain` says that no header changes what the body means.
         """
+        began = perf_counter()
         try:
-            reply = self._now(call, is_plain=is_plain)
+            self._check_token(call)
+            target = self._target(call)
+            if target is None or target.opens or not target.model.is_packed:
+                return None
+            found = target.quick(call.body, target.segment) if is_plain and target.quick else None
+            if found is not None:
+                self.meters.count(200, perf_counter() - began, (found.about,))
+                return Reply(200, found.body, _JSON)
+            question = target.ask(self, target, call)
+            answered = target.model.answer_now(question.batch)
+            reply = question.tell(answered)
         except Exception as error:  # noqa: BLE001 - the border: no request may see a traceback
             reply = refusal(error)
-        if reply is not None:
-            self._count(reply)
+            self.meters.count(reply.status, perf_counter() - began)
+            return reply
+        self.meters.count(reply.status, perf_counter() - began, answered.about(target.model.header.model))
         return reply
-
-    def _now(self, call: Call, *, is_plain: bool) -> Reply | None:
-        target = self._target(call)
-        if target is None or not target.model.is_packed:
-            return None
-        body = target.quick(call.body, target.segment) if is_plain and target.quick else None
-        if body is not None:
-            return Reply(200, body, _JSON)
-        question = target.ask(self, target, call)
-        return question.tell(target.model.answer_now(question.batch))
 
     async def respond(self, call: Call) -> Reply:
         """Return the reply to a call."""
+        began = perf_counter()
+        about: Iterable[tuple[Place, bool]] = ()
         try:
-            reply = await self._respond(call)
+            self._check_token(call)
+            target = self._target(call) if call.method == "POST" else None
+            if target is None:
+                reply = await self._route(call)
+            else:
+                if target.opens:
+                    target = await self._opened(call, target)
+                question = target.ask(self, target, call)
+                answered = await target.model.answer(question.batch)
+                reply, about = question.tell(answered), answered.about(target.model.header.model)
         except Exception as error:  # noqa: BLE001 - the border: no request may see a traceback
             reply = refusal(error)
         if call.method == "POST":  # what asks for answers; health checks would drown them
-            self._count(reply)
+            self.meters.count(reply.status, perf_counter() - began, about)
         return reply
 
-    async def _respond(self, call: Call) -> Reply:
-        target = self._target(call) if call.method == "POST" else None
-        if target is not None:
-            question = target.ask(self, target, call)
-            return question.tell(await target.model.answer(question.batch))
+    async def _route(self, call: Call) -> Reply:
         path = call.path.decode("ascii", "replace")
         for pattern, methods, handle in _ROUTES:
             match = pattern.fullmatch(path)
@@ -144,12 +189,14 @@ class Plane:
                 continue
             if call.method not in methods:
                 raise _wrong_method(call, path, methods)
-            return await handle(self, *match.groups())
+            return await handle(self, call, *match.groups())
         raise RouteUnknown(f"there is no address `{path[:120]}`", expected="POST /MODEL, GET /MODEL/schema")
 
-    def _count(self, reply: Reply) -> None:
-        self.requests += 1
-        self.errors += reply.status >= 500
+    def _check_token(self, call: Call) -> None:
+        if not self._authorization or call.path in _OPEN:
+            return
+        if not compare_digest(call.header(b"authorization") or b"", self._authorization):
+            raise TokenRefused("this node asks for its token", expected="the header `Authorization: Bearer TOKEN`")
 
     def _serving(self) -> Applied:
         if self.applied is None:
@@ -179,8 +226,20 @@ class Plane:
                 model = self._serving().get(name)
                 if segment:
                     model.parser.keys_of(segment)
-                return Target(ask, model, segment, getattr(self._quick_way(model), quick, None))
+                version = int(match["version"] or 0)
+                opened = model.versions.get(version) if version not in (0, model.header.run) else model
+                return self._target_at(Target(ask, opened or model, segment, None, 0 if opened else version), quick)
         return None
+
+    def _target_at(self, target: Target, quick: str) -> Target:
+        way = None if target.opens or not quick else self._quick_way(target.model)
+        return target._replace(quick=getattr(way, quick, None))
+
+    async def _opened(self, call: Call, target: Target) -> Target:
+        """Return a target once its version is open; the next call finds it so."""
+        model = await target.model.open_version(target.opens)
+        self._targets.pop(call.path, None)
+        return target._replace(model=model, opens=0)
 
     def _quick_way(self, model: ServedModel) -> Quick | None:
         """Return the quick way to a model's single answers, where all of them are given in this process."""
@@ -192,8 +251,7 @@ class Plane:
         """Read an object or a list of objects, to be answered by one answer or a list of answers."""
         model = target.model
         batch, is_list = model.parser.read(_body(call), target.segment)
-        if not 0 < len(batch) <= protocol.MOST_ROWS:
-            raise BodyUnreadable(f"a request has 1 to {protocol.MOST_ROWS} rows", got=str(len(batch)))
+        _check_count(len(batch))
 
         def tell(answered: Answered) -> Reply:
             told = describe_answers(model, answered)
@@ -217,55 +275,93 @@ class Plane:
 
         return Question(batch, tell)
 
+    def invoke(self, target: Target, call: Call) -> Question:
+        """Read a request as MLflow's scoring servers take it; the answer has `predictions`, one a row."""
+        model = target.model
+        rows = invocations.rows_of(read_json(_body(call)))
+        rows = [model.parser.with_segment(target.segment, row) for row in rows] if target.segment else rows
+        _check_count(len(rows))
+
+        def tell(answered: Answered) -> Reply:
+            return _reply({"predictions": invocations.predictions(model.header.labels, answered.numbers())})
+
+        return Question(model.parser.batch(rows), tell)
+
     # ---------------------------------------------------------------- the node
 
-    async def live(self) -> Reply:
+    async def live(self, _: Call) -> Reply:
         """Say that the process answers."""
         return _reply({"live": True})
 
-    async def ready(self) -> Reply:
+    async def ready(self, _: Call) -> Reply:
         """Say whether a release is applied."""
         self._serving()
         if self.draining:
             raise NodeNotReady("this worker is about to end", next="try again")
         return _reply({"ready": True})
 
-    async def server(self) -> Reply:
+    async def server(self, _: Call) -> Reply:
         """Name the server, as V2 asks."""
         return _reply({"name": "modelmill", "version": "2", "extensions": ["binary_tensor_data"]})
 
-    async def node(self) -> Reply:
+    async def node(self, _: Call) -> Reply:
         """Say what each worker has applied."""
         applied = self.applied
         models = applied.models if applied else {}
         facts = {name: {"release": m.pointer.release, "segments": len(m.map)} for name, m in models.items()}
-        return _reply(self._describe_node() | {"models": facts, "broken": applied.broken if applied else {}})
+        return _reply(self._host.describe() | {"models": facts, "broken": applied.broken if applied else {}})
 
-    async def refresh(self) -> Reply:
+    async def refresh(self, _: Call) -> Reply:
         """Look for a new release now."""
-        await self._refresh()
+        await self._host.refresh()
         return _reply({"revision": self.applied.revision if self.applied else None})
+
+    async def metrics(self, _: Call) -> Reply:
+        """Tell Prometheus."""
+        return Reply(200, await self._host.metrics(), ((b"content-type", CONTENT_TYPE),))
+
+    async def history(self, call: Call, target: str) -> Reply:
+        """Say what one segment was asked, minute by minute."""
+        name, segment = parse_target(_plain(target))
+        minutes = dict(parse_qsl(call.query.decode("ascii", "replace"))).get("minutes", "60")
+        if not minutes.isdecimal() or not 0 < int(minutes) <= _MOST_MINUTES:
+            raise FieldInvalid(f"`minutes` is a number from 1 to {_MOST_MINUTES}", got=minutes[:40])
+        self._serving().get(name)
+        points = await self._host.history(name, format_segment(segment or ()), int(minutes))
+        return _reply({"model": name, "segment": format_segment(segment or ()), "minutes": points})
 
     # ---------------------------------------------------------------- about a model
 
-    async def schema(self, target: str) -> Reply:
+    async def schema(self, _: Call, target: str) -> Reply:
         """Describe the fields of a request."""
         header = self._model(target).header
         fields = [{"name": c.name, "type": c.kind, "rule": c.rule(), "doc": c.doc} for c in header.spec.request_columns]
         return _reply({"model": header.model, "doc": header.spec.doc, "fields": fields, "by": header.by})
 
-    async def example(self, target: str) -> Reply:
+    async def example(self, _: Call, target: str) -> Reply:
         """Return a request that the model accepts."""
         model = self._model(target)
         return _reply(model.parser.example(model.header.example))
 
-    async def model_metadata(self, target: str) -> Reply:
+    async def model_metadata(self, _: Call, target: str, version: str | None) -> Reply:
         """Describe a model, as V2 asks."""
-        return _reply(protocol.metadata_of(self._model(target)))
+        return _reply(protocol.metadata_of(await self._at(target, version)))
 
-    async def model_ready(self, target: str) -> Reply:
+    async def model_ready(self, _: Call, target: str, version: str | None) -> Reply:
         """Say whether a model is served."""
-        return _reply({"name": self._model(target).header.model, "ready": True})
+        return _reply({"name": (await self._at(target, version)).header.model, "ready": True})
+
+    async def index(self, _: Call) -> Reply:
+        """List the models, as Triton's clients ask."""
+        models = self._serving().models.values()
+        served = [
+            {"name": m.header.model, "version": str(m.header.run), "state": "READY", "reason": ""} for m in models
+        ]
+        return _reply(served)
+
+    async def _at(self, target: str, version: str | None) -> ServedModel:
+        model = self._model(target)
+        return await model.open_version(int(version)) if version else model
 
     def _model(self, target: str) -> ServedModel:
         name, _ = parse_target(_plain(target))
@@ -300,6 +396,11 @@ def _body(call: Call) -> bytes:
     return body
 
 
+def _check_count(rows: int) -> None:
+    if not 0 < rows <= protocol.MOST_ROWS:
+        raise BodyUnreadable(f"a request has 1 to {protocol.MOST_ROWS} rows", got=str(rows))
+
+
 def _json_bytes(call: Call) -> int | None:
     length = call.header(protocol.LENGTH_HEADER)
     if length is None:
@@ -328,22 +429,30 @@ def _wrong_method(call: Call, path: str, methods: tuple[str, ...]) -> RouteUnkno
     return error
 
 
+_MOST_MINUTES = 24 * 60
 Handler = Callable[..., Awaitable[Reply]]
 _GET, _POST = ("GET", "HEAD"), ("POST",)
-_MODEL = r"([^/]{1,2000})"
+_MODEL = r"([^/]{1,2000}?)"
+_VERSION = r"(?P<version>[1-9][0-9]{0,8})"
 _ASKING: list[tuple[re.Pattern[str], Callable[[Plane, Target, Call], Question], str]] = [
-    (re.compile(rf"/v2/models/{_MODEL}/infer"), Plane.infer, "infer"),
-    (re.compile(rf"/{_MODEL}"), Plane.predict, "predict"),
+    (re.compile(rf"/v2/models/{_MODEL}(?:/versions/{_VERSION})?/infer"), Plane.infer, "infer"),
+    (re.compile(rf"/{_MODEL}(?:@{_VERSION})?"), Plane.predict, "predict"),
+    (re.compile(rf"/invocations/{_MODEL}(?:@{_VERSION})?"), Plane.invoke, ""),
+    (re.compile(rf"/models/{_MODEL}(?:@{_VERSION})?/invocations"), Plane.invoke, ""),
 ]
 """The addresses by which models are asked, all by POST; how they are, and the name of the quick way to do so."""
 _ROUTES: list[tuple[re.Pattern[str], tuple[str, ...], Handler]] = [
     (re.compile(r"/v2/health/live"), _GET, Plane.live),
     (re.compile(r"/v2/health/ready"), _GET, Plane.ready),
+    (re.compile(r"/(?:ping|health)"), _GET, Plane.ready),
     (re.compile(r"/v2/?"), _GET, Plane.server),
+    (re.compile(r"/metrics"), _GET, Plane.metrics),
     (re.compile(r"/-/node"), _GET, Plane.node),
+    (re.compile(rf"/-/history/{_MODEL}"), _GET, Plane.history),
     (re.compile(r"/-/refresh"), _POST, Plane.refresh),
-    (re.compile(rf"/v2/models/{_MODEL}/ready"), _GET, Plane.model_ready),
-    (re.compile(rf"/v2/models/{_MODEL}"), _GET, Plane.model_metadata),
+    (re.compile(rf"/v2/models/{_MODEL}(?:/versions/{_VERSION})?/ready"), _GET, Plane.model_ready),
+    (re.compile(rf"/v2/models/{_MODEL}(?:/versions/{_VERSION})?"), _GET, Plane.model_metadata),
+    (re.compile(r"/v2/repository/index"), _POST, Plane.index),
     (re.compile(rf"/{_MODEL}/schema"), _GET, Plane.schema),
     (re.compile(rf"/{_MODEL}/example"), _GET, Plane.example),
     *((pattern, _POST, Plane.schema) for pattern, *_ in _ASKING),  # for their methods alone: POST never comes here

@@ -10,6 +10,7 @@ for the array, 1 the kernel's and 0.5 msgspec's for the answer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import isfinite
 from operator import itemgetter
@@ -26,7 +27,8 @@ from modelmill.model.request import Batch, Values, may_repeat
 from modelmill.names import Segment, format_segment
 from modelmill.registry.fleet import Entry
 from modelmill.serving import protocol
-from modelmill.serving.applied import ServedModel
+from modelmill.serving.applied import NOT_BUILT, ServedModel
+from modelmill.serving.meters import UNKNOWN, Place
 
 _MOST_CHOICES = 100_000
 _encode = msgspec.json.Encoder().encode
@@ -62,6 +64,14 @@ _decode_inputs = msgspec.json.Decoder(_Inputs).decode
 _TYPES = {"text": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}
 
 
+class Found(NamedTuple):
+    """The body of an answer, and which segment it was about."""
+
+    body: bytes
+    about: tuple[Place, bool]
+    """The segment, and whether its own model failed: never so here."""
+
+
 class Choice(NamedTuple):
     """What answers for one segment, opened, and what is told around its numbers."""
 
@@ -71,6 +81,10 @@ class Choice(NamedTuple):
     """An answer with named fields, split where its numbers stand."""
     v2: tuple[bytes, bytes, bytes]
     """A reply in V2, split in the same way."""
+    about: tuple[Place, bool]
+
+
+Tell = Callable[[Choice, list[float]], bytes]
 
 
 class Quick:
@@ -89,7 +103,7 @@ class Quick:
 
     # ---------------------------------------------------------------- named fields
 
-    def predict(self, body: bytes, address: Segment | None) -> bytes | None:
+    def predict(self, body: bytes, address: Segment | None) -> Found | None:
         """Return the answer to one object of named fields, None for the general way."""
         try:
             values = self._parser.read_one(body, address)
@@ -97,7 +111,7 @@ class Quick:
         except (*_UNREADABLE, RequestError, BlobBroken, ArithmeticError, TypeError, ValueError):
             return None
 
-    def _of_row(self, values: Values, tell: Any) -> bytes | None:
+    def _of_row(self, values: Values, tell: Tell) -> Found | None:
         choice = self._choose(self._parser.segment_of(values))
         if choice.before is not None:
             x = as_matrix(choice.before.run(Batch(self._parser, (values,), None, ()).rows))
@@ -107,12 +121,11 @@ class Quick:
             x = Batch(self._parser, (values,), None, ()).features()
         return self._told(choice, choice.model.one(x), tell)
 
-    def _told(self, choice: Choice, found: list[float], tell: Any) -> bytes | None:
+    def _told(self, choice: Choice, found: list[float], tell: Tell) -> Found | None:
         for number in found:
             if not isfinite(number):
                 return None
-        told: bytes = tell(choice, found)
-        return told
+        return Found(tell(choice, found), choice.about)
 
     def _tell(self, choice: Choice, found: list[float]) -> bytes:
         pieces = choice.named
@@ -125,7 +138,7 @@ class Quick:
 
     # ---------------------------------------------------------------- V2
 
-    def infer(self, body: bytes, address: Segment | None) -> bytes | None:
+    def infer(self, body: bytes, address: Segment | None) -> Found | None:
         """Return the reply to an inference request for one row, None for the general way."""
         try:
             if self._row_shape is not None and (address is not None or not self._parser.by):
@@ -136,7 +149,7 @@ class Quick:
         except (*_UNREADABLE, RequestError, BlobBroken, ArithmeticError, TypeError, ValueError):
             return None
 
-    def _of_matrix(self, body: bytes, segment: Segment) -> bytes | None:
+    def _of_matrix(self, body: bytes, segment: Segment) -> Found | None:
         """Answer a request whose one input is the matrix of features."""
         try:
             (tensor,) = _decode_matrix(body).inputs
@@ -154,7 +167,7 @@ class Quick:
             x = as_matrix(choice.before.run(self._parser.of_matrix(x, [self._parser.keys_of(segment)]).rows))
         return self._told(choice, choice.model.one(x), self._tell_v2)
 
-    def _of_inputs(self, body: bytes, address: Segment | None) -> bytes | None:
+    def _of_inputs(self, body: bytes, address: Segment | None) -> Found | None:
         """Answer a request with one input a field."""
         inputs = _decode_inputs(body).inputs
         if may_repeat(body, 1 + 4 * len(inputs)):
@@ -188,7 +201,8 @@ class Quick:
         entry, why = self._model.entry_for(segment)
         model = self._model.open_packed(entry)
         before = open_program(model.programs.before) if model.programs.before else None
-        return Choice(model, before, self._named_pieces(segment, entry, why), self._v2_pieces(why))
+        about = (self._model.header.model, UNKNOWN if why == NOT_BUILT else format_segment(segment)), False
+        return Choice(model, before, self._named_pieces(segment, entry, why), self._v2_pieces(why), about)
 
     def _named_pieces(self, segment: Segment, entry: Entry, why: str) -> tuple[bytes, ...]:
         header = self._model.header

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,16 +22,25 @@ from modelmill.errors import ModelmillError
 from modelmill.release.pointers import Published, find_published
 from modelmill.serving.app import App
 from modelmill.serving.applied import Applied, apply
+from modelmill.serving.history import Burden, History, Point
 from modelmill.serving.http import HttpProtocol
+from modelmill.serving.meters import added, quantile
+from modelmill.serving.metrics import WORST, Facts, ModelFacts, exposition
 from modelmill.serving.plane import Plane
 from modelmill.serving.state import NodeState, WorkerState
 from modelmill.store.blobs import pointers_of
+from modelmill.store.tokens import read_token
 
 POLL_S = 0.25
 _GRACE_S = 5.0
 """How long what was replaced lives on for the requests that found it just before."""
 _RETRY_S = 5.0
 """After how long a model that could not be opened is tried again: a file may have come back."""
+_RECENT_S = 60
+_HISTORY_S = 5.0
+_WORST_S = 300.0
+"""Over which time the worst segments are looked for."""
+_WORST_EVERY_S = 15.0
 _DRAIN_S = 1.0
 """How long a worker that ends tells each client to connect anew, before it closes connections that are idle."""
 
@@ -75,10 +85,15 @@ class Worker:
         self.order = order
         self.store = Path(order.store)
         self.state = NodeState(order.state)
-        self.plane = Plane(self._describe, self.refresh)
+        token_file = order.node["token_file"]
+        self.plane = Plane(self, read_token(Path(token_file)) if token_file else b"")
+        self._history = History(self.store / "run")
+        self._marks: deque[_Mark] = deque(maxlen=_RECENT_S)
+        self._worst: tuple[float, list[Burden]] = (0.0, [])
         self._refreshing = asyncio.Lock()
         self._retry_at = 0.0
         self._closing: set[asyncio.Task[None]] = set()
+        self._history_at = 0.0
 
     async def run(self) -> None:
         """Serve until a signal ends it."""
@@ -117,6 +132,7 @@ class Worker:
                 print(trouble, file=sys.stderr, flush=True)
             told = trouble
             self._report()
+            await self._keep_history()
             await asyncio.sleep(POLL_S)
 
     async def _trouble(self) -> str:
@@ -156,15 +172,120 @@ class Worker:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
+    # ---------------------------------------------------------------- what it counts
+
     def _report(self) -> None:
-        applied = self.plane.applied
-        revision, models = (applied.revision, len(applied.models)) if applied else (-1, 0)
-        state = WorkerState(os.getpid(), revision, self.plane.requests, self.plane.errors, models)
+        """Write what this worker has applied and counted where all workers can read it."""
+        applied, meters = self.plane.applied, self.plane.meters
+        recent, window_s = self._recent()
+        state = WorkerState(
+            pid=os.getpid(),
+            revision=applied.revision if applied else -1,
+            answered=meters.answered,
+            refused=meters.refused,
+            failed=meters.failed,
+            models=len(applied.models) if applied else 0,
+            opened=sum(model.opened for model in applied.models.values()) if applied else 0,
+            window_ms=int(window_s * 1000),
+            recent=recent,
+            latencies=tuple(meters.latencies),
+        )
         self.state.write(self.order.slot, state)
 
-    def _describe(self) -> dict[str, Any]:
+    def _recent(self) -> tuple[tuple[int, ...], float]:
+        """Return the latencies of about the last minute, and how long that was; one mark is kept a second."""
+        now, counts = time.monotonic(), tuple(self.plane.meters.latencies)
+        if not self._marks or now - self._marks[-1].at >= 1:
+            self._marks.append(_Mark(now, counts))
+        first = self._marks[0]
+        return tuple(count - before for count, before in zip(counts, first.counts, strict=True)), now - first.at
+
+    async def _keep_history(self) -> None:
+        if time.monotonic() < self._history_at:
+            return
+        self._history_at = time.monotonic() + _HISTORY_S
+        taken = self.plane.meters.take()
+        if taken:
+            await asyncio.to_thread(self._history.add, os.getpid(), taken)
+
+    async def history(self, model: str, segment: str, minutes: int) -> list[Point]:
+        """Return what a segment was asked in the last minutes, the oldest first."""
+        self._history_at = 0.0
+        await self._keep_history()
+        return await asyncio.to_thread(self._history.of, model, segment, time.time() - 60 * minutes)
+
+    async def metrics(self) -> bytes:
+        """Return the numbers of all workers in Prometheus' text format."""
         self._report()
-        return self.order.node | {"workers": [state._asdict() for state in self.state.read()]}
+        applied = self.plane.applied
+        models = applied.models.items() if applied else ()
+        facts = Facts(
+            workers=self.state.read(),
+            retired=self.state.retired(),
+            declared=self.order.node["workers"],
+            models={name: ModelFacts(model.pointer.release, len(model.map)) for name, model in models},
+            broken=len(applied.broken) if applied else 0,
+            worst=await self._find_worst(),
+        )
+        return exposition(facts)
+
+    async def _find_worst(self) -> list[Burden]:
+        """Return the segments that are worst off; looked for now and then, since it means a look at all of them."""
+        now = time.monotonic()
+        if now > self._worst[0]:
+            found = await asyncio.to_thread(self._history.worst, WORST, time.time() - _WORST_S)
+            self._worst = now + _WORST_EVERY_S, found
+        return self._worst[1]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the node is, with all its workers."""
+        self._report()
+        workers = self.state.read()
+        recent = added(worker.recent for worker in workers)
+        seconds = max((worker.window_ms for worker in workers), default=0) / 1000
+        return self.order.node | {
+            "recent": {
+                "seconds": seconds,
+                "requests_per_s": sum(recent) / seconds if seconds else 0.0,
+                "p50_ms": _ms(quantile(recent, 0.5)),
+                "p99_ms": _ms(quantile(recent, 0.99)),
+            },
+            "workers": [_described(worker) for worker in workers],
+        }
+
+
+class _Mark(NamedTuple):
+    """The latencies at one moment."""
+
+    at: float
+    counts: tuple[int, ...]
+
+
+def _described(worker: WorkerState) -> dict[str, Any]:
+    return {
+        "pid": worker.pid,
+        "revision": worker.revision,
+        "requests": worker.requests,
+        "answered": worker.answered,
+        "refused": worker.refused,
+        "failed": worker.failed,
+        "models": worker.models,
+        "opened": worker.opened,
+        "memory_mb": _memory_mb(worker.pid),
+    }
+
+
+def _memory_mb(pid: int) -> float | None:
+    """Return a process's share of memory: what it shares with others is divided among them (PSS)."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
+            if line.startswith("Pss:"):
+                return round(int(line.split()[1]) / 1024, 1)
+    return None
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(1000 * seconds, 4)
 
 
 async def _close(replaced: list[Any]) -> None:

@@ -79,6 +79,26 @@ def write_durably(place: Path, content: bytes, scratch: Path) -> None:
         replace_durably([(path, place)])
 
 
+def write_once(path: Path, content: bytes, mode: int) -> None:
+    """Write a file unless it is there, durably; of two processes that try at once, one wins and both go on."""
+    if path.exists():
+        return
+    scratch = temporary(path.parent)
+    try:
+        handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(handle)
+        # A link fails where the name is taken; a rename would replace the key of whoever was first.
+        path.hardlink_to(scratch)
+    except FileExistsError:
+        pass
+    finally:
+        scratch.unlink(missing_ok=True)
+    flush_folder(path.parent)
+
+
 def flush_file(path: Path) -> None:
     """Wait until the content of `path` is on the disk."""
     with told(path):

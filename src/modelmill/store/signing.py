@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from modelmill.errors import NotFound, SignatureInvalid
-from modelmill.store.files import flush_folder, temporary, told
+from modelmill.store.files import told, write_once
 
 _KEY_BYTES = 32
 
@@ -34,10 +34,10 @@ class SigningKey:
         folder = store / "keys"
         with told(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            _write_once(folder / "signing.key", os.urandom(_KEY_BYTES), 0o600)
+            write_once(folder / "signing.key", os.urandom(_KEY_BYTES), 0o600)
         key = cls.load(store)
         with told(folder):
-            _write_once(folder / "signing.pub", key.public, 0o644)
+            write_once(folder / "signing.pub", key.public, 0o644)
         return key
 
     @classmethod
@@ -85,23 +85,3 @@ def _read_key(path: Path) -> bytes:
     if len(content) != _KEY_BYTES:
         raise SignatureInvalid(f"`{path.name}` is not a key", where=str(path), got=f"{len(content)} bytes")
     return content
-
-
-def _write_once(path: Path, content: bytes, mode: int) -> None:
-    """Write a file unless it is there; of two processes that try at once, one wins and both go on."""
-    if path.exists():
-        return
-    scratch = temporary(path.parent)
-    try:
-        handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(handle)
-        # A link fails where the name is taken; a rename would replace the key of whoever was first.
-        path.hardlink_to(scratch)
-    except FileExistsError:
-        pass
-    finally:
-        scratch.unlink(missing_ok=True)
-    flush_folder(path.parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from modelmill.names import ModelName, Segment, digest_of
 from modelmill.registry.fleet import Entry, FleetMap, Header, sign
 from modelmill.release.pointers import Pointer
 from modelmill.serving.applied import Applied, ServedModel
+from modelmill.serving.history import Point
 from modelmill.serving.plane import Plane
 from modelmill.store.blobs import blobs_of
 from modelmill.store.packs import PackWriter
@@ -22,7 +24,19 @@ from modelmill.store.signing import SigningKey
 Fleet = Callable[..., Plane]
 
 
-async def _nothing() -> None: ...
+class NoHost:
+    """A worker that is not there."""
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+    async def refresh(self) -> None: ...
+
+    async def metrics(self) -> bytes:
+        return b""
+
+    async def history(self, model: str, segment: str, minutes: int) -> list[Point]:  # noqa: ARG002 - as its callers ask
+        return []
 
 
 def serve(folder: Path, spec: SchemaSpec, models: Mapping[Segment, Packed], labels: tuple[str, ...] = ()) -> Plane:
@@ -50,9 +64,15 @@ def serve(folder: Path, spec: SchemaSpec, models: Mapping[Segment, Packed], labe
     ]
     signed = sign(key, FleetMap.build(header, entries))
     pointer = Pointer(1, blobs.put([signed.content])[0], signed.signature)
-    plane = Plane(dict, _nothing)
+    plane = Plane(NoHost())
     plane.applied = Applied(1, {ModelName("fleet"): ServedModel(folder, blobs, pointer)}, {})
     return plane
+
+
+@pytest.fixture(scope="session")
+def no_host() -> type[NoHost]:
+    """Return a worker that is not there, for a plane without one."""
+    return NoHost
 
 
 @pytest.fixture(scope="session")

@@ -418,3 +418,71 @@ def test_numbers_survive_their_bytes(planes: dict[str, Plane], sizes: list[float
     length = int(dict(reply.headers)[b"inference-header-content-length"])
     assert np.frombuffer(reply.body[length:], "<f8").tolist() == (10 * x[:, 0] + 20.0).tolist()
     assert msgspec.json.decode(reply.body[:length])["outputs"][0]["shape"] == [len(sizes)]
+
+
+# ---------------------------------------------------------------- as MLflow's clients ask
+
+OTHER = ROW | {"store": "a,b]", "number": 2}
+
+
+@pytest.mark.parametrize("path", ["/invocations/fleet", "/models/fleet/invocations"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"dataframe_records": [ROW, OTHER]},
+        {"dataframe_split": {"columns": list(ROW), "data": [list(ROW.values()), list(OTHER.values())]}},
+        {"instances": [ROW, OTHER]},
+        {"inputs": [ROW, OTHER]},
+        {"inputs": {name: [ROW[name], OTHER[name]] for name in ROW}},
+    ],
+    ids=lambda body: f"{next(iter(body))} {type(next(iter(body.values()))).__name__}",
+)
+def test_every_form_of_mlflow_is_answered(planes: dict[str, Plane], path: str, body: Answer) -> None:
+    assert asked(planes["fleet"], path, body) == (200, {"predictions": [85.0, 0.1 * 1.5 + 0.2 * 2 + 0.3]})
+
+
+def test_a_class_is_predicted_by_its_label(planes: dict[str, Plane]) -> None:
+    body = {"instances": [{"size": 3.0, "kind": "car"}]}
+    assert asked(planes["trips"], "/invocations/fleet", body) == (200, {"predictions": ["no"]})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        [],
+        {"instances": [1]},
+        {"instances": []},
+        {"instances": [ROW], "inputs": [ROW]},
+        {"dataframe_split": {"columns": ["size"], "data": [[1, 2]]}},
+        {"dataframe_split": []},
+        {"inputs": {"size": [1], "rooms": [1, 2]}},
+        {"instances": [{"prize": 1}]},
+    ],
+    ids=str,
+)
+def test_what_is_no_form_of_mlflow_is_refused(planes: dict[str, Plane], body: Any) -> None:
+    status, told = asked(planes["fleet"], "/invocations/fleet", body)
+    assert status in (400, 422)
+    assert {"error", "code"} <= told.keys()
+
+
+# ---------------------------------------------------------------- tokens
+
+
+def test_a_node_with_a_token_asks_for_it(planes: dict[str, Plane], no_host: Any) -> None:
+    guarded = Plane(no_host(), b"secret")
+    guarded.applied = planes["fleet"].applied
+    body = json.dumps(ROW).encode()
+    for headers, status in (
+        ([], 401),
+        ([(b"authorization", b"Bearer wrong")], 401),
+        ([(b"authorization", b"Bearer secret")], 200),
+    ):
+        assert generally(guarded, "/fleet", body, headers).status == status
+        reply = guarded.now(Call("POST", b"/fleet", headers, body), is_plain=True)
+        assert reply is not None
+        assert reply.status == status
+        assert (b"MM209" in reply.body) == (status == 401)
+    assert asyncio.run(guarded.respond(Call("GET", b"/v2/health/live", [], b""))).status == 200
+    assert asyncio.run(guarded.respond(Call("GET", b"/metrics", [], b""))).status == 401

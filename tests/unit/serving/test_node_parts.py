@@ -27,13 +27,15 @@ from modelmill.model.schema import schema_of
 from modelmill.names import Digest, digest_of
 from modelmill.registry.fleet import Entry
 from modelmill.serving.app import App
-from modelmill.serving.control import NodeInfo, check_port, find_node, node_file, who_listens
+from modelmill.serving.control import NodeInfo, _bind, _is_local, check_port, find_node, node_file, who_listens
+from modelmill.serving.meters import CLASSES
 from modelmill.serving.packed import PackedRuntime
 from modelmill.serving.plane import Plane
 from modelmill.serving.state import NodeState, WorkerState, make_state
 from modelmill.store.blobs import FolderBlobs
 from modelmill.store.files import started_at
 from modelmill.store.packs import PackWriter
+from modelmill.store.tokens import make_token, read_token
 
 
 class Row(mm.Schema):
@@ -41,9 +43,6 @@ class Row(mm.Schema):
 
     hour: float = mm.col()
     y: float = mm.target()
-
-
-async def nothing() -> None: ...
 
 
 def ask(app: App, method: str, path: str, **options: Any) -> httpx.Response:
@@ -58,20 +57,21 @@ def ask(app: App, method: str, path: str, **options: Any) -> httpx.Response:
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/v2/health/ready"), ("POST", "/sales"), ("GET", "/sales/schema")]
 )
-def test_before_a_release_a_node_is_not_ready(method: str, path: str) -> None:
-    reply = ask(App(Plane(dict, nothing)), method, path, json={})
+def test_before_a_release_a_node_is_not_ready(method: str, path: str, no_host: Any) -> None:
+    reply = ask(App(Plane(no_host())), method, path, json={})
     assert (reply.status_code, reply.json()["code"]) == (503, "MM508")
 
 
-def test_a_node_lives_before_it_is_ready() -> None:
-    assert ask(App(Plane(dict, nothing)), "GET", "/v2/health/live").json() == {"live": True}
+def test_a_node_lives_before_it_is_ready(no_host: Any) -> None:
+    assert ask(App(Plane(no_host())), "GET", "/v2/health/live").json() == {"live": True}
 
 
-def test_what_we_did_not_foresee_is_a_500_without_a_traceback() -> None:
-    def broken() -> dict[str, Any]:
-        raise RuntimeError("unforeseen")
+def test_what_we_did_not_foresee_is_a_500_without_a_traceback(no_host: Any) -> None:
+    class Broken(type(no_host())):  # type: ignore[misc]
+        def describe(self) -> dict[str, Any]:
+            raise RuntimeError("unforeseen")
 
-    reply = ask(App(Plane(broken, nothing)), "GET", "/-/node")
+    reply = ask(App(Plane(Broken())), "GET", "/-/node")
     assert (reply.status_code, reply.json()["code"]) == (500, "MM500")
     assert "Traceback" not in reply.text
 
@@ -133,9 +133,14 @@ def test_an_entry_with_another_digest_is_refused(tmp_path: Path) -> None:
 def test_workers_share_their_state() -> None:
     descriptor = make_state()
     one, other = NodeState(descriptor), NodeState(descriptor)
-    state = WorkerState(7, 3, 10, 0, 1)
+    state = WorkerState(7, 3, 10, 1, 0, 1, recent=(1,) * CLASSES)
     one.write(5, state)
     assert other.read() == [state]
+    one.retire(5)
+    one.write(5, state)
+    one.retire(5)
+    assert other.read() == []
+    assert (other.retired().answered, other.retired().latencies) == (20, state.latencies)
     os.close(descriptor)
 
 
@@ -148,6 +153,32 @@ def test_a_busy_port_names_its_process() -> None:
         with pytest.raises(PortInUse, match=f"pid {os.getpid()}"):
             check_port("127.0.0.1", port)
     check_port("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("10.1.2.3", False), ("node", False)],  # noqa: S104 - a value
+)
+def test_only_an_address_of_this_machine_needs_no_token(host: str, local: bool) -> None:
+    assert _is_local(host) is local
+
+
+def test_a_token_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    file = make_token(tmp_path)
+    first = read_token(file)
+    assert read_token(make_token(tmp_path)) == first
+    assert (len(first) > 30, file.stat().st_mode & 0o777) == (True, 0o600)
+    info = NodeInfo(1, "10.1.2.3", 1, "dev", 1, datetime.now(UTC), token_file=str(file))
+    assert info.headers == {"authorization": f"Bearer {first.decode()}"}
+
+
+def test_accepted_connections_send_small_answers_at_once() -> None:
+    """asyncio does not set it on sockets that were inherited; Nagle's algorithm then costs 40 ms a request."""
+    with _bind("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()) as _:
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_no_node_runs_in_an_empty_store(tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""`serve` and `down`: the node of a project, without any building."""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from modelmill.errors import NodeNotReady, NodesLagging, StoreLocked
+from modelmill.orchestrator.outcomes import DownOutcome, NodeFacts, Progress, ServeOutcome, no_progress
+from modelmill.orchestrator.requests import DownRequest, ServeRequest
+from modelmill.orchestrator.rows import ENVIRONMENT
+from modelmill.release.pointers import Published, find_published
+from modelmill.serving.control import (
+    NodeInfo,
+    check_port,
+    describe_node,
+    find_node,
+    restart_node,
+    start_node,
+    stop_node,
+    wait_until_applied,
+)
+from modelmill.settings import Settings
+from modelmill.store.blobs import pointers_of
+
+_WATCH_S = 0.2
+
+
+def serve(settings: Settings, request: ServeRequest, progress: Progress = no_progress) -> ServeOutcome:
+    """Serve what is released, or start the processes of the running node anew.
+
+    In the foreground it tells the outcome through `progress` and returns when the node has ended.
+    """
+    began = time.monotonic()
+    folder = settings.store_folder
+    published = _published(folder)
+    running = find_node(folder)
+    if request.restart:
+        node, restarted = _restart(running, progress)
+    else:
+        node, restarted = _start(settings, request, running), 0
+    laggards = wait_until_applied(node, published.revision)
+    if laggards:
+        raise NodesLagging(
+            f"{len(laggards)} worker(s) have not applied what is released",
+            got=f"pid {', '.join(map(str, laggards))}",
+            next="modelmill status",
+        )
+    outcome = ServeOutcome(
+        node=node_facts(node),
+        revision=published.revision,
+        restarted=restarted,
+        token_file=node.token_file,
+        detached=request.detach or request.restart,
+        seconds=time.monotonic() - began,
+        next="modelmill status" if request.detach or request.restart else "",
+    )
+    if not outcome.detached:
+        progress("up", {"outcome": outcome})
+        watch(folder, node, own=True)
+    return outcome
+
+
+def _published(folder: Path) -> Published:
+    published = find_published(pointers_of(folder), ENVIRONMENT)
+    if published is None:
+        raise NodeNotReady("nothing is released here yet", where=str(folder), next="modelmill up")
+    return published
+
+
+def _restart(running: NodeInfo | None, progress: Progress) -> tuple[NodeInfo, int]:
+    if running is None:
+        raise NodeNotReady("no node runs here", next="modelmill serve")
+    progress("line", {"text": f"replacing {running.workers} worker(s) of the node, pid {running.pid}"})
+    return running, restart_node(running)
+
+
+def _start(settings: Settings, request: ServeRequest, running: NodeInfo | None) -> NodeInfo:
+    if running is not None:
+        raise StoreLocked(
+            f"this project is served already, on port {running.port} by pid {running.pid}",
+            next="modelmill serve --restart      or:  modelmill down",
+            safe="it goes on as it was",
+        )
+    declared = settings.serve
+    host = request.host or declared.host
+    port = declared.port if request.port is None else request.port
+    check_port(host, port)
+    return start_node(
+        settings.store_folder,
+        ENVIRONMENT,
+        host=host,
+        port=port,
+        workers=request.workers or declared.workers,
+        hot=not request.no_hot_path,
+    )
+
+
+def down(settings: Settings, _: DownRequest, progress: Progress = no_progress) -> DownOutcome:
+    """Stop the project's node; it first answers what it holds."""
+    began = time.monotonic()
+    node = find_node(settings.store_folder)
+    if node is None:
+        return DownOutcome(stopped=False)
+    progress("line", {"text": f"stopping the node, pid {node.pid}"})
+    stop_node(settings.store_folder, node)
+    return DownOutcome(stopped=True, pid=node.pid, seconds=time.monotonic() - began)
+
+
+def node_facts(node: NodeInfo) -> NodeFacts:
+    """Return a node as it is shown, with what its workers say."""
+    told: dict[str, Any] | None = describe_node(node)
+    facts = told or {}
+    workers, recent = facts.get("workers", []), facts.get("recent", {})
+    memory = [worker["memory_mb"] for worker in workers if worker["memory_mb"] is not None]
+    return NodeFacts(
+        url=node.url,
+        pid=node.pid,
+        port=node.port,
+        environment=node.environment,
+        started_at=node.started_at,
+        workers=len(workers),
+        declared_workers=node.workers,
+        requests=sum(worker["requests"] for worker in workers),
+        errors=sum(worker["failed"] for worker in workers),
+        requests_per_s=recent.get("requests_per_s", 0.0),
+        p50_ms=recent.get("p50_ms"),
+        p99_ms=recent.get("p99_ms"),
+        memory_mb=sum(memory) if memory else None,
+        opened=max((worker["opened"] for worker in workers), default=0),
+        healthy=told is not None and not told.get("broken") and len(workers) >= node.workers,
+        models=tuple(facts.get("models", {})),
+        releases={name: model["release"] for name, model in facts.get("models", {}).items()},
+    )
+
+
+def watch(folder: Path, node: NodeInfo, *, own: bool) -> None:
+    """Stay until the node ends, or until a signal ends us: then the node that we started ends first."""
+    signalled: list[int] = []
+
+    def hear(number: int, _frame: FrameType | None) -> None:
+        signalled.append(number)
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        while not signalled and find_node(folder) is not None:
+            time.sleep(_WATCH_S)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if own:
+            with suppress(ProcessLookupError):
+                stop_node(folder, node)

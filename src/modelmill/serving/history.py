@@ -1,0 +1,119 @@
+"""What each segment was asked, minute by minute, in the node's own small store: for whoever looks for the one that is slow.
+
+A file beside the node's log, written by its workers every few seconds and kept for a day. It is no record of anything:
+it may be deleted at any time, and nothing waits for it to be on disk.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from modelmill.serving.meters import CLASSES, Counts, Meter, Place, added, quantile
+
+WINDOW_S = 60
+KEPT_S = 24 * 3600
+_TABLE = """
+CREATE TABLE IF NOT EXISTS asked (
+  model TEXT NOT NULL, segment TEXT NOT NULL, window INTEGER NOT NULL, worker INTEGER NOT NULL,
+  count INTEGER NOT NULL, failed INTEGER NOT NULL, classes BLOB NOT NULL,
+  PRIMARY KEY (model, segment, window, worker)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS asked_by_window ON asked (window, count);
+"""
+_ADD = """
+INSERT INTO asked VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+  count = count + excluded.count, failed = failed + excluded.failed, classes = excluded.classes
+"""
+_OF_ONE = (
+    "SELECT window, count, failed, classes FROM asked WHERE model = ? AND segment = ? AND window >= ? ORDER BY window"
+)
+_SUMS = """
+SELECT model, segment, sum(count) AS asked, sum(failed) AS failed FROM asked WHERE window >= ?
+GROUP BY model, segment ORDER BY failed DESC, asked DESC, model, segment LIMIT ?
+"""
+
+
+class Point(NamedTuple):
+    """What one segment was asked in one minute."""
+
+    window: int
+    """When the minute began, in seconds since 1970."""
+    asked: int
+    failed: int
+    p50: float | None
+    """Seconds."""
+    p99: float | None
+
+
+class Burden(NamedTuple):
+    """What one segment was asked over a time."""
+
+    model: str
+    segment: str
+    asked: int
+    failed: int
+
+
+class History:
+    """The minutes of all workers of a node."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take where the file is, or will be."""
+        self._path = folder / "history.db"
+        self._pending: dict[tuple[Place, int], Meter] = {}
+
+    def add(self, worker: int, taken: Mapping[Place, Meter], now: float | None = None) -> None:
+        """Add what a worker has counted to the minute that it is now."""
+        window = int((time.time() if now is None else now) // WINDOW_S * WINDOW_S)
+        self._pending = {key: meter for key, meter in self._pending.items() if key[1] == window}
+        rows = [self._row(place, window, worker, meter) for place, meter in taken.items()]
+        with closing(self._connect()) as database, database:
+            database.executemany(_ADD, rows)
+            database.execute("DELETE FROM asked WHERE window < ?", (window - KEPT_S,))
+
+    def _row(self, place: Place, window: int, worker: int, meter: Meter) -> tuple[Any, ...]:
+        """Return a row whose latencies are those of the whole minute: they are replaced, not added, by the database."""
+        whole = self._pending.setdefault((place, window), Meter())
+        for found, count in meter.classes.items():
+            whole.classes[found] = whole.classes.get(found, 0) + count
+        return (*place, window, worker, meter.count, meter.failed, msgspec.msgpack.encode(whole.classes))
+
+    def of(self, model: str, segment: str, since: float) -> list[Point]:
+        """Return the minutes of one segment, the oldest first."""
+        with closing(self._connect()) as database:
+            rows = database.execute(_OF_ONE, (model, segment, int(since))).fetchall()
+        by_window: dict[int, list[Any]] = {}
+        for window, *rest in rows:
+            by_window.setdefault(window, []).append(rest)
+        return [_point(window, of_workers) for window, of_workers in by_window.items()]
+
+    def worst(self, most: int, since: float) -> list[Burden]:
+        """Return the segments whose own models failed most often, then those that were asked most."""
+        with closing(self._connect()) as database:
+            return [Burden(*row) for row in database.execute(_SUMS, (int(since), most))]
+
+    def _connect(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self._path, timeout=5)
+        database.execute("PRAGMA synchronous = OFF")
+        database.executescript(_TABLE)
+        return database
+
+
+def _point(window: int, of_workers: Sequence[tuple[int, int, bytes]]) -> Point:
+    classes = added(_counts(found) for *_, found in of_workers)
+    count, failed = sum(row[0] for row in of_workers), sum(row[1] for row in of_workers)
+    return Point(window, count, failed, quantile(classes, 0.5), quantile(classes, 0.99))
+
+
+def _counts(content: bytes) -> Counts:
+    counts = [0] * CLASSES
+    for found, count in msgspec.msgpack.decode(content, type=dict[int, int]).items():
+        counts[found] = count
+    return counts

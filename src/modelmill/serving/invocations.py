@@ -1,0 +1,65 @@
+"""Requests as MLflow's scoring servers take them: `dataframe_split`, `dataframe_records`, `instances` or `inputs`, as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelmill.errors import BodyUnreadable
+
+Row = dict[str, Any]
+
+
+def rows_of(body: Any) -> list[Row]:
+    """Return the rows of a request, each an object of named fields; raises `BodyUnreadable`."""
+    given = [name for name in _FORMS if isinstance(body, dict) and name in body]
+    if len(given) != 1:
+        raise BodyUnreadable("a request has one of " + ", ".join(f"`{name}`" for name in _FORMS))
+    rows = _FORMS[given[0]](body[given[0]])
+    if not all(isinstance(row, dict) for row in rows):
+        raise BodyUnreadable(f"`{given[0]}` is a list of objects with named fields")
+    return rows
+
+
+def _split(given: Any) -> list[Row]:
+    asked: dict[str, Any] = given if isinstance(given, dict) else {}
+    columns, data = asked.get("columns", []), asked.get("data", 0)
+    if not _is_list(columns, str) or not _is_list(data, list) or any(len(row) != len(columns) for row in data):
+        raise BodyUnreadable("`dataframe_split` has `columns`, and `data` with as many values in each row")
+    return [dict(zip(columns, row, strict=True)) for row in data]
+
+
+def _records(given: Any) -> list[Row]:
+    return given if isinstance(given, list) else [given]
+
+
+def _inputs(given: Any) -> list[Row]:
+    """Return rows given as objects, or as lists by column."""
+    if not isinstance(given, dict) or not all(isinstance(values, list) for values in given.values()):
+        return _records(given)
+    if len({len(values) for values in given.values()}) != 1:
+        raise BodyUnreadable("the columns of `inputs` have different numbers of rows")
+    return [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
+
+
+def _is_list(value: Any, of: type) -> bool:
+    return isinstance(value, list) and all(isinstance(item, of) for item in value)
+
+
+_FORMS: dict[str, Callable[[Any], list[Row]]] = {
+    "dataframe_split": _split,
+    "dataframe_records": _records,
+    "instances": _records,
+    "inputs": _inputs,
+}
+
+
+def predictions(labels: Sequence[str], numbers: NDArray[np.float64]) -> list[Any]:
+    """Return one prediction a row: a number, or the likeliest label."""
+    if not labels:
+        found: list[Any] = numbers.tolist()
+        return found
+    return [labels[code] for code in numbers.argmax(axis=1).tolist()]

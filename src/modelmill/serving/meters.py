@@ -1,0 +1,80 @@
+"""What a worker counts: answers, refusals and latencies, of the node and of each segment.
+
+Latencies are counted in classes whose bounds grow by a fifth, from a microsecond to half a minute: counts of classes
+add over workers and minutes, and a quantile read from them is wrong by a tenth at most.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+
+CLASSES = 96
+BOUNDS: tuple[float, ...] = tuple(1e-6 * 1.2**power for power in range(CLASSES - 1))
+"""Seconds; class n holds latencies below bound n and from bound n - 1 on."""
+
+Counts = Sequence[int]
+Place = tuple[str, str]
+"""A model and one of its segments, as text; all segments that the model does not know are `UNKNOWN`."""
+UNKNOWN = "*"
+
+
+def quantile(counts: Counts, share: float) -> float | None:
+    """Return the latency in seconds that a share of the requests stays below; None where there are none."""
+    total = sum(counts)
+    if not total:
+        return None
+    reached = next(place for place, below in enumerate(accumulate(counts)) if below >= share * total)
+    # The middle of the class, as a ratio.
+    return float(BOUNDS[min(reached, CLASSES - 2)] / 1.2**0.5)
+
+
+def added(several: Iterable[Counts]) -> list[int]:
+    """Return counts of classes, added."""
+    return [sum(counts) for counts in zip([0] * CLASSES, *several, strict=True)]
+
+
+class Meter:
+    """What one segment was asked since it was last looked at."""
+
+    __slots__ = ("classes", "count", "failed")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.failed = 0
+        """How often its own model gave no usable answer."""
+        self.classes: dict[int, int] = {}
+        """Requests by class of their latency."""
+
+
+class Meters:
+    """The counts of one worker."""
+
+    def __init__(self) -> None:
+        self.latencies = [0] * CLASSES
+        self.answered = self.refused = self.failed = 0
+        self._of: dict[Place, Meter] = {}
+
+    def count(self, status: int, seconds: float, places: Iterable[tuple[Place, bool]] = ()) -> None:
+        """Count one request, and the segments that it was about: each with whether its own model failed."""
+        found = bisect_right(BOUNDS, seconds)
+        self.latencies[found] += 1
+        if status < 400:
+            self.answered += 1
+        elif status < 500:
+            self.refused += 1
+        else:
+            self.failed += 1
+        for place, failed in places:
+            meter = self._of.get(place)
+            if meter is None:
+                meter = self._of[place] = Meter()
+            meter.count += 1
+            meter.failed += failed
+            meter.classes[found] = meter.classes.get(found, 0) + 1
+
+    def take(self) -> Mapping[Place, Meter]:
+        """Return what the segments counted, and begin anew."""
+        found, self._of = self._of, {}
+        return found

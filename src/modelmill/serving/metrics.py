@@ -1,0 +1,108 @@
+"""The node's numbers for Prometheus: all workers together, each model, and the segments that are worst off.
+
+Segments are thousands, and a series each would cost Prometheus more than the models cost us: their histories are kept by
+the node itself (see `history`), and only the worst are told here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from modelmill.serving.history import Burden
+from modelmill.serving.meters import BOUNDS, added
+from modelmill.serving.state import WorkerState
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+WORST = 20
+_STRIDE = 4
+"""Every fourth bound is told: classes that double."""
+
+
+class ModelFacts(NamedTuple):
+    """A model of the node, in numbers."""
+
+    release: int
+    segments: int
+
+
+class Facts(NamedTuple):
+    """What is told."""
+
+    workers: Sequence[WorkerState]
+    retired: WorkerState
+    """What workers that have ended counted."""
+    declared: int
+    """How many workers there should be."""
+    models: Mapping[str, ModelFacts]
+    broken: int
+    worst: Sequence[Burden]
+
+
+def exposition(facts: Facts) -> bytes:
+    """Return the numbers in Prometheus' text format."""
+    return generate_latest(_Node(facts))
+
+
+class _Node(Collector):
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._of_node()
+        yield from self._of_models()
+        yield from self._of_segments()
+
+    def _of_node(self) -> Iterator[Metric]:
+        facts = self._facts
+        ever = [*facts.workers, facts.retired]
+        requests = CounterMetricFamily(
+            "modelmill_requests", "Requests for answers, by how they ended.", labels=["outcome"]
+        )
+        for outcome in ("answered", "refused", "failed"):
+            requests.add_metric([outcome], sum(getattr(worker, outcome) for worker in ever))
+        yield requests
+        yield _latencies(ever)
+        yield GaugeMetricFamily("modelmill_workers", "Workers that run.", len(facts.workers))
+        yield GaugeMetricFamily("modelmill_workers_declared", "Workers that should run.", facts.declared)
+        revision = min((worker.revision for worker in facts.workers), default=-1)
+        yield GaugeMetricFamily("modelmill_revision", "The revision that every worker has applied.", revision)
+        yield GaugeMetricFamily("modelmill_broken_models", "Models whose release cannot be opened.", facts.broken)
+
+    def _of_models(self) -> Iterator[Metric]:
+        releases = GaugeMetricFamily("modelmill_release", "The release that is served.", labels=["model"])
+        segments = GaugeMetricFamily("modelmill_segments", "Segments that are served.", labels=["model"])
+        for name, model in self._facts.models.items():
+            releases.add_metric([name], model.release)
+            segments.add_metric([name], model.segments)
+        yield releases
+        yield segments
+
+    def _of_segments(self) -> Iterator[Metric]:
+        labels = ["model", "segment"]
+        asked = GaugeMetricFamily("modelmill_worst_asked", "Requests in the last hour, worst segments.", labels=labels)
+        failed = GaugeMetricFamily("modelmill_worst_failed", "How often their own model gave no answer.", labels=labels)
+        for one in self._facts.worst:
+            asked.add_metric([one.model, one.segment], one.asked)
+            failed.add_metric([one.model, one.segment], one.failed)
+        yield asked
+        yield failed
+
+
+def _latencies(workers: Sequence[WorkerState]) -> Metric:
+    counts = added(worker.latencies for worker in workers)
+    buckets, below, seconds = [], 0, 0.0
+    for place, count in enumerate(counts):
+        below += count
+        seconds += count * BOUNDS[min(place, len(BOUNDS) - 1)]
+        if place % _STRIDE == 0 and place < len(BOUNDS):
+            buckets.append((f"{BOUNDS[place]:.3g}", below))
+    buckets.append(("+Inf", below))
+    family = HistogramMetricFamily("modelmill_request_seconds", "From a request's last byte to its answer.")
+    family.add_metric([], buckets, sum_value=seconds)
+    return family

@@ -1,0 +1,230 @@
+"""The node as its operator sees it: started, watched, restarted under load, killed, and never a failed request."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import polars as pl
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from modelmill.serving.control import NodeInfo, describe_node, find_node
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+
+import stores5k  # type: ignore[import-not-found]
+
+Command = Callable[..., Any]
+WORKERS = 2
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, modelmill: Command) -> Iterator[Path]:
+    """Return a project with a released fleet of packed models and a node of two workers."""
+    folder = tmp_path_factory.mktemp("node") / "stores"
+    stores5k.write_project(folder, stores=12, rows=60)
+    file = folder / "stores.py"
+    before, _, rest = file.read_text().partition("@sales.predict")
+    file.write_text(before + rest.partition("else answers\n")[2])
+    assert modelmill("up", "--detach", "--port", "0", cwd=folder).code == 0
+    assert modelmill("down", cwd=folder).code == 0
+    done = modelmill("serve", "--detach", "--port", "0", "--workers", str(WORKERS), "--json", cwd=folder)
+    assert done.code == 0, done.err
+    yield folder
+    modelmill("down", cwd=folder)
+    assert find_node(folder / ".modelmill") is None
+
+
+def node(project: Path) -> NodeInfo:
+    found = find_node(project / ".modelmill")
+    assert found is not None
+    return found
+
+
+def row(project: Path) -> dict[str, Any]:
+    fields = ["store", "price", "footfall", "weekday", "promo", "weather"]
+    return pl.read_parquet(project / "rows.parquet").select(fields).row(0, named=True)
+
+
+class Load:
+    """Clients that ask all the time, over connections that they keep and over new ones."""
+
+    def __init__(self, port: int, body: bytes, *, clients: int = 4) -> None:
+        self.answered, self.failures, self.slowest = 0, [], 0.0  # type: ignore[var-annotated]
+        self._port, self._body, self._done = port, body, threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(n % 2 == 0,)) for n in range(clients)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join(20)
+
+    def _ask(self, keep: bool) -> None:
+        with closing(http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)) as link:
+            self._ask_over(link, {} if keep else {"connection": "close"})
+
+    def _ask_over(self, link: http.client.HTTPConnection, headers: dict[str, str]) -> None:
+        while not self._done.is_set():
+            began = time.monotonic()
+            try:
+                link.request("POST", "/sales", self._body, headers)
+                reply = link.getresponse()
+                content = reply.read()
+                if reply.status != 200:
+                    self.failures.append((reply.status, content[:200]))
+                self.answered += 1
+            except (OSError, http.client.HTTPException) as error:
+                self.failures.append((0, repr(error)))
+                link.close()
+            self.slowest = max(self.slowest, time.monotonic() - began)
+            time.sleep(0.002)
+
+
+@pytest.fixture
+def load(project: Path) -> Load:
+    return Load(node(project).port, json.dumps(row(project)).encode())
+
+
+def test_both_workers_run_and_are_ready(project: Path, modelmill: Command) -> None:
+    told = describe_node(node(project))
+    assert told is not None
+    assert len({worker["pid"] for worker in told["workers"]}) == WORKERS
+    shown = json.loads(modelmill("status", "--json", cwd=project).out)["node"]
+    assert (shown["workers"], shown["declared_workers"], shown["healthy"]) == (WORKERS, WORKERS, True)
+    assert shown["releases"] == {"sales": 1}
+    assert 0 < shown["memory_mb"] < 1000
+
+
+def test_rolling_restarts_fail_no_request(project: Path, load: Load, modelmill: Command) -> None:
+    with load:
+        time.sleep(0.3)
+        for _ in range(3):
+            before = {worker["pid"] for worker in (describe_node(node(project)) or {})["workers"]}
+            done = modelmill("serve", "--restart", "--json", cwd=project)
+            assert done.code == 0, done.err
+            assert json.loads(done.out)["restarted"] == WORKERS
+            after = {worker["pid"] for worker in (describe_node(node(project)) or {})["workers"]}
+            assert len(after) == WORKERS
+            assert not after & before
+    assert load.answered > 100
+    assert load.failures == []
+
+
+def test_a_killed_worker_costs_only_what_it_held(project: Path, load: Load) -> None:
+    with load:
+        for _ in range(3):
+            time.sleep(0.4)
+            victim = (describe_node(node(project)) or {})["workers"][0]["pid"]
+            os.kill(victim, signal.SIGKILL)
+        time.sleep(0.6)
+    assert len(load.failures) <= 3 * len(load._threads)
+    assert load.slowest < 2
+    pids = {worker["pid"] for worker in (describe_node(node(project)) or {})["workers"]}
+    assert len(pids) == WORKERS
+
+
+def test_models_answer_on_without_their_store(project: Path, load: Load) -> None:
+    blobs, hidden = project / ".modelmill" / "blobs", project / ".modelmill" / "hidden"
+    base = node(project).url
+    for _ in range(20):  # both workers have opened the model
+        assert httpx.post(f"{base}/sales", content=load._body).status_code == 200
+    blobs.rename(hidden)
+    (project / ".modelmill" / "mill.db").rename(project / ".modelmill" / "gone.db")
+    try:
+        time.sleep(0.6)
+        for _ in range(20):
+            assert httpx.post(f"{base}/sales", content=load._body).status_code == 200
+    finally:
+        hidden.rename(blobs)
+        (project / ".modelmill" / "gone.db").rename(project / ".modelmill" / "mill.db")
+
+
+def test_prometheus_sees_all_workers_together(project: Path, load: Load) -> None:
+    base = node(project).url
+    time.sleep(0.6)  # a worker tells the others what it has counted four times a second
+    before = _requests(base)
+    for _ in range(30):
+        httpx.post(f"{base}/sales", content=load._body)
+    httpx.post(f"{base}/sales", content=b"{")
+    time.sleep(0.6)
+    after = _requests(base)
+    assert after["answered"] - before["answered"] == 30
+    assert after["refused"] - before["refused"] == 1
+
+
+def _requests(base: str) -> dict[str, float]:
+    reply = httpx.get(f"{base}/metrics")
+    assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
+    families = {family.name: family for family in text_string_to_metric_families(reply.text)}
+    assert families["modelmill_workers"].samples[0].value == WORKERS
+    return {sample.labels["outcome"]: sample.value for sample in families["modelmill_requests"].samples}
+
+
+def test_the_history_of_a_segment_is_a_query(project: Path, load: Load) -> None:
+    base, store = node(project).url, row(project)["store"]
+    for _ in range(10):
+        httpx.post(f"{base}/sales", content=load._body)
+    deadline = time.monotonic() + 15
+    asked = 0
+    while asked < 10 and time.monotonic() < deadline:
+        told = httpx.get(f"{base}/-/history/sales[{store}]", params={"minutes": 5}).json()
+        asked = sum(minute[1] for minute in told["minutes"])
+        time.sleep(0.3)
+    assert asked >= 10
+    assert told["segment"] == store
+    assert httpx.get(f"{base}/-/history/sales", params={"minutes": "soon"}).status_code == 422
+
+
+def test_a_second_serve_says_who_serves(project: Path, modelmill: Command) -> None:
+    done = modelmill("serve", "--detach", cwd=project)
+    assert done.code == 2
+    assert f"port {node(project).port}" in done.err
+    assert "modelmill serve --restart" in done.err
+
+
+def test_without_a_node_nothing_is_restarted(tmp_path: Path, modelmill: Command, project: Path) -> None:
+    stores5k.write_project(tmp_path / "other", stores=2, rows=30)
+    done = modelmill("serve", cwd=tmp_path / "other")
+    assert (done.code, "nothing is released" in done.err) == (70, True)
+
+
+def test_yesterdays_version_answers_the_same_bytes_after_a_retrain(project: Path, modelmill: Command) -> None:
+    base, body = node(project).url, json.dumps(row(project)).encode()
+    inputs = [{"name": "store", "datatype": "BYTES", "shape": [1], "data": [row(project)["store"]]}]
+    numbers = [value for name, value in row(project).items() if name != "store"]
+    inputs.append({"name": "x", "datatype": "FP64", "shape": [1, len(numbers)], "data": numbers})
+    v2 = json.dumps({"inputs": inputs}).encode()
+    before = (
+        httpx.post(f"{base}/sales", content=body).content,
+        httpx.post(f"{base}/v2/models/sales/infer", content=v2).content,
+    )
+    file = project / "families.py"
+    file.write_text(file.read_text().replace("Ridge(alpha=1.0)", "Ridge(alpha=50.0)"))
+    done = modelmill("up", "--detach", "--json", cwd=project)
+    assert done.code == 0, done.err
+    assert json.loads(httpx.post(f"{base}/sales", content=body).content)["version"] == 2
+    for _ in range(5):
+        assert httpx.post(f"{base}/sales@1", content=body).content == before[0]
+        assert httpx.post(f"{base}/v2/models/sales/versions/1/infer", content=v2).content == before[1]
+        current = httpx.post(f"{base}/sales@2", content=body).content
+        assert current == httpx.post(f"{base}/sales", content=body).content != before[0]
+    assert httpx.get(f"{base}/v2/models/sales/versions/1").json()["versions"] == ["1"]
+    refused = httpx.post(f"{base}/sales@7", content=body)
+    assert (refused.status_code, refused.json()["expected"]) == (404, "2, 1")
+    assert httpx.post(f"{base}/v2/repository/index").json()[0]["version"] == "2"
