@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelmill.artifact.layout import OPERATION, Op
+from modelmill.artifact.loading import kernels
 
 Floats = NDArray[np.float64]
 
@@ -60,10 +61,8 @@ class Columns(NamedTuple):
 
     def prepare(self, x: Floats) -> Floats:
         """Return (rows, prepared columns) of (rows, columns)."""
-        from modelmill.artifact import kernels
-
         prepared = np.empty((len(x), len(self.sources)))
-        kernels.prepare(self.operations, self.spans, self.sources, self.table, x, prepared)
+        kernels().prepare(self.operations, self.spans, self.sources, self.table, x, prepared)
         return prepared
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelmill.artifact.layout import Link
+from modelmill.artifact.loading import kernels
 
 Floats = NDArray[np.float64]
 
@@ -29,9 +30,7 @@ class Linear(NamedTuple):
 
     def evaluate(self, x: Floats, answers: Floats) -> None:
         """Write the answers to (rows, features), (rows, width)."""
-        from modelmill.artifact import kernels
-
-        kernels.linear(self.coef, self.intercept, x, self.link, answers)
+        kernels().linear(self.coef, self.intercept, x, self.link, answers)
 
     def agrees(self, x: Floats, found: Floats, expected: Floats) -> bool:
         """Return whether answers are its library's: within 1e-12 of the sum of |coefficient x feature| + |intercept|.

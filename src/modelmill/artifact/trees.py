@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelmill.artifact.layout import NODE, Flag, Link
+from modelmill.artifact.loading import kernels
 
 Floats = NDArray[np.float64]
 
@@ -80,15 +81,13 @@ class Trees(NamedTuple):
 
     def evaluate(self, x: Floats, answers: Floats) -> None:
         """Write the answers to (rows, features), (rows, width)."""
-        from modelmill.artifact import kernels
-
         if len(self.leaves):
-            kernels.forest(self.nodes, self.roots, self.leaves, x, self.missing, answers)
+            kernels().forest(self.nodes, self.roots, self.leaves, x, self.missing, answers)
         elif self.sums_single:
-            kernels.boosted32(self.nodes, self.roots, self.sets, self.start, x, self.missing, self.link, answers)
+            kernels().boosted32(self.nodes, self.roots, self.sets, self.start, x, self.missing, self.link, answers)
         else:
             model = self.nodes, self.roots, self.sets, self.start
-            kernels.boosted(*model, x, self.single, self.missing, self.link, self.scale, answers)
+            kernels().boosted(*model, x, self.single, self.missing, self.link, self.scale, answers)
 
     def agrees(self, _x: Floats, found: Floats, expected: Floats) -> bool:
         """Return whether answers are its library's: the same bits, or within 4 units in the last place behind a link."""

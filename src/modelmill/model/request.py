@@ -306,6 +306,11 @@ class RequestParser:
             raise _refuse(self.spec.features[place], x[row, place].item(), row if len(x) > 1 else None)
         return Batch(self, (), x, keys)
 
+    @cached_property
+    def has_promises(self) -> bool:
+        """Whether a feature promises more than to be a number."""
+        return self._limits.any
+
     def is_outside(self, x: Floats) -> bool:
         """Return whether a value of a matrix breaks its column's promise."""
         limits = self._limits

@@ -12,6 +12,7 @@ It relies on names of `HttpToolsProtocol` that are not documented; tests/unit/se
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -26,6 +27,8 @@ _IDLE_S = 75.0
 _SLOW_S = 30.0
 """How long a request may take to arrive."""
 MOST_HEADERS = 128
+_LENGTH_DIGITS = len(str(MOST_BYTES)) - 1
+_WATCHED = CHANGING | {b"expect"}
 _MOST_HEADER_BYTES = 64 << 10
 
 
@@ -42,6 +45,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_plain = True
         """Whether no header changes what the body means."""
         self._is_too_long = False
+        self._in_headers = False
+        self._read = 0
+        """How much was read at once."""
         self._since = 0.0
         """When the request that is arriving began, or the last one was answered."""
         self._arriving = False
@@ -77,31 +83,43 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request; the scope that ASGI needs is made only when it gets there."""
         self.url = b""
-        self.expect_100_continue = False
         self.headers = []
-        self._collected, self._size, self._is_plain, self._is_too_long = None, 0, True, False
-        self._since, self._arriving = self.loop.time(), True
+        self.expect_100_continue = False
+        self._collected, self._size = None, 0
+        self._is_plain, self._is_too_long = True, False
+        self._since, self._arriving, self._in_headers = self.loop.time(), True, True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Note a header; too many end the connection before they fill the memory."""
-        self._size += len(name) + len(value)
-        if self._size > _MOST_HEADER_BYTES or len(self.headers) >= MOST_HEADERS:
-            raise _TooManyHeaders
+        """Note a header."""
         name = name.lower()
-        if name in CHANGING:
-            self._is_plain = False
-        elif name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        elif name == b"content-length" and value.isdigit() and int(value) > MOST_BYTES:
-            self._is_too_long = True
+        if name in _WATCHED or (name == b"content-length" and len(value) > _LENGTH_DIGITS):
+            self._watch_header(name, value)
         self.headers.append((name, value))
+
+    def _watch_header(self, name: bytes, value: bytes) -> None:
+        if name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        elif name == b"content-length":
+            self._is_too_long = value.isdigit() and int(value) > MOST_BYTES
+        else:
+            self._is_plain = False
 
     def on_headers_complete(self) -> None:
         """Take the request, if it is one for the hot path."""
+        self._in_headers = False
+        if len(self.headers) > MOST_HEADERS or self._size + self._read > _MOST_HEADER_BYTES:
+            self._check_headers()
         if self._is_hot and self._may_take():
             self._collected, self._size = [], 0
         else:
             self._hand_over()
+
+    def _check_headers(self) -> None:
+        """Refuse too many headers; looked at only where there are many, or much was read at once."""
+        self._size = sum(len(name) + len(value) for name, value in self.headers)
+        if len(self.headers) > MOST_HEADERS or self._size > _MOST_HEADER_BYTES:
+            raise _TooManyHeaders
+        self._size = 0
 
     def _may_take(self) -> bool:
         return (
@@ -131,7 +149,8 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         body = self._collected[0] if len(self._collected) == 1 else b"".join(self._collected)
-        call = Call("POST", self.url.partition(b"?")[0], self.headers, body)
+        path = self.url if b"?" not in self.url else self.url.partition(b"?")[0]
+        call = Call("POST", path, self.headers, body)
         reply = self._plane.now(call, is_plain=self._is_plain)
         if reply is None:
             self._hand_over()
@@ -152,14 +171,14 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_body(piece)
 
     def _send(self, reply: Reply) -> None:
-        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        closing = b"connection: close\r\n" if self._plane.draining or not keep_alive else b""
-        head = b"".join([name + b": " + value + b"\r\n" for name, value in reply.headers])
-        start = STATUS_LINE[reply.status] + self._default_headers() + head
+        keep_alive = self.parser.should_keep_alive() and not self._plane.draining
+        keep_alive = keep_alive and self.parser.get_http_version() != "1.0"
+        start = STATUS_LINE[reply.status] + self._default_headers() + _head_of(reply.headers)
+        closing = b"" if keep_alive else b"connection: close\r\n"
         self.transport.write(b"%bcontent-length: %d\r\n%b\r\n%b" % (start, len(reply.body), closing, reply.body))
         self.server_state.total_requests += 1
         self._since = self.loop.time()
-        if closing:
+        if not keep_alive:
             self.transport.close()
 
     def _default_headers(self) -> bytes:
@@ -173,17 +192,26 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived; what is no HTTP, or has too many headers, ends the connection."""
-        if self.transport.is_closing():
-            return
+        self._read = len(data)
         super().data_received(data)
+        if self._in_headers:
+            self._size += self._read
+            if self._size > _MOST_HEADER_BYTES and not self.transport.is_closing():
+                self.send_400_response("too many headers")
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP, such as an impossible content-length, and close."""
-        flooded = len(self.headers or ()) >= MOST_HEADERS or (self._size > _MOST_HEADER_BYTES and self._arriving)
+        flooded = len(self.headers or ()) > MOST_HEADERS or self._size > _MOST_HEADER_BYTES
         what = "the request has too many headers" if flooded else "this is not a valid HTTP request"
         body = msgspec.json.encode(BodyUnreadable(what, got=msg).as_dict())
         self.transport.write(_HEAD % (STATUS_LINE[431 if flooded else 400], len(body), body))
         self.transport.close()
+
+
+@lru_cache(maxsize=64)
+def _head_of(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """Return headers as bytes; all answers but those in bytes have the same."""
+    return b"".join([name + b": " + value + b"\r\n" for name, value in headers])
 
 
 class _TooManyHeaders(Exception):

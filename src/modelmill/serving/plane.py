@@ -72,7 +72,7 @@ class Reply(NamedTuple):
 
     status: int
     body: bytes
-    headers: Headers
+    headers: tuple[tuple[bytes, bytes], ...]
     """Without content-length, which the transport adds."""
 
 
