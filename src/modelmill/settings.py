@@ -39,7 +39,7 @@ class ServeSettings:
     """How a serving node listens."""
 
     host: str = "127.0.0.1"
-    """The address; anything but this machine's own needs a network you trust, since there are no tokens yet."""
+    """The address; with anything but this machine's own, requests must carry the token in `keys/node.token` of the store."""
     port: int = 8700
     """The port; 0 takes any free one."""
     workers: int = 1
