@@ -89,8 +89,8 @@ Asking = Generator[Entry, NDArray[np.float64], "tuple[NDArray[np.float64], Entry
 class ServedModel:
     """One model of a release."""
 
-    def __init__(self, store: Path, blobs: FolderBlobs, pointer: Pointer) -> None:
-        """Open and verify the map; runtimes start with `start`."""
+    def __init__(self, store: Path, blobs: FolderBlobs, pointer: Pointer, before: ServedModel | None = None) -> None:
+        """Open and verify the map; what the release before has open stays so. Runtimes start with `start`."""
         self.pointer = pointer
         self._store, self._blobs = store, blobs
         self.versions: dict[int, ServedModel] = {}
@@ -100,7 +100,7 @@ class ServedModel:
         self.parser = parser_of(self.header.spec, self.header.by, self.header.feature_names)
         self.pooled = self.map.find(POOLED)
         self._find = lru_cache(maxsize=_MOST_FOUND)(self.map.find)
-        self._packed = PackedRuntime(blobs)
+        self._packed = PackedRuntime(blobs, before._packed if before else None)  # noqa: SLF001 - one of us
         codes = self.map.codes(without=PACKED)
         self._python: dict[Digest, Runtime] = {code: PythonRuntime(store, pointer, code) for code in codes}
         self._answering = 0
@@ -278,7 +278,7 @@ async def apply(store: Path, published: Published, before: Applied | None) -> Ap
             models[name] = known
             continue
         try:
-            models[name] = await open_model(store, blobs, pointer)
+            models[name] = await open_model(store, blobs, pointer, known)
         except ModelmillError as error:
             broken[name] = f"release {pointer.release} cannot be opened: {error.what}"
             if known is not None:
@@ -286,9 +286,11 @@ async def apply(store: Path, published: Published, before: Applied | None) -> Ap
     return Applied(published.revision, models, broken)
 
 
-async def open_model(store: Path, blobs: FolderBlobs, pointer: Pointer) -> ServedModel:
+async def open_model(
+    store: Path, blobs: FolderBlobs, pointer: Pointer, before: ServedModel | None = None
+) -> ServedModel:
     """Return a model, ready to answer."""
-    model = await asyncio.to_thread(ServedModel, store, blobs, pointer)
+    model = await asyncio.to_thread(ServedModel, store, blobs, pointer, before)
     try:
         await model.start()
     except BaseException:

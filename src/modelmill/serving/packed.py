@@ -19,11 +19,16 @@ from modelmill.store.packs import PackReader
 class PackedRuntime:
     """Answers from mapped arrays, and runs the programs of what the user's functions do around them."""
 
-    def __init__(self, blobs: Blobs) -> None:
-        """Take where the packs are; an entry is opened when it is first asked."""
+    def __init__(self, blobs: Blobs, before: PackedRuntime | None = None) -> None:
+        """Take where the packs are, and the runtime of the release before: what stayed the same stays open.
+
+        An entry is opened when it is first asked. What the release before had open, and this one is never asked, is let
+        go by the release after.
+        """
         self._blobs = blobs
         self._packs: dict[Digest, PackReader] = {}
         self._opened: dict[Digest, Packed] = {}
+        self._before = before._opened if before else {}
 
     def answer(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
         """Return the answers to a batch; raises `AnswerInvalid` where the model gives none."""
@@ -46,10 +51,11 @@ class PackedRuntime:
     def open(self, entry: Entry) -> Packed:
         """Return a model, opened when it is first asked; bytes that are not what was recorded raise `BlobBroken`."""
         opened = self._opened.get(entry.artifact)
-        if opened is not None:
-            return opened
+        if opened is None:
+            opened = self._opened[entry.artifact] = self._before.pop(entry.artifact, None) or self._read(entry)
+        return opened
+
+    def _read(self, entry: Entry) -> Packed:
         if entry.pack not in self._packs:
             self._packs[entry.pack] = PackReader(self._blobs.open(entry.pack))
-        content = self._packs[entry.pack].entry(entry.offset, entry.length, entry.artifact)
-        model = self._opened[entry.artifact] = decode(content)
-        return model
+        return decode(self._packs[entry.pack].entry(entry.offset, entry.length, entry.artifact))

@@ -124,6 +124,14 @@ def test_no_usable_answer_is_told(tmp_path: Path) -> None:
         runtime.answer(entry, hours(3))
 
 
+def test_what_stays_the_same_stays_open(tmp_path: Path) -> None:
+    runtime, entry = packed(tmp_path, 2.0)
+    opened = runtime.open(entry)
+    after = PackedRuntime(FolderBlobs(tmp_path), runtime)
+    assert after.open(entry) is opened
+    assert after.opened == 1
+
+
 def test_an_entry_with_another_digest_is_refused(tmp_path: Path) -> None:
     runtime, entry = packed(tmp_path, 2.0)
     with pytest.raises(BlobBroken):
