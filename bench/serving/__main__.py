@@ -17,6 +17,7 @@ import http.client
 import json
 import os
 import platform
+import socket
 import statistics
 import subprocess
 import time
@@ -100,20 +101,38 @@ def start(peer: Peer, model: str, asked: dict[str, Any], cores: Cores, running: 
     """Start a peer, compare its answers with the native model's, and stop it until its turn."""
     port = FIRST_PORT + PORTS_EACH * [known.name for known in PEERS].index(peer.name)
     log = OUT / f"{peer.name}-{model}.log"
+    refuse_stranger(port)
     began = time.perf_counter()
     process = processes.start(peer.argv(OUT / "envs", OUT / "models", model, port), variables(), log)
     running.callback(processes.end, process.pid)
-    await_ready(port, peer.ask(model, asked["rows"][0]), process, log)
-    took = time.perf_counter() - began
     root = root_of(peer, process, log)
     if root != process.pid:
         running.callback(processes.end, root)
+    await_ready(port, peer.ask(model, asked["rows"][0]), process, log)
+    took = time.perf_counter() - began
     for keep in (True, False):
         check(peer, model, asked, port, keep=keep)
     processes.pin(root, cores.server)
     processes.halt(processes.tree(root))
     print(f"{model}: {peer.name} answers as it should, {took:.1f} s after its start", flush=True)
     return Server(peer, root, port, [peer.ask(model, row).encode(port) for row in asked["rows"]], took)
+
+
+def refuse_stranger(port: int) -> None:
+    """End the bench where something listens already: it would be measured instead."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise SystemExit(f"port {port} is taken")
+
+
+def root_of(peer: Peer, process: subprocess.Popen[bytes], log: Path) -> int:
+    """Return the pid of a server: of what was started, or what that said when it left a server behind."""
+    if not peer.detaches:
+        return process.pid
+    if process.wait(READY_S):
+        raise SystemExit(log.read_text())
+    told: int = json.loads(log.read_text().splitlines()[-1])["pid"]
+    return told
 
 
 def await_ready(port: int, request: Ask, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -127,15 +146,6 @@ def await_ready(port: int, request: Ask, process: subprocess.Popen[bytes], log: 
         else:
             return
     raise SystemExit(f"{log.stem} did not answer:\n{log.read_text()[-4000:]}")
-
-
-def root_of(peer: Peer, process: subprocess.Popen[bytes], log: Path) -> int:
-    """Return the pid of a server: of what was started, or what that said when it left a server behind."""
-    if not peer.detaches:
-        return process.pid
-    process.wait(READY_S)
-    told: int = json.loads(log.read_text().splitlines()[-1])["pid"]
-    return told
 
 
 # ------------------------------------------------------------------ right answers

@@ -9,7 +9,7 @@ import bentoml
 import numpy as np
 
 
-@bentoml.service(workers=1)
+@bentoml.service(workers=1, logging={"access": {"enabled": False}})
 class Classifier:
     """A service whose one endpoint takes and returns an array."""
 
@@ -26,7 +26,6 @@ if __name__ == "__main__":
     here = Path(__file__).resolve()
     os.environ["PICKLE"] = str(Path(sys.argv[1]).resolve() / f"{sys.argv[2]}.pickle")
     os.environ["BENTOML_DO_NOT_TRACK"] = "True"
-    os.environ["BENTOML_CONFIG_OPTIONS"] = "api_server.logging.access.enabled=false"
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     command = ["bentoml", "serve", f"{here.stem}:Classifier", "--host", "127.0.0.1", "--port", sys.argv[3],
                "--working-dir", str(here.parent)]  # fmt: skip

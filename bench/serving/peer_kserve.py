@@ -1,7 +1,9 @@
 """KServe's Python server with the model class of its own scikit-learn server: ``python peer_kserve.py FOLDER MODEL PORT``."""
 
+import logging
 import pickle
 import sys
+import warnings
 from pathlib import Path
 
 FOLDER, MODEL, PORT = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -33,10 +35,16 @@ class LocalServer(RESTServer):
     def __init__(self, *parts, **named):
         super().__init__(*parts, **named)
         self.config.host = "127.0.0.1"
-        self.config.access_log = False
 
 
 kserve.model_server.RESTServer = LocalServer
 model = SKLearnModel(MODEL)
 model.load()
-ModelServer(http_port=PORT, workers=1, enable_grpc=False, enable_latency_logging=False).start([model])
+server = ModelServer(http_port=PORT, workers=1, enable_grpc=False, enable_latency_logging=False)
+# It has set up logging by now: a line for each request, and three with its timings.
+logging.getLogger("kserve.trace").setLevel(logging.WARNING)
+logging.getLogger("uvicorn.access").handlers = []
+logging.getLogger("uvicorn.access").propagate = False
+# The FastAPI that it asks for warns of KServe's own class of answers, at every request.
+warnings.filterwarnings("ignore", message="ORJSONResponse")
+server.start([model])
