@@ -204,12 +204,18 @@ def _arrays(content: memoryview, end: int, shapes: Mapping[str, tuple[int, ...]]
     found: dict[str, NDArray[Any]] = {}
     for name, shape in shapes.items():
         end += -end % _ALIGNMENT
-        array = np.frombuffer(content, np.dtype(_DTYPES[name]), count=_count(shape), offset=end)
-        found[name] = array.reshape(shape)
+        array = np.frombuffer(content, np.dtype(_DTYPES[name]), count=_count(shape), offset=end).reshape(shape)
+        # Thousands of models share one empty array: what all of them look at stays in the processor's cache.
+        found[name] = array if array.size else _empty(name, shape)
         end += array.nbytes
     if end != len(content):
         raise BlobBroken("a packed model's bytes are cut off", expected=f"{end} bytes", got=f"{len(content)}")
     return found
+
+
+@lru_cache(maxsize=64)
+def _empty(name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    return np.zeros(shape, dtype=_DTYPES[name])
 
 
 def _count(shape: tuple[int, ...]) -> int:

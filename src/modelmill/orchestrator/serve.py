@@ -113,7 +113,7 @@ def down(settings: Settings, _: DownRequest, progress: Progress = no_progress) -
 
 def node_facts(node: NodeInfo) -> NodeFacts:
     """Return a node as it is shown, with what its workers say."""
-    told: dict[str, Any] | None = describe_node(node)
+    told: dict[str, Any] | None = describe_node(node, memory=True)
     facts = told or {}
     workers, recent = facts.get("workers", []), facts.get("recent", {})
     memory = [worker["memory_mb"] for worker in workers if worker["memory_mb"] is not None]

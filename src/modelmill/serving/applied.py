@@ -100,7 +100,7 @@ class ServedModel:
         self.parser = parser_of(self.header.spec, self.header.by, self.header.feature_names)
         self.pooled = self.map.find(POOLED)
         self._find = lru_cache(maxsize=_MOST_FOUND)(self.map.find)
-        self._packed = PackedRuntime(blobs, before._packed if before else None)  # noqa: SLF001 - one of us
+        self._packed: PackedRuntime = PackedRuntime(blobs, before._packed if before else None)  # noqa: SLF001 - one of us
         codes = self.map.codes(without=PACKED)
         self._python: dict[Digest, Runtime] = {code: PythonRuntime(store, pointer, code) for code in codes}
         self._answering = 0

@@ -166,10 +166,11 @@ def stop_node(store: Path, info: NodeInfo) -> None:
     node_file(store).unlink(missing_ok=True)
 
 
-def describe_node(info: NodeInfo) -> dict[str, Any] | None:
+def describe_node(info: NodeInfo, *, memory: bool = False) -> dict[str, Any] | None:
     """Return what a node says of itself and its workers, None when it does not answer."""
     try:
-        answer = httpx.get(f"{info.url}/-/node", headers=info.headers, timeout=5)
+        asked = f"{info.url}/-/node{'?memory' if memory else ''}"
+        answer = httpx.get(asked, headers=info.headers, timeout=5)
     except httpx.HTTPError:
         return None
     return answer.json() if answer.is_success else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from modelmill.serving.meters import CLASSES, Counts, Meter, Place, added, quantile
+from modelmill.serving.meters import CLASSES, Counted, Counts, Place, added, quantile
 
 WINDOW_S = 60
 KEPT_S = 24 * 3600
@@ -67,23 +68,22 @@ class History:
     def __init__(self, folder: Path) -> None:
         """Take where the file is, or will be."""
         self._path = folder / "history.db"
-        self._pending: dict[tuple[Place, int], Meter] = {}
+        self._pending: dict[tuple[Place, int], Counter[int]] = {}
 
-    def add(self, worker: int, taken: Mapping[Place, Meter], now: float | None = None) -> None:
+    def add(self, worker: int, taken: Mapping[Place, Counted], now: float | None = None) -> None:
         """Add what a worker has counted to the minute that it is now."""
         window = int((time.time() if now is None else now) // WINDOW_S * WINDOW_S)
-        self._pending = {key: meter for key, meter in self._pending.items() if key[1] == window}
-        rows = [self._row(place, window, worker, meter) for place, meter in taken.items()]
+        self._pending = {key: classes for key, classes in self._pending.items() if key[1] == window}
+        rows = [self._row(place, window, worker, counted) for place, counted in taken.items()]
         with closing(self._connect()) as database, database:
             database.executemany(_ADD, rows)
             database.execute("DELETE FROM asked WHERE window < ?", (window - KEPT_S,))
 
-    def _row(self, place: Place, window: int, worker: int, meter: Meter) -> tuple[Any, ...]:
+    def _row(self, place: Place, window: int, worker: int, counted: Counted) -> tuple[Any, ...]:
         """Return a row whose latencies are those of the whole minute: they are replaced, not added, by the database."""
-        whole = self._pending.setdefault((place, window), Meter())
-        for found, count in meter.classes.items():
-            whole.classes[found] = whole.classes.get(found, 0) + count
-        return (*place, window, worker, meter.count, meter.failed, msgspec.msgpack.encode(whole.classes))
+        whole = self._pending.setdefault((place, window), Counter())
+        whole.update(counted.classes)
+        return (*place, window, worker, counted.times, counted.failed, msgspec.msgpack.encode(dict(whole)))
 
     def of(self, model: str, segment: str, since: float) -> list[Point]:
         """Return the minutes of one segment, the oldest first."""

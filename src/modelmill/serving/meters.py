@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 CLASSES = 96
 BOUNDS: tuple[float, ...] = tuple(1e-6 * 1.2**power for power in range(CLASSES - 1))
@@ -41,11 +42,23 @@ class Meter:
     __slots__ = ("classes", "count", "failed")
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew."""
         self.count = 0
         self.failed = 0
         """How often its own model gave no usable answer."""
         self.classes: dict[int, int] = {}
         """Requests by class of their latency."""
+
+
+class Counted(NamedTuple):
+    """What one segment was asked over a time."""
+
+    times: int
+    failed: int
+    classes: Mapping[int, int]
 
 
 class Meters:
@@ -55,6 +68,13 @@ class Meters:
         self.latencies = [0] * CLASSES
         self.answered = self.refused = self.failed = 0
         self._of: dict[Place, Meter] = {}
+
+    def of(self, place: Place) -> Meter:
+        """Return a segment's meter; whoever keeps it need not look for it again."""
+        meter = self._of.get(place)
+        if meter is None:
+            meter = self._of[place] = Meter()
+        return meter
 
     def count(self, status: int, seconds: float, places: Iterable[tuple[Place, bool]] = ()) -> None:
         """Count one request, and the segments that it was about: each with whether its own model failed."""
@@ -67,14 +87,24 @@ class Meters:
         else:
             self.failed += 1
         for place, failed in places:
-            meter = self._of.get(place)
-            if meter is None:
-                meter = self._of[place] = Meter()
+            meter = self.of(place)
             meter.count += 1
             meter.failed += failed
             meter.classes[found] = meter.classes.get(found, 0) + 1
 
-    def take(self) -> Mapping[Place, Meter]:
+    def count_answer(self, seconds: float, meter: Meter) -> None:
+        """Count one request that was answered by one segment's model."""
+        found = bisect_right(BOUNDS, seconds)
+        self.latencies[found] += 1
+        self.answered += 1
+        meter.count += 1
+        meter.classes[found] = meter.classes.get(found, 0) + 1
+
+    def take(self) -> Mapping[Place, Counted]:
         """Return what the segments counted, and begin anew."""
-        found, self._of = self._of, {}
+        found = {}
+        for place, meter in self._of.items():
+            if meter.count:
+                found[place] = Counted(meter.count, meter.failed, meter.classes)
+                meter.clear()
         return found

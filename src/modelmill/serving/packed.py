@@ -28,7 +28,7 @@ class PackedRuntime:
         self._blobs = blobs
         self._packs: dict[Digest, PackReader] = {}
         self._opened: dict[Digest, Packed] = {}
-        self._before = before._opened if before else {}
+        self._before: dict[Digest, Packed] = before._opened if before else {}  # noqa: SLF001 - one of us
 
     def answer(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
         """Return the answers to a batch; raises `AnswerInvalid` where the model gives none."""
@@ -52,7 +52,8 @@ class PackedRuntime:
         """Return a model, opened when it is first asked; bytes that are not what was recorded raise `BlobBroken`."""
         opened = self._opened.get(entry.artifact)
         if opened is None:
-            opened = self._opened[entry.artifact] = self._before.pop(entry.artifact, None) or self._read(entry)
+            kept = self._before.pop(entry.artifact) if entry.artifact in self._before else None
+            opened = self._opened[entry.artifact] = kept or self._read(entry)
         return opened
 
     def _read(self, entry: Entry) -> Packed:

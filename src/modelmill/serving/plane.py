@@ -33,7 +33,7 @@ from modelmill.serving.applied import Answered, Applied, ServedModel, describe_a
 from modelmill.serving.history import Point
 from modelmill.serving.meters import Meters, Place
 from modelmill.serving.metrics import CONTENT_TYPE
-from modelmill.serving.quick import Found, Quick
+from modelmill.serving.quick import Choice, Found, Quick
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Names in lower case."""
@@ -89,8 +89,10 @@ class Target(NamedTuple):
     ask: Callable[[Plane, Target, Call], Question]
     model: ServedModel
     segment: Segment | None
-    quick: Callable[[bytes, Segment | None], Found | None] | None
+    quick: Callable[[bytes, Segment | None, Choice | None], Found | None] | None
     """The quick way, where the model has one."""
+    here: Choice | None = None
+    """What answers for the segment in the address."""
     opens: int = 0
     """The version that has to be opened first; 0 where it is open."""
 
@@ -105,8 +107,8 @@ class Question(NamedTuple):
 class Host(Protocol):
     """The worker for which a plane answers."""
 
-    def describe(self) -> dict[str, Any]:
-        """Return what the node is, with all its workers."""
+    def describe(self, *, memory: bool) -> dict[str, Any]:
+        """Return what the node is, with all its workers, and their memory where that is asked: it takes a while."""
 
     async def refresh(self) -> None:
         """Look for a new release at once."""
@@ -146,9 +148,9 @@ class Plane:
             target = self._target(call)
             if target is None or target.opens or not target.model.is_packed:
                 return None
-            found = target.quick(call.body, target.segment) if is_plain and target.quick else None
+            found = target.quick(call.body, target.segment, target.here) if is_plain and target.quick else None
             if found is not None:
-                self.meters.count(200, perf_counter() - began, (found.about,))
+                self.meters.count_answer(perf_counter() - began, found.meter)
                 return Reply(200, found.body, _JSON)
             question = target.ask(self, target, call)
             answered = target.model.answer_now(question.batch)
@@ -228,12 +230,13 @@ class Plane:
                     model.parser.keys_of(segment)
                 version = int(match["version"] or 0)
                 opened = model.versions.get(version) if version not in (0, model.header.run) else model
-                return self._target_at(Target(ask, opened or model, segment, None, 0 if opened else version), quick)
+                target = Target(ask, opened or model, segment, None, opens=0 if opened else version)
+                return self._with_quick_way(target, quick)
         return None
 
-    def _target_at(self, target: Target, quick: str) -> Target:
+    def _with_quick_way(self, target: Target, quick: str) -> Target:
         way = None if target.opens or not quick else self._quick_way(target.model)
-        return target._replace(quick=getattr(way, quick, None))
+        return target._replace(quick=getattr(way, quick), here=way.choice_at(target.segment)) if way else target
 
     async def _opened(self, call: Call, target: Target) -> Target:
         """Return a target once its version is open; the next call finds it so."""
@@ -245,7 +248,7 @@ class Plane:
         """Return the quick way to a model's single answers, where all of them are given in this process."""
         if not model.is_packed:
             return None
-        return self._quick.get(model) or self._quick.setdefault(model, Quick(model))
+        return self._quick.get(model) or self._quick.setdefault(model, Quick(model, self.meters))
 
     def predict(self, target: Target, call: Call) -> Question:
         """Read an object or a list of objects, to be answered by one answer or a list of answers."""
@@ -304,12 +307,15 @@ class Plane:
         """Name the server, as V2 asks."""
         return _reply({"name": "modelmill", "version": "2", "extensions": ["binary_tensor_data"]})
 
-    async def node(self, _: Call) -> Reply:
+    async def node(self, call: Call) -> Reply:
         """Say what each worker has applied."""
         applied = self.applied
         models = applied.models if applied else {}
         facts = {name: {"release": m.pointer.release, "segments": len(m.map)} for name, m in models.items()}
-        return _reply(self._host.describe() | {"models": facts, "broken": applied.broken if applied else {}})
+        memory = b"memory" in call.query
+        return _reply(
+            self._host.describe(memory=memory) | {"models": facts, "broken": applied.broken if applied else {}}
+        )
 
     async def refresh(self, _: Call) -> Reply:
         """Look for a new release now."""

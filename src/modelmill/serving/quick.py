@@ -28,7 +28,7 @@ from modelmill.names import Segment, format_segment
 from modelmill.registry.fleet import Entry
 from modelmill.serving import protocol
 from modelmill.serving.applied import NOT_BUILT, ServedModel
-from modelmill.serving.meters import UNKNOWN, Place
+from modelmill.serving.meters import UNKNOWN, Meter, Meters
 
 _MOST_CHOICES = 100_000
 _encode = msgspec.json.Encoder().encode
@@ -65,11 +65,10 @@ _TYPES = {"text": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}
 
 
 class Found(NamedTuple):
-    """The body of an answer, and which segment it was about."""
+    """The body of an answer, and who counts it."""
 
     body: bytes
-    about: tuple[Place, bool]
-    """The segment, and whether its own model failed: never so here."""
+    meter: Meter
 
 
 class Choice(NamedTuple):
@@ -81,7 +80,7 @@ class Choice(NamedTuple):
     """An answer with named fields, split where its numbers stand."""
     v2: tuple[bytes, bytes, bytes]
     """A reply in V2, split in the same way."""
-    about: tuple[Place, bool]
+    meter: Meter
 
 
 Tell = Callable[[Choice, list[float]], bytes]
@@ -90,9 +89,9 @@ Tell = Callable[[Choice, list[float]], bytes]
 class Quick:
     """Answers single rows of one model."""
 
-    def __init__(self, model: ServedModel) -> None:
-        """Take a served model, all of whose entries are packed."""
-        self._model, self._parser = model, model.parser
+    def __init__(self, model: ServedModel, meters: Meters) -> None:
+        """Take a served model, all of whose entries are packed, and what counts its answers."""
+        self._model, self._parser, self._meters = model, model.parser, meters
         self._labels = model.header.labels
         self._choose = lru_cache(maxsize=_MOST_CHOICES)(self._find_choice)
         features = self._parser.spec.features
@@ -103,16 +102,19 @@ class Quick:
 
     # ---------------------------------------------------------------- named fields
 
-    def predict(self, body: bytes, address: Segment | None) -> Found | None:
-        """Return the answer to one object of named fields, None for the general way."""
+    def predict(self, body: bytes, address: Segment | None, here: Choice | None) -> Found | None:
+        """Return the answer to one object of named fields, None for the general way.
+
+        `here` is what answers for the segment in the address, where there is one.
+        """
         try:
             values = self._parser.read_one(body, address)
-            return None if values is None else self._of_row(values, self._tell)
+            return None if values is None else self._of_row(values, here, self._tell)
         except (*_UNREADABLE, RequestError, BlobBroken, ArithmeticError, TypeError, ValueError):
             return None
 
-    def _of_row(self, values: Values, tell: Tell) -> Found | None:
-        choice = self._choose(self._parser.segment_of(values))
+    def _of_row(self, values: Values, here: Choice | None, tell: Tell) -> Found | None:
+        choice = here or self._choose(self._parser.segment_of(values))
         if choice.before is not None:
             x = as_matrix(choice.before.run(Batch(self._parser, (values,), None, ()).rows))
         elif self._pick is not None:
@@ -125,7 +127,7 @@ class Quick:
         for number in found:
             if not isfinite(number):
                 return None
-        return Found(tell(choice, found), choice.about)
+        return Found(tell(choice, found), choice.meter)
 
     def _tell(self, choice: Choice, found: list[float]) -> bytes:
         pieces = choice.named
@@ -138,18 +140,18 @@ class Quick:
 
     # ---------------------------------------------------------------- V2
 
-    def infer(self, body: bytes, address: Segment | None) -> Found | None:
+    def infer(self, body: bytes, address: Segment | None, here: Choice | None) -> Found | None:
         """Return the reply to an inference request for one row, None for the general way."""
         try:
-            if self._row_shape is not None and (address is not None or not self._parser.by):
-                found = self._of_matrix(body, address or ())
+            if self._row_shape is not None and here is not None:
+                found = self._of_matrix(body, address or (), here)
                 if found is not None:
                     return found
-            return self._of_inputs(body, address)
+            return self._of_inputs(body, address, here)
         except (*_UNREADABLE, RequestError, BlobBroken, ArithmeticError, TypeError, ValueError):
             return None
 
-    def _of_matrix(self, body: bytes, segment: Segment) -> Found | None:
+    def _of_matrix(self, body: bytes, segment: Segment, choice: Choice) -> Found | None:
         """Answer a request whose one input is the matrix of features."""
         try:
             (tensor,) = _decode_matrix(body).inputs
@@ -162,12 +164,11 @@ class Quick:
         x = np.array((tensor.data,), dtype=np.float64)
         if self._parser.has_promises and self._parser.is_outside(x):  # JSON holds no infinity and no NaN
             return None
-        choice = self._choose(segment)
         if choice.before is not None:
             x = as_matrix(choice.before.run(self._parser.of_matrix(x, [self._parser.keys_of(segment)]).rows))
         return self._told(choice, choice.model.one(x), self._tell_v2)
 
-    def _of_inputs(self, body: bytes, address: Segment | None) -> Found | None:
+    def _of_inputs(self, body: bytes, address: Segment | None, here: Choice | None) -> Found | None:
         """Answer a request with one input a field."""
         inputs = _decode_inputs(body).inputs
         if may_repeat(body, 1 + 4 * len(inputs)):
@@ -186,7 +187,7 @@ class Quick:
         values = self._parser.convert_one(row, address)
         if values is None or len(row) != len(inputs):
             return None
-        return self._of_row(values, self._tell_v2)
+        return self._of_row(values, here, self._tell_v2)
 
     def _tell_v2(self, choice: Choice, found: list[float]) -> bytes:
         first, between, last = choice.v2
@@ -196,13 +197,23 @@ class Quick:
 
     # ---------------------------------------------------------------- what answers
 
+    def choice_at(self, address: Segment | None) -> Choice | None:
+        """Return what answers for the segment in an address, or for a model without segments; None where rows say it."""
+        if address is None and self._parser.by:
+            return None
+        try:
+            return self._choose(address or ())
+        except (RequestError, BlobBroken):
+            return None
+
     def _find_choice(self, segment: Segment) -> Choice:
         """Return what answers for a segment; raises what `ServedModel` does where there is nothing."""
         entry, why = self._model.entry_for(segment)
         model = self._model.open_packed(entry)
         before = open_program(model.programs.before) if model.programs.before else None
-        about = (self._model.header.model, UNKNOWN if why == NOT_BUILT else format_segment(segment)), False
-        return Choice(model, before, self._named_pieces(segment, entry, why), self._v2_pieces(why), about)
+        place = (self._model.header.model, UNKNOWN if why == NOT_BUILT else format_segment(segment))
+        told = self._named_pieces(segment, entry, why), self._v2_pieces(why)
+        return Choice(model, before, *told, self._meters.of(place))
 
     def _named_pieces(self, segment: Segment, entry: Entry, why: str) -> tuple[bytes, ...]:
         header = self._model.header

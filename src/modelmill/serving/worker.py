@@ -237,8 +237,8 @@ class Worker:
             self._worst = now + _WORST_EVERY_S, found
         return self._worst[1]
 
-    def describe(self) -> dict[str, Any]:
-        """Return what the node is, with all its workers."""
+    def describe(self, *, memory: bool) -> dict[str, Any]:
+        """Return what the node is, with all its workers, and their memory where that is asked: it takes a while."""
         self._report()
         workers = self.state.read()
         recent = added(worker.recent for worker in workers)
@@ -250,7 +250,7 @@ class Worker:
                 "p50_ms": _ms(quantile(recent, 0.5)),
                 "p99_ms": _ms(quantile(recent, 0.99)),
             },
-            "workers": [_described(worker) for worker in workers],
+            "workers": [_described(worker, memory=memory) for worker in workers],
         }
 
 
@@ -261,7 +261,7 @@ class _Mark(NamedTuple):
     counts: tuple[int, ...]
 
 
-def _described(worker: WorkerState) -> dict[str, Any]:
+def _described(worker: WorkerState, *, memory: bool) -> dict[str, Any]:
     return {
         "pid": worker.pid,
         "revision": worker.revision,
@@ -271,7 +271,7 @@ def _described(worker: WorkerState) -> dict[str, Any]:
         "failed": worker.failed,
         "models": worker.models,
         "opened": worker.opened,
-        "memory_mb": _memory_mb(worker.pid),
+        "memory_mb": _memory_mb(worker.pid) if memory else None,
     }
 
 

@@ -27,7 +27,7 @@ Fleet = Callable[..., Plane]
 class NoHost:
     """A worker that is not there."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, *, memory: bool) -> dict[str, Any]:  # noqa: ARG002 - as its callers ask
         return {}
 
     async def refresh(self) -> None: ...

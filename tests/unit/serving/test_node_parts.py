@@ -68,7 +68,7 @@ def test_a_node_lives_before_it_is_ready(no_host: Any) -> None:
 
 def test_what_we_did_not_foresee_is_a_500_without_a_traceback(no_host: Any) -> None:
     class Broken(type(no_host())):  # type: ignore[misc]
-        def describe(self) -> dict[str, Any]:
+        def describe(self, *, memory: bool) -> dict[str, Any]:  # noqa: ARG002 - as its callers ask
             raise RuntimeError("unforeseen")
 
     reply = ask(App(Plane(Broken())), "GET", "/-/node")
