@@ -17,9 +17,11 @@ import http.client
 import json
 import os
 import platform
+import signal
 import socket
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -67,6 +69,8 @@ class Cores(NamedTuple):
 def main() -> None:
     """Measure and print."""
     options = read_options()
+    # Ended from outside it still ends its servers: some of them are stopped, and would stay so.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     chosen = [peer for peer in PEERS if peer.name in options.peers]
     for peer in chosen:
         make_environment(peer, OUT / "envs")
