@@ -108,10 +108,10 @@ def start(peer: Peer, model: str, asked: dict[str, Any], cores: Cores, running: 
     refuse_stranger(port)
     began = time.perf_counter()
     process = processes.start(peer.argv(OUT / "envs", OUT / "models", model, port), variables(), log)
-    running.callback(processes.end, process.pid)
+    running.callback(processes.end, processes.get_stat(process.pid))
     root = root_of(peer, process, log)
     if root != process.pid:
-        running.callback(processes.end, root)
+        running.callback(processes.end, processes.get_stat(root))
     await_ready(port, peer.ask(model, asked["rows"][0]), process, log)
     took = time.perf_counter() - began
     for keep in (True, False):
