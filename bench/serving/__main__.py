@@ -17,9 +17,11 @@ import http.client
 import json
 import os
 import platform
+import signal
 import socket
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -67,6 +69,8 @@ class Cores(NamedTuple):
 def main() -> None:
     """Measure and print."""
     options = read_options()
+    # Ended from outside it still ends its servers: some of them are stopped, and would stay so.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     chosen = [peer for peer in PEERS if peer.name in options.peers]
     for peer in chosen:
         make_environment(peer, OUT / "envs")
@@ -104,10 +108,10 @@ def start(peer: Peer, model: str, asked: dict[str, Any], cores: Cores, running: 
     refuse_stranger(port)
     began = time.perf_counter()
     process = processes.start(peer.argv(OUT / "envs", OUT / "models", model, port), variables(), log)
-    running.callback(processes.end, process.pid)
+    running.callback(processes.end, processes.get_stat(process.pid))
     root = root_of(peer, process, log)
     if root != process.pid:
-        running.callback(processes.end, root)
+        running.callback(processes.end, processes.get_stat(root))
     await_ready(port, peer.ask(model, asked["rows"][0]), process, log)
     took = time.perf_counter() - began
     for keep in (True, False):

@@ -1,7 +1,7 @@
 """Ray Serve with one replica: ``python peer_rayserve.py FOLDER MODEL PORT``.
 
 A replica takes more requests at a time than the default of five: with that, 32 connections make its router wait longer and
-longer before it tries again, and it answered a tenth as many requests.
+longer before it tries again.
 """
 
 import os

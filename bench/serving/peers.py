@@ -79,17 +79,8 @@ class Peer(NamedTuple):
 
 def ask_v2(model: str, row: Row) -> Ask:
     """Return a request of the Open Inference Protocol with one tensor."""
-    return Ask(f"/v2/models/{model}/infer", {"inputs": [_tensor(row)]})
-
-
-def ask_fields(model: str, row: Row) -> Ask:
-    """Return the same with one input a field: what modelmill takes beside a tensor named `x`."""
-    inputs = [{**_tensor([value]), "name": f"f{place}", "shape": [1]} for place, value in enumerate(row)]
-    return Ask(f"/v2/models/{model}/infer", {"inputs": inputs})
-
-
-def _tensor(row: Row) -> dict[str, Any]:
-    return {"name": "x", "shape": [1, len(row)], "datatype": "FP64", "data": list(row)}
+    tensor = {"name": "x", "shape": [1, len(row)], "datatype": "FP64", "data": list(row)}
+    return Ask(f"/v2/models/{model}/infer", {"inputs": [tensor]})
 
 
 def _ask_mlserver(model: str, row: Row) -> Ask:

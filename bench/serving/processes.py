@@ -52,19 +52,25 @@ def start(argv: Sequence[str], environment: Mapping[str, str], log: Path) -> sub
         )
 
 
-def end(root: int) -> None:
+def end(root: Stat) -> None:
     """Ask a tree's root to end, and kill what is left of the tree when it has, or has not in time."""
-    known = tree(root)
+    known = _left_of(root)
     go_on(known)
-    with suppress(ProcessLookupError):
-        os.kill(root, signal.SIGTERM)
+    if _lives(root):
+        os.kill(root.pid, signal.SIGTERM)
     deadline = time.monotonic() + _END_S
     while time.monotonic() < deadline and any(_lives(process) for process in known):
         time.sleep(_POLL_S)
-    for process in {*known, *tree(root)}:
+    for process in (*known, *_left_of(root)):
         if _lives(process):
             os.kill(process.pid, signal.SIGKILL)
-    _reap(root)
+            _reap(process.pid)
+
+
+def _left_of(root: Stat) -> list[Stat]:
+    """Return the tree of a root that may have ended: none where its pid is another's, for its session is gone then."""
+    now = find_stat(root.pid)
+    return tree(root.pid) if now is None or now.born == root.born else []
 
 
 def _lives(process: Stat) -> bool:
@@ -107,6 +113,14 @@ def find_stat(pid: int) -> Stat | None:
     # The name stands in brackets and may hold anything.
     fields = text[text.rindex(")") + 2 :].split()
     return Stat(pid, fields[0], int(fields[1]), int(fields[3]), int(fields[11]) + int(fields[12]), int(fields[19]))
+
+
+def get_stat(pid: int) -> Stat:
+    """Return what the kernel says of a process; raises `ProcessLookupError` where there is none."""
+    found = find_stat(pid)
+    if found is None:
+        raise ProcessLookupError(pid)
+    return found
 
 
 def list_stats() -> Iterator[Stat]:
