@@ -12,8 +12,8 @@ It relies on names of `HttpToolsProtocol` that are not documented; tests/unit/se
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -27,18 +27,41 @@ _IDLE_S = 75.0
 _SLOW_S = 30.0
 """How long a request may take to arrive."""
 MOST_HEADERS = 128
+_MOST_HEADS = 50_000
+_MOST_KEPT_BYTES = 2048
+_MOST_STARTS = 256
 _LENGTH_DIGITS = len(str(MOST_BYTES)) - 1
 _WATCHED = CHANGING | {b"expect"}
 _MOST_HEADER_BYTES = 64 << 10
 
 
+class Head(NamedTuple):
+    """What the parser made of the bytes before a body: the same bytes mean the same again, and are not parsed again."""
+
+    path: bytes
+    headers: Sequence[tuple[bytes, bytes]]
+    is_plain: bool
+    keep_alive: bool
+    length: int
+    """Of the body."""
+
+
+Heads = dict[bytes, Head]
+
+
 class HttpProtocol(HttpToolsProtocol):
     """Speaks HTTP/1.1 on one connection."""
 
-    def __init__(self, plane: Plane, *, hot: bool, **options: Any) -> None:
-        """Take what answers, and whether the hot path is taken; uvicorn gives the rest."""
+    def __init__(self, plane: Plane, heads: Heads, *, hot: bool, **options: Any) -> None:
+        """Take what answers, the heads that all connections know, and whether the hot path is taken; uvicorn gives the rest.
+
+        Clients send the same head again and again: a request whose head is known, and that came as a whole, costs no
+        callback of the parser's.
+        """
         super().__init__(**options)
-        self._plane, self._is_hot = plane, hot
+        self._plane, self._heads, self._is_hot = plane, heads, hot
+        self._taken: list[Head] = []
+        """What was answered of the bytes that are being parsed."""
         self._collected: list[bytes] | None = None
         """The body of the request that the hot path has taken; None while it has none."""
         self._size = 0
@@ -52,7 +75,6 @@ class HttpProtocol(HttpToolsProtocol):
         """When the request that is arriving began, or the last one was answered."""
         self._arriving = False
         self._watch: asyncio.TimerHandle | None = None
-        self._prefixes: tuple[Any, bytes] = (None, b"")
 
     # ---------------------------------------------------------------- one connection
 
@@ -157,7 +179,9 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         self._collected = None
-        self._send(reply)
+        keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+        self._taken.append(Head(path, self.headers, self._is_plain, keep_alive, len(body)))
+        self._send(reply, keep_alive=keep_alive)
 
     def _hand_over(self) -> None:
         """Give uvicorn the request as far as it has come."""
@@ -170,34 +194,56 @@ class HttpProtocol(HttpToolsProtocol):
         for piece in collected or ():
             super().on_body(piece)
 
-    def _send(self, reply: Reply) -> None:
-        keep_alive = self.parser.should_keep_alive() and not self._plane.draining
-        keep_alive = keep_alive and self.parser.get_http_version() != "1.0"
-        start = STATUS_LINE[reply.status] + self._default_headers() + _head_of(reply.headers)
-        closing = b"" if keep_alive else b"connection: close\r\n"
-        self.transport.write(b"%bcontent-length: %d\r\n%b\r\n%b" % (start, len(reply.body), closing, reply.body))
+    def _send(self, reply: Reply, *, keep_alive: bool) -> None:
+        start = _start_of(reply, self.server_state.default_headers)
+        if keep_alive and not self._plane.draining:
+            self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (start, len(reply.body), reply.body))
+        else:
+            closing = b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(reply.body), reply.body)
+            self.transport.write(start + closing)
+            self.transport.close()
         self.server_state.total_requests += 1
         self._since = self.loop.time()
-        if not keep_alive:
-            self.transport.close()
-
-    def _default_headers(self) -> bytes:
-        """Return uvicorn's headers, such as the date, as bytes; it makes a new list of them each second."""
-        headers = self.server_state.default_headers
-        if self._prefixes[0] is not headers:
-            self._prefixes = headers, b"".join([name + b": " + value + b"\r\n" for name, value in headers])
-        return self._prefixes[1]
 
     # ---------------------------------------------------------------- refusals and the end
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived; what is no HTTP, or has too many headers, ends the connection."""
+        if self._answer_known(data):
+            return
         self._read = len(data)
+        whole, self._taken = not self._arriving, []
         super().data_received(data)
         if self._in_headers:
             self._size += self._read
             if self._size > _MOST_HEADER_BYTES and not self.transport.is_closing():
                 self.send_400_response("too many headers")
+        elif whole and len(self._taken) == 1 and not self._arriving:
+            self._remember(data, self._taken[0])
+
+    def _answer_known(self, data: bytes) -> bool:
+        """Answer one whole request whose head is known; return whether that was one."""
+        end = data.find(b"\r\n\r\n") + 4
+        head = self._heads.get(data[:end])
+        if head is None or len(data) != end + head.length or self._arriving or self.flow.write_paused:
+            return False
+        if self.cycle is not None and not self.cycle.response_complete:
+            return False
+        reply = self._plane.now(Call("POST", head.path, head.headers, data[end:]), is_plain=head.is_plain)
+        if reply is None:
+            return False
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        self._send(reply, keep_alive=head.keep_alive)
+        return True
+
+    def _remember(self, data: bytes, head: Head) -> None:
+        """Keep the head of a request that came as a whole and alone: nothing but head and body, so nothing in chunks."""
+        end = data.find(b"\r\n\r\n") + 4
+        if end <= _MOST_KEPT_BYTES and len(data) == end + head.length:
+            if len(self._heads) >= _MOST_HEADS:
+                self._heads.clear()
+            self._heads[data[:end]] = head
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP, such as an impossible content-length, and close."""
@@ -208,10 +254,20 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-@lru_cache(maxsize=64)
-def _head_of(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    """Return headers as bytes; all answers but those in bytes have the same."""
-    return b"".join([name + b": " + value + b"\r\n" for name, value in headers])
+_starts: dict[tuple[int, Any], tuple[Any, bytes]] = {}
+
+
+def _start_of(reply: Reply, defaults: list[tuple[bytes, bytes]]) -> bytes:
+    """Return an answer's first lines; uvicorn makes a new list of its own headers, such as the date, each second."""
+    known = _starts.get((reply.status, reply.headers))
+    if known is not None and known[0] is defaults:
+        return known[1]
+    if len(_starts) > _MOST_STARTS:
+        _starts.clear()
+    lines = [name + b": " + value + b"\r\n" for name, value in (*defaults, *reply.headers)]
+    start = b"".join([STATUS_LINE[reply.status], *lines])
+    _starts[reply.status, reply.headers] = defaults, start
+    return start
 
 
 class _TooManyHeaders(Exception):

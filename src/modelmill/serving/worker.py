@@ -101,7 +101,7 @@ class Worker:
             App(self.plane),
             log_level="warning",
             access_log=False,
-            http=partial(HttpProtocol, self.plane, hot=self.order.hot),  # type: ignore[arg-type]  # it makes a protocol
+            http=partial(HttpProtocol, self.plane, {}, hot=self.order.hot),  # type: ignore[arg-type]  # it makes a protocol
             ws="none",
             lifespan="off",
             server_header=False,

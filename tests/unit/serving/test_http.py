@@ -50,7 +50,7 @@ class Server:
         for hot in (True, False):
             listening = socket.create_server(("127.0.0.1", 0))
             self.ports[hot] = listening.getsockname()[1]
-            protocol: Any = partial(HttpProtocol, plane, hot=hot)
+            protocol: Any = partial(HttpProtocol, plane, {}, hot=hot)
             config = uvicorn.Config(
                 App(plane),
                 http=protocol,
@@ -135,6 +135,44 @@ def test_the_hot_path_is_taken(server: Server, monkeypatch: pytest.MonkeyPatch) 
     assert not handed_over
     assert ANSWER in server.talk(ONE, hot=False)
     assert handed_over
+
+
+def test_a_head_that_is_known_is_not_parsed_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+    plain = HttpProtocol.on_headers_complete
+
+    def noted(protocol: HttpProtocol) -> None:
+        parsed.append(protocol.url)
+        plain(protocol)
+
+    monkeypatch.setattr(HttpProtocol, "on_headers_complete", noted)
+    head = b"/fleet?%d" % time.monotonic_ns()
+    assert ANSWER in server.talk(post(b'{"size": 3}', head))
+    assert len(parsed) == 1
+    assert ANSWER in server.talk(post(b'{"size": 3}', head))
+    assert b'"sales":9.0' in server.talk(post(b'{"size": 4}', head), post(b'{"size": 4}', head), pause=0.05)
+    assert len(parsed) == 1
+    longer = post(b'{"size": 3}', head) + b"GET /v2/health/live HTTP/1.1\r\nhost: node\r\n\r\n"
+    assert b'{"live":true}' in server.talk(longer)
+    assert len(parsed) == 3
+
+
+@pytest.mark.parametrize("twice", [True, False])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        post(b'{"size": 3}', b"/fleet", b"connection: close"),
+        post(b'{"size": 3}', version=b"1.0"),
+        post(b"{", b"/fleet"),
+        post(b'{"size": 3}', b"/flet"),
+    ],
+    ids=str,
+)
+def test_a_known_head_is_answered_as_the_first_time(server: Server, request_: bytes, twice: bool) -> None:
+    first = alike(server, request_)
+    assert alike(server, request_) == first
+    if twice and not first.endswith(b"<closed>"):
+        assert alike(server, request_, request_, pause=0.05) == first + first
 
 
 def test_a_request_may_come_byte_by_byte(server: Server) -> None:
