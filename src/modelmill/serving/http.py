@@ -19,7 +19,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from modelmill.errors import BodyUnreadable
-from modelmill.serving.plane import CHANGING, MOST_BYTES, Call, Plane, Reply
+from modelmill.serving.plane import CHANGING, JSON, MOST_BYTES, Call, Pairs, Plane
 
 _HEAD = b"%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
 _IDLE_S = 75.0
@@ -29,7 +29,6 @@ _SLOW_S = 30.0
 MOST_HEADERS = 128
 _MOST_HEADS = 50_000
 _MOST_KEPT_BYTES = 2048
-_MOST_STARTS = 256
 _LENGTH_DIGITS = len(str(MOST_BYTES)) - 1
 _WATCHED = CHANGING | {b"expect"}
 _MOST_HEADER_BYTES = 64 << 10
@@ -181,7 +180,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._collected = None
         keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
         self._taken.append(Head(path, self.headers, self._is_plain, keep_alive, len(body)))
-        self._send(reply, keep_alive=keep_alive)
+        self._send(reply.status, reply.headers, reply.body, keep_alive=keep_alive)
 
     def _hand_over(self) -> None:
         """Give uvicorn the request as far as it has come."""
@@ -194,13 +193,12 @@ class HttpProtocol(HttpToolsProtocol):
         for piece in collected or ():
             super().on_body(piece)
 
-    def _send(self, reply: Reply, *, keep_alive: bool) -> None:
-        start = _start_of(reply, self.server_state.default_headers)
+    def _send(self, status: int, headers: Pairs, body: bytes, *, keep_alive: bool) -> None:
+        start = _start_of(status, headers, self.server_state.default_headers)
         if keep_alive and not self._plane.draining:
-            self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (start, len(reply.body), reply.body))
+            self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), body))
         else:
-            closing = b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(reply.body), reply.body)
-            self.transport.write(start + closing)
+            self.transport.write(b"%bcontent-length: %d\r\nconnection: close\r\n\r\n%b" % (start, len(body), body))
             self.transport.close()
         self.server_state.total_requests += 1
         self._since = self.loop.time()
@@ -229,12 +227,12 @@ class HttpProtocol(HttpToolsProtocol):
             return False
         if self.cycle is not None and not self.cycle.response_complete:
             return False
-        reply = self._plane.now(Call("POST", head.path, head.headers, data[end:]), is_plain=head.is_plain)
-        if reply is None:
+        body = self._plane.quick(head.path, head.headers, data[end:]) if head.is_plain else None
+        if body is None:
             return False
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
-        self._send(reply, keep_alive=head.keep_alive)
+        self._send(200, JSON, body, keep_alive=head.keep_alive)
         return True
 
     def _remember(self, data: bytes, head: Head) -> None:
@@ -254,20 +252,25 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-_starts: dict[tuple[int, Any], tuple[Any, bytes]] = {}
-
-
-def _start_of(reply: Reply, defaults: list[tuple[bytes, bytes]]) -> bytes:
+def _start_of(status: int, headers: Pairs, defaults: list[tuple[bytes, bytes]]) -> bytes:
     """Return an answer's first lines; uvicorn makes a new list of its own headers, such as the date, each second."""
-    known = _starts.get((reply.status, reply.headers))
-    if known is not None and known[0] is defaults:
-        return known[1]
-    if len(_starts) > _MOST_STARTS:
-        _starts.clear()
-    lines = [name + b": " + value + b"\r\n" for name, value in (*defaults, *reply.headers)]
-    start = b"".join([STATUS_LINE[reply.status], *lines])
-    _starts[reply.status, reply.headers] = defaults, start
+    if headers is JSON and status == 200 and _usual.of is defaults:
+        return _usual.start
+    lines = [name + b": " + value + b"\r\n" for name, value in (*defaults, *headers)]
+    start = b"".join([STATUS_LINE[status], *lines])
+    if headers is JSON and status == 200:
+        _usual.of, _usual.start = defaults, start
     return start
+
+
+class _Usual:
+    """The first lines of most answers, and the list of headers that they were made of."""
+
+    of: Any = None
+    start = b""
+
+
+_usual = _Usual()
 
 
 class _TooManyHeaders(Exception):

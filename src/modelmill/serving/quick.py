@@ -29,6 +29,7 @@ from modelmill.registry.fleet import Entry
 from modelmill.serving import protocol
 from modelmill.serving.applied import NOT_BUILT, ServedModel
 from modelmill.serving.meters import UNKNOWN, Meter, Meters
+from modelmill.serving.protocol import MATRIX, NUMBERS
 
 _MOST_CHOICES = 100_000
 _encode = msgspec.json.Encoder().encode
@@ -95,7 +96,8 @@ class Quick:
         self._labels = model.header.labels
         self._choose = lru_cache(maxsize=_MOST_CHOICES)(self._find_choice)
         features = self._parser.spec.features
-        self._row_shape = [1, len(features)] if self._parser.takes_matrix else None
+        takes_matrix = self._parser.takes_matrix and MATRIX not in self._parser.columns
+        self._row_shape = [1, len(features)] if takes_matrix else None
         places = self._parser.feature_places
         self._pick = itemgetter(*places) if places and len(places) > 1 and not self._parser.codes else None
         self._label_texts = [_encode(label) for label in self._labels]
@@ -157,9 +159,9 @@ class Quick:
             (tensor,) = _decode_matrix(body).inputs
         except ValueError:  # another form, or no JSON at all
             return None
-        if tensor.name != protocol.MATRIX or tensor.shape != self._row_shape or tensor.datatype not in protocol.NUMBERS:
+        if tensor.name != MATRIX or tensor.shape != self._row_shape or tensor.datatype not in NUMBERS:
             return None
-        if len(tensor.data) != tensor.shape[1] or may_repeat(body, 5) or protocol.MATRIX in self._parser.columns:
+        if len(tensor.data) != tensor.shape[1] or may_repeat(body, 5):
             return None
         x = np.array((tensor.data,), dtype=np.float64)
         if self._parser.has_promises and self._parser.is_outside(x):  # JSON holds no infinity and no NaN
