@@ -15,6 +15,7 @@ import time
 from collections import deque
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +28,7 @@ _POLL_S = 0.05
 _NEWS_S = 2.0
 """What the template may take to tell how a worker ended."""
 _QUEUED = 2
+_AHEAD_BYTES = 64 << 10
 """Tasks a worker holds: one runs while the next waits, so that it never waits for the builder's commit."""
 _RESPAWNS_IN_A_ROW = 20
 _OUTSIDE_S = 60.0
@@ -156,12 +158,17 @@ class LocalCompute:
 
     def _hand_out(self) -> None:
         for worker in sorted(self._workers.values(), key=lambda worker: len(worker.tasks)):
-            while worker.ready and self._backlog and len(worker.tasks) < _QUEUED:
-                task = self._backlog.popleft()
-                worker.tasks.append(task)
-                with suppress(OSError):  # it is dying; `_bury` gives its tasks back
-                    worker.connection.send((task.id, task.payload))
-                break
+            if not self._backlog or not worker.ready or len(worker.tasks) >= _QUEUED:
+                continue
+            task = self._backlog[0]
+            content = ForkingPickler.dumps((task.id, task.payload))
+            # A worker at work reads nothing, and may itself wait until we read its result: what is sent to it must fit into
+            # the socket's buffer, or both would wait for ever. One that has nothing to do reads.
+            if worker.tasks and len(content) > _AHEAD_BYTES:
+                continue
+            worker.tasks.append(self._backlog.popleft())
+            with suppress(OSError):  # it is dying; `_bury` gives its tasks back
+                worker.connection.send_bytes(content)
 
     def _judge(self) -> None:
         """Kill every worker whose item has had its time, memory or output."""

@@ -168,6 +168,17 @@ def within(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def test_large_tasks_with_large_results_do_not_wait_for_one_another(jobs: str) -> None:
+    """A worker that sends its result reads no task meanwhile: neither side may wait for the other."""
+    large = [f"{number:01000}" for number in range(1000)]
+    with within(30), LocalCompute(jobs, "setup", workers=1) as compute:
+        for number in range(6):
+            compute.submit(Task(number, large))
+        ended = [compute.wait() for _ in range(6)]
+    assert [done.task.id for done in ended] == list(range(6))
+    assert all(isinstance(done, Done) and done.result == ("setup", large) for done in ended)
+
+
 def test_capacity_counts_what_is_held(compute: LocalCompute) -> None:
     free = compute.capacity()
     compute.submit(Task(1, ["hang"]))
