@@ -44,7 +44,7 @@ from modelmill.registry.versions import (
     list_tags,
     list_versions,
 )
-from modelmill.release.pointers import find_published
+from modelmill.release.pointers import find_published, open_versions
 from modelmill.release.releasing import current_release, list_environments, list_releases, release, republish
 from modelmill.store.migrations import VERSION_TABLE
 from modelmill.store.opening import Store
@@ -398,7 +398,14 @@ def test_a_release_moves_the_pointer_and_publishes_it(store: Store) -> None:
     published = find_published(store.pointers, "dev")
     assert published
     assert published.revision == 1
-    assert published.models[MODEL] == (published.models[MODEL].__class__)(1, run.map, run.signature or b"")
+    pointer = published.models[MODEL]
+    assert (pointer.release, pointer.map, pointer.signature) == (1, run.map, run.signature)
+    versions = open_versions(store.blobs, pointer)
+    assert versions.maps == {run.number: (run.map, run.signature)}
+    earlier = versions.pointer(run.number)
+    assert earlier is not None
+    assert (earlier.map, earlier.signature) == (run.map, run.signature)
+    assert versions.pointer(run.number + 1) is None
     assert current_release(store.database, "dev", MODEL) == made
     assert list_environments(store.database) == ["dev"]
 
