@@ -99,7 +99,7 @@ def test_the_segment_may_stand_in_the_address(project: Path) -> None:
 
 def test_v2_gives_the_same_answers(project: Path) -> None:
     rows = last_rows(project, "west-00002")
-    types = {"store": "BYTES", "weekday": "INT64", "promo": "INT64"}
+    types = {"store": "BYTES", "weekday": "INT64"}
     inputs = [
         {"name": n, "datatype": types.get(n, "FP64"), "shape": [5, 1], "data": [[row[n]] for row in rows]}
         for n in FIELDS
