@@ -21,7 +21,7 @@ import numpy as np
 
 from modelmill.artifact.packed import Packed
 from modelmill.artifact.tracing import Program, open_program
-from modelmill.errors import BlobBroken, RequestError
+from modelmill.errors import ModelmillError
 from modelmill.model.fitted import as_matrix
 from modelmill.model.request import Batch, Values, may_repeat
 from modelmill.names import Segment, format_segment
@@ -33,7 +33,17 @@ from modelmill.serving.protocol import MATRIX, NUMBERS
 
 _MOST_CHOICES = 100_000
 _encode = msgspec.json.Encoder().encode
-_UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+_LEFT_TO_THE_GENERAL_WAY = (
+    msgspec.MsgspecError,
+    ModelmillError,
+    ArithmeticError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""Nothing raised here may reach the parser's callbacks, where it would end the connection without a word."""
 _ONE = ([1], [1, 1])
 """The shapes of one value."""
 
@@ -112,7 +122,7 @@ class Quick:
         try:
             values = self._parser.read_one(body, address)
             return None if values is None else self._of_row(values, here, self._tell)
-        except (*_UNREADABLE, RequestError, BlobBroken, ArithmeticError, TypeError, ValueError):
+        except _LEFT_TO_THE_GENERAL_WAY:
             return None
 
     def _of_row(self, values: Values, here: Choice | None, tell: Tell) -> Found | None:
@@ -150,7 +160,7 @@ class Quick:
                 if found is not None:
                     return found
             return self._of_inputs(body, address, here)
-        except (*_UNREADABLE, RequestError, BlobBroken, ArithmeticError, TypeError, ValueError):
+        except _LEFT_TO_THE_GENERAL_WAY:
             return None
 
     def _of_matrix(self, body: bytes, segment: Segment, choice: Choice) -> Found | None:
@@ -205,7 +215,7 @@ class Quick:
             return None
         try:
             return self._choose(address or ())
-        except (RequestError, BlobBroken):
+        except ModelmillError:
             return None
 
     def _find_choice(self, segment: Segment) -> Choice:

@@ -21,6 +21,7 @@ import modelmill as mm
 from modelmill.artifact.layout import Link
 from modelmill.artifact.linear import Linear
 from modelmill.artifact.packed import Classes, Packed
+from modelmill.errors import StoreUnavailable
 from modelmill.model.schema import schema_of
 from modelmill.names import format_target
 from modelmill.serving.plane import Call, Plane, Reply
@@ -204,6 +205,24 @@ def test_any_bytes_are_answered_alike(planes: dict[str, Plane], body: bytes, pat
     found = generally(planes["fleet"], path, body)
     assert 400 <= found.status < 500
     assert quickly(planes["fleet"], path, body) == found
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("gone"), IndexError("no such column"), StoreUnavailable("no blobs")], ids=repr
+)
+def test_whatever_the_quick_way_meets_is_left_to_the_general_way(
+    planes: dict[str, Plane], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    body = json.dumps(ROW).encode()
+    assert quickly(planes["fleet"], "/fleet", body) is not None
+    monkeypatch.setattr(Packed, "one", fail)
+    assert planes["fleet"].quick(b"/fleet", HEADERS, body) is None
+    reply = quickly(planes["fleet"], "/fleet", body)
+    assert reply is not None
+    assert reply.status == 200
 
 
 # ---------------------------------------------------------------- bytes
