@@ -136,9 +136,13 @@ class ServedModel:
         model = await open_model(self._store, self._blobs, pointer)
         if (model.header.model, model.header.run) != (self.header.model, number):
             raise BlobBroken("a version's map is another's", got=f"{model.header.model} {model.header.run}")
+        if number in self.versions:  # two asked for it at once
+            await model.close()
+            return self.versions[number]
         while len(self.versions) >= _MOST_VERSIONS:
             await self.versions.pop(next(iter(self.versions))).close()
-        return self.versions.setdefault(number, model)
+        self.versions[number] = model
+        return model
 
     async def close(self) -> None:
         """End what answered, once it has answered what it was asked."""
