@@ -47,6 +47,23 @@ class ServeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictionSettings:
+    """What a serving node logs of its answers."""
+
+    level: str = "memory"
+    """How far a record has come when its answer leaves: `memory` (a killed worker loses a quarter of a second), `os` (it
+    loses nothing), `fsync` (a power cut loses nothing, and each answer waits for the disk), or `off`."""
+    sample: float = 1.0
+    """The share of the requests that is logged."""
+    models: Mapping[str, float] = field(default_factory=dict)
+    """Another share for some models: name -> share."""
+    keep_mb: int = 1024
+    """What the node may write before it was turned into a dataset; beyond it records are dropped, and counted."""
+    keep_days: int = 30
+    """After how many days logged predictions are removed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that `modelmill.toml` and the environment say."""
 
@@ -64,6 +81,7 @@ class Settings:
     """The places that models are released to; only `dev` is used yet."""
     build: BuildSettings = BuildSettings()
     serve: ServeSettings = ServeSettings()
+    predictions: PredictionSettings = PredictionSettings()
 
     @property
     def store_folder(self) -> Path:
@@ -141,7 +159,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingInvalid(f"`{path.name}` is not valid TOML: {error}", where=str(path)) from error
 
 
-_NESTED: dict[str, type[Any]] = {"build": BuildSettings, "serve": ServeSettings}
+_NESTED: dict[str, type[Any]] = {"build": BuildSettings, "serve": ServeSettings, "predictions": PredictionSettings}
 
 
 def _build(kind: type[Any], values: Mapping[str, Any], path: Path, prefix: str) -> Any:
@@ -159,7 +177,9 @@ def _build(kind: type[Any], values: Mapping[str, Any], path: Path, prefix: str) 
 _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
 
 
-_LEAST = {"build.worker_memory_mb": 512}
+_LEAST = {"build.worker_memory_mb": 512, "predictions.keep_mb": 1, "predictions.keep_days": 1}
+_MOST = {"predictions.sample": 1}
+_CHOICES = {"predictions.level": ("off", "memory", "os", "fsync")}
 
 
 def _check_type(name: str, value: Any, declared: str, path: Path) -> None:
@@ -168,8 +188,32 @@ def _check_type(name: str, value: Any, declared: str, path: Path) -> None:
         raise SettingInvalid(
             f"setting `{name}` has the wrong type", where=str(path), expected=declared, got=f"{value!r}"
         )
+    _check_choice(name, value, path)
     least = _LEAST.get(name, 0)
     if isinstance(value, int | float) and value < least:
         raise SettingInvalid(
             f"setting `{name}` is too small", where=str(path), expected=f"at least {least}", got=f"{value!r}"
         )
+    if isinstance(value, int | float) and value > _MOST.get(name, value):
+        raise SettingInvalid(
+            f"setting `{name}` is too large", where=str(path), expected=f"at most {_MOST[name]}", got=f"{value!r}"
+        )
+
+
+def _check_choice(name: str, value: Any, path: Path) -> None:
+    choices = _CHOICES.get(name)
+    if choices and value not in choices:
+        raise SettingInvalid(
+            f"setting `{name}` is `{value}`",
+            where=str(path),
+            expected=", ".join(choices),
+            likely=did_you_mean(str(value), choices),
+        )
+    if name == "predictions.models":
+        wrong = [f"{model} = {share!r}" for model, share in value.items() if not _is_share(share)]
+        if wrong:
+            raise SettingInvalid("a share is a number from 0 to 1", where=str(path), got=", ".join(wrong)[:200])
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1

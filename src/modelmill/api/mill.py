@@ -55,6 +55,16 @@ class Mill:
         """Ask a model for the answers to rows; `model` may be written with its segment."""
         return self._ask("predict", outcomes.PredictOutcome, rows=rows, model=model)
 
+    def predict_table(self, table: Any, model: str | None = None, **options: Any) -> outcomes.PredictOutcome:
+        """Ask for the answer to each row of a file or a data frame; ``out=`` names the file that gets them."""
+        key = "table" if isinstance(table, str | Path) else "frame"
+        given = str(table) if isinstance(table, Path) else table
+        return self._ask("predict", outcomes.PredictOutcome, **{key: given}, model=model, **options)
+
+    def parity(self, model: str | None = None, **options: Any) -> outcomes.ParityOutcome:
+        """Ask the training path what the node was asked, and compare the answers."""
+        return self._ask("parity", outcomes.ParityOutcome, model=model, **options)
+
     def search(self, model: str | None = None, **options: Any) -> outcomes.SearchOutcome:
         """Find versions; `after` of one page asks for the next."""
         return self._ask("search", outcomes.SearchOutcome, model=model, **options)
@@ -73,9 +83,9 @@ class Mill:
         """List the snapshots."""
         return self._ask("data list", outcomes.SnapshotListing, dataset=dataset)
 
-    def data_show(self, snapshot: str | None = None) -> outcomes.ShowOutcome:
-        """Show one snapshot."""
-        return self._ask("data show", outcomes.ShowOutcome, snapshot=snapshot)
+    def data_show(self, snapshot: str | None = None, **options: Any) -> outcomes.ShowOutcome:
+        """Show one snapshot, or ``predictions/MODEL``."""
+        return self._ask("data show", outcomes.ShowOutcome, snapshot=snapshot, **options)
 
     def fsck(self) -> outcomes.FsckOutcome:
         """Look through the store for anything broken or lost."""

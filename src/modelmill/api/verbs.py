@@ -100,14 +100,24 @@ VERBS = (
     ),
     Verb(
         "predict",
-        "Ask a model for the answer to one row.",
+        "Ask a model for the answer to one row, or to each row of a table.",
         requests.PredictRequest,
         outcomes.PredictOutcome,
         "modelmill.orchestrator.answering:predict",
         "viewer",
         examples=(
             "modelmill predict --row origin=JFK carrier=B6 dest=BOS time_hour=2013-06-01T09:00 distance=187 hour=9",
+            "modelmill predict --table rows.parquet --out answers.parquet",
         ),
+    ),
+    Verb(
+        "parity",
+        "Ask the training path what the node was asked, and compare the answers.",
+        requests.ParityRequest,
+        outcomes.ParityOutcome,
+        "modelmill.orchestrator.parity:parity",
+        "viewer",
+        examples=("modelmill parity", "modelmill parity air-time --last 1000"),
     ),
     Verb(
         "search",
@@ -146,12 +156,15 @@ VERBS = (
     ),
     Verb(
         "data show",
-        "Show one snapshot.",
+        "Show one snapshot, or what nodes have logged of a model's answers.",
         requests.SnapshotShowRequest,
         outcomes.ShowOutcome,
         "modelmill.orchestrator.importing:show_snapshot",
         "viewer",
-        examples=("modelmill data show flights@s1",),
+        examples=(
+            "modelmill data show flights@s1",
+            "modelmill data show predictions/air-time --last 1000 --out asked.parquet",
+        ),
     ),
     Verb(
         "fsck",

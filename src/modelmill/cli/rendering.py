@@ -176,7 +176,9 @@ def _pace_parts(node: o.NodeFacts) -> list[str]:
     times = [f"{name} {value:.3g} ms" for name, value in (("p50", node.p50_ms), ("p99", node.p99_ms)) if value]
     opened = f"{count(node.opened, 'model')} open" if node.opened else ""
     memory = f"{node.memory_mb:,.0f} MB" if node.memory_mb is not None else ""
-    return [pace, *times, opened, memory]
+    logged = f"{node.logged:,} logged" if node.logged else ""
+    dropped = f"{node.log_dropped:,} not logged" if node.log_dropped else ""
+    return [pace, *times, opened, memory, logged, dropped]
 
 
 # ------------------------------------------------------------------ predict, search, show
@@ -184,6 +186,8 @@ def _pace_parts(node: o.NodeFacts) -> list[str]:
 
 def render_predict(predict: o.PredictOutcome) -> Iterator[str]:
     """Yield one line an answer: the value, who answered and why."""
+    if predict.table is not None:
+        yield from _table_parts(predict.table)
     for answer in predict.answers:
         value = number(answer.value) if isinstance(answer.value, float) else str(answer.value)
         version = f" {answer.version}" if answer.version is not None else ""
@@ -196,6 +200,39 @@ def render_predict(predict: o.PredictOutcome) -> Iterator[str]:
             for part in (head, chances, f"{answer.model}[{answer.segment}]{version}", why, f"({predict.source})")
             if part
         )
+
+
+def _table_parts(found: o.TableFacts) -> Iterator[str]:
+    shares = f"{found.own:,} by their own model", f"{found.pooled:,} by the pooled one"
+    yield line("answered", f"{found.rows:,} rows", *shares, seconds(found.seconds))
+    if found.out:
+        yield line("written", found.out)
+
+
+def render_parity(parity: o.ParityOutcome) -> Iterator[str]:
+    """Yield how many logged answers training gives, too, and the worst of those that it does not give."""
+    verdict = "the same answers" if parity.equal == parity.rows else f"{parity.rows - parity.equal:,} other answers"
+    yield line(
+        "parity",
+        f"{parity.rows:,} logged rows of {parity.model}",
+        verdict,
+        f"{parity.identical:,} identical",
+        f"largest difference {parity.largest:.3g}" if parity.largest else "",
+        seconds(parity.seconds),
+    )
+    if not parity.skewed:
+        return
+    rows = [
+        (s.request_id, str(s.row), s.segment, str(s.version), _value(s.logged), _value(s.replayed))
+        for s in parity.skewed
+    ]
+    yield from table(("request", "row", "segment", "version", "logged", "replayed"), rows)
+    for version, how_many in parity.by_version.items():
+        yield line("skewed", version, count(how_many, "row"))
+
+
+def _value(value: float | str) -> str:
+    return number(value) if isinstance(value, float) else value
 
 
 def render_search(search: o.SearchOutcome) -> Iterator[str]:
@@ -250,6 +287,14 @@ def render_listing(listing: o.SnapshotListing) -> Iterator[str]:
         for s in listing.snapshots
     ]
     yield from table(header, rows) if rows else ["no snapshots yet"]
+    if listing.predictions:
+        titles = ("predictions", "rows", "size", "first", "last", "just asked")
+        yield from table(titles, [_logged_parts(logged) for logged in listing.predictions])
+
+
+def _logged_parts(logged: o.LoggedFacts) -> tuple[str, ...]:
+    span = moment(logged.first_at), moment(logged.last_at)
+    return logged.label, f"{logged.rows:,}", size(logged.bytes), *span, f"{logged.pending:,}"
 
 
 # ------------------------------------------------------------------ fsck, doctor, init, completion
@@ -305,6 +350,7 @@ RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.CheckOutcome: render_check,
     o.StatusOutcome: render_status,
     o.PredictOutcome: render_predict,
+    o.ParityOutcome: render_parity,
     o.SearchOutcome: render_search,
     o.ShowOutcome: render_show,
     o.ImportOutcome: render_import,

@@ -1,4 +1,4 @@
-"""The subject index: in which files of snapshots a person occurs, without saying who occurs there.
+"""The subject index: in which files of snapshots and logged predictions a person occurs, without saying who occurs there.
 
 One row a file, with a keyed hash of every distinct value of its subject columns. The key is derived from the
 installation's own, so that the index can be asked about a person but not read, nor guessed from a list of people.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, delete, select
 
 from modelmill.data.tables import subjects
 from modelmill.model.request import key_text
@@ -41,8 +41,13 @@ def record_subjects(c: Connection, hashes: Mapping[Digest, bytes]) -> None:
         c.execute(subjects.insert(), added)
 
 
+def forget_files(c: Connection, files: Sequence[Digest]) -> None:
+    """Forget files that are removed."""
+    c.execute(delete(subjects).where(subjects.c.file.in_(files)))
+
+
 def files_naming(store: Store, subject: str | int) -> list[Digest]:
-    """Return the files of snapshots in which a subject occurs, each named by its digest."""
+    """Return the files in which a subject occurs, each named by its digest."""
     wanted = _hash(_key(store), subject)
     with store.database.read() as c:
         return sorted(_matching(c.execute(select(subjects.c.file, subjects.c.hashes)), wanted))

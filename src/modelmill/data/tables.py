@@ -1,6 +1,6 @@
 """The tables of this room."""
 
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, Table, Text, UniqueConstraint
 
 from modelmill.store.tables import DigestType, Key, MomentType, RowId, metadata
 
@@ -26,3 +26,22 @@ subjects = Table(
     Column("hashes", LargeBinary, nullable=False),
 )
 """Of each file with subject columns: the keyed hashes of its subjects, ascending."""
+
+predictions = Table(
+    "data_prediction",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("model", Key, nullable=False),
+    Column("run", Integer, nullable=False, doc="Whose fleet map was served: it knows the schema."),
+    Column("file", DigestType, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("first_at", MomentType, nullable=False),
+    Column("last_at", MomentType, nullable=False),
+    Index(None, "model", "last_at"),
+    UniqueConstraint("file"),
+)
+"""Files of logged predictions."""
+
+journals = Table("data_journal", metadata, Column("name", Key, primary_key=True))
+"""Journals whose records a file of predictions holds, and that are only still to be removed."""

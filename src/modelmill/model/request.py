@@ -35,7 +35,7 @@ _MOST_ADDRESSES = 100_000
 _TYPES: dict[str, Any] = {"float": float, "int": int, "bool": bool, "str": str, "date": date, "datetime": datetime}
 
 Values = tuple[Any, ...]
-"""One row: a plain value a column, in the parser's order; None where there is none."""
+"""One row: a plain value a request column, in the schema's order, then one a subject column; None where there is none."""
 
 
 class Batch:
@@ -88,11 +88,15 @@ class Batch:
                 row[index] = code_of.get(row[index])
         return np.array(picked, dtype=np.float64).reshape(len(picked), len(places))  # None becomes NaN
 
+    def logged(self) -> bytes | Sequence[Values]:
+        """Return the rows as the prediction log keeps them."""
+        return self._values if self._x is None else self._x.astype("<f8", copy=False).tobytes()
+
     def objects(self) -> list[dict[str, Any]]:
-        """Return the rows as objects of JSON."""
+        """Return the rows as objects of JSON, without their subjects."""
         if self._x is None:
             names = list(self._parser.columns)
-            return [{n: as_json(v) for n, v in zip(names, row, strict=True) if v is not None} for row in self._values]
+            return [{n: as_json(v) for n, v in zip(names, row, strict=False) if v is not None} for row in self._values]
         rows = [self.rows.row(place) for place in range(len(self))]
         return [{name: as_json(value) for name, value in row.items() if value == value} for row in rows]  # noqa: PLR0124 - not NaN
 
@@ -111,7 +115,8 @@ class RequestParser:
         self.spec, self.by = spec, tuple(by)
         self.columns = {column.name: column for column in spec.request_columns}
         self.required = frozenset(required)
-        self._subjects = frozenset(column.name for column in spec.with_role("subject"))
+        self._subjects = {column.name: column for column in spec.with_role("subject")}
+        self._accepted = self.columns.keys() | self._subjects.keys()
         self._checks = {name: _CHECKS[column.kind] for name, column in self.columns.items()}
         places = {name: place for place, name in enumerate(self.columns)}
         self.key_places = tuple(places[name] for name in self.by)
@@ -180,7 +185,7 @@ class RequestParser:
 
     def _plain(self, item: msgspec.Struct, address: Segment | None) -> Values | None:
         """Return a decoded row as values; None where the slow way has to look at it."""
-        values = msgspec.structs.astuple(item)[: len(self.columns)]
+        values = msgspec.structs.astuple(item)
         if address is None and UNSET not in values and not self._times:
             return values
         changed = list(values)
@@ -218,8 +223,8 @@ class RequestParser:
     def _row_type(self) -> type[msgspec.Struct]:
         fields: list[Any] = [(f"f{place}", *self._field(column)) for place, column in enumerate(self.columns.values())]
         names = {f"f{place}": name for place, name in enumerate(self.columns)}
-        for place, name in enumerate(self._subjects):
-            fields.append((f"s{place}", Any, None))
+        for place, (name, column) in enumerate(self._subjects.items()):
+            fields.append((f"s{place}", _type_of(column) | None, None))
             names[f"s{place}"] = name
         return msgspec.defstruct("Row", fields, rename=names, kw_only=True, forbid_unknown_fields=True)
 
@@ -348,10 +353,13 @@ class RequestParser:
             if value is None:
                 self._check_absent(name, column, item, index)
             values.append(None if value is None else self._checks[name](column, value, index))
+        for name, column in self._subjects.items():
+            value = item.get(name)
+            values.append(None if value is None else _CHECKS[column.kind](column, value, index))
         return tuple(values)
 
     def _allowed(self, item: Mapping[str, Any]) -> bool:
-        return item.keys() <= self.columns.keys() or item.keys() <= self.columns.keys() | self._subjects
+        return item.keys() <= self.columns.keys() or item.keys() <= self._accepted
 
     def _check_absent(self, name: str, column: Column, item: Mapping[str, Any], index: int | None) -> None:
         if name in item and (column.nullable or name not in self.required):
@@ -364,7 +372,7 @@ class RequestParser:
             )
 
     def _unknown(self, item: Mapping[str, Any], index: int | None) -> FieldUnknown | FieldMissing:
-        name = next(n for n in item if n not in self.columns and n not in self._subjects)
+        name = next(n for n in item if n not in self._accepted)
         missing = [n for n in self.required if n not in item]
         hint = did_you_mean(name, missing or self.columns)
         shown = name[:80]

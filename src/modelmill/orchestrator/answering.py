@@ -19,6 +19,8 @@ from modelmill.orchestrator.checking import fit_one
 from modelmill.orchestrator.outcomes import Answer, PredictOutcome, Progress, no_progress
 from modelmill.orchestrator.project import Project, open_project
 from modelmill.orchestrator.requests import PredictRequest
+from modelmill.orchestrator.tables import predict_table
+from modelmill.registry.fleet import NOT_BUILT
 from modelmill.registry.versions import Version, current_version
 from modelmill.serving.control import NodeInfo, find_node
 from modelmill.settings import Settings
@@ -31,6 +33,8 @@ _ERRORS = {kind.code: kind for kind in every_error()}
 
 def predict(settings: Settings, request: PredictRequest, progress: Progress = no_progress) -> PredictOutcome:
     """Answer rows; fields written as text take the type that the schema declares."""
+    if request.table is not None or request.frame is not None:
+        return predict_table(settings, request, progress)
     named, segment = parse_target(request.target() or "") if request.target() else (None, None)
     project = open_project(settings, request.file, named)
     model = project.model
@@ -124,7 +128,7 @@ def _version_for(store: Store, name: ModelName, segment: Segment) -> tuple[Versi
     try:
         own = current_version(store.database, name, segment)
     except NotFound:
-        return current_version(store.database, name, POOLED), "no model was built for this segment"
+        return current_version(store.database, name, POOLED), NOT_BUILT
     return (own, "") if own.state == "own" else (current_version(store.database, name, POOLED), own.why)
 
 

@@ -10,8 +10,9 @@ from modelmill.data.snapshot import Snapshot
 from modelmill.data.sources import describe, read_table
 from modelmill.data.taking import get_snapshot, load_segments, take_snapshot
 from modelmill.data.taking import list_snapshots as kept_snapshots
-from modelmill.errors import NotFound, did_you_mean
+from modelmill.errors import NotFound, UsageError, did_you_mean
 from modelmill.model.columns import Column
+from modelmill.orchestrator.logged import LOGGED, list_logged, show_logged
 from modelmill.orchestrator.outcomes import (
     ImportOutcome,
     Progress,
@@ -61,15 +62,21 @@ def list_snapshots(
     """List the snapshots, the newest first."""
     with open_store(settings) as store:
         found = [kept_facts(snapshot) for snapshot in kept_snapshots(store, request.dataset)]
+        logged = list_logged(store, settings, request.dataset)
     return SnapshotListing(
         snapshots=tuple(found),
+        predictions=tuple(logged),
         next=f"modelmill data show {found[0].label}" if found else "modelmill data import FILE",
     )
 
 
 def show_snapshot(settings: Settings, request: SnapshotShowRequest, _progress: Progress = no_progress) -> ShowOutcome:
-    """Show one snapshot: its columns, its segments, its files."""
+    """Show one snapshot: its columns, its segments, its files; or what nodes have logged."""
     with open_store(settings) as store:
+        if request.snapshot and request.snapshot.startswith(LOGGED):
+            return show_logged(store, settings, request)
+        if request.out or request.last:
+            raise UsageError("--out and --last are for predictions", next="modelmill data show predictions/MODEL")
         snapshot = get_snapshot(store, request.snapshot) if request.snapshot else _newest(store)
         return describe_snapshot(snapshot, load_segments(store, snapshot).rows.tolist())
 

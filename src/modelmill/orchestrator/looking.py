@@ -24,6 +24,7 @@ from modelmill.orchestrator.outcomes import (
 )
 from modelmill.orchestrator.requests import SearchRequest, ShowRequest, StatusRequest
 from modelmill.orchestrator.serve import node_facts
+from modelmill.orchestrator.served import model_names, pick_model
 from modelmill.orchestrator.summary import failure_groups
 from modelmill.registry import runs
 from modelmill.registry.fleet import decode
@@ -56,7 +57,7 @@ def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> 
     if not (settings.store_folder / "keys").is_dir():
         return StatusOutcome(project=str(settings.root), store=str(settings.store_folder), next="modelmill up")
     with open_store(settings, create=False) as store:
-        models = tuple(_model_status(store, name) for name in _model_names(store))
+        models = tuple(_model_status(store, name) for name in model_names(store))
         holder = find_holder(store.lock_path)
     notices = () if shown is None or shown.healthy else (f"the node at {shown.url} does not answer as it should",)
     return StatusOutcome(
@@ -68,10 +69,6 @@ def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> 
         notices=notices,
         next="modelmill up" if shown is None else f"modelmill show {models[0].model}" if models else "",
     )
-
-
-def _model_names(store: Store) -> list[ModelName]:
-    return list(dict.fromkeys(run.model for run in runs.list_runs(store.database, limit=1000)))
 
 
 def _model_status(store: Store, name: ModelName) -> ModelStatus:
@@ -122,7 +119,7 @@ def search(settings: Settings, request: SearchRequest, _: Progress = no_progress
     if request.every and segment is None:
         raise UsageError("the history is that of one segment", next="modelmill search 'MODEL[SEGMENT]' --all")
     with open_store(settings, create=False) as store:
-        if name is None and len(known := _model_names(store)) == 1:
+        if name is None and len(known := model_names(store)) == 1:
             name = known[0]  # then a condition on its score is answered from the best match on
         if request.every and name is not None and segment is not None:
             page = list_versions(store.database, name, segment, after=request.after, limit=request.limit)
@@ -177,11 +174,11 @@ def show(settings: Settings, request: ShowRequest, _: Progress = no_progress) ->
     """Show a model, a version, a run or a snapshot, whichever the words name."""
     words = request.what
     with open_store(settings, create=False) as store:
-        known = _model_names(store)
+        known = model_names(store)
         if not words:
-            return _show_model(store, _only(known))
+            return _show_model(store, pick_model(store, None))
         if words[0] == "run":
-            return _show_run(store, _only(known) if len(words) <= _PAIR else words[2], _number(words, 1))
+            return _show_run(store, pick_model(store, None) if len(words) <= _PAIR else words[2], _number(words, 1))
         if "@s" in words[0]:
             snapshot = get_snapshot(store, words[0])
             return describe_snapshot(snapshot, load_segments(store, snapshot).rows.tolist())
@@ -193,14 +190,6 @@ def show(settings: Settings, request: ShowRequest, _: Progress = no_progress) ->
         if segment is not None:
             return _show_version(store, name, segment, _number(words, 1))
         return _show_model(store, name) if len(words) == 1 else _show_run(store, name, _number(words, 1))
-
-
-def _only(known: list[ModelName]) -> ModelName:
-    if not known:
-        raise NotFound("nothing was built here yet", next="modelmill train")
-    if len(known) > 1:
-        raise UsageError("this project has several models", got=", ".join(known), next=f"modelmill show {known[0]}")
-    return known[0]
 
 
 def _number(words: tuple[str, ...], place: int) -> int | None:

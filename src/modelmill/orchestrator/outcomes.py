@@ -194,6 +194,10 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Of all workers; what they share is counted once."""
     opened: int = 0
     """Packed models that were asked, and are open in a worker."""
+    logged: int = 0
+    """Records of its prediction log."""
+    log_dropped: int = 0
+    """Records that it could not keep up with, or had no room for, or that a killed worker took with it."""
     healthy: bool = True
     models: tuple[str, ...] = ()
     releases: Mapping[str, int] = {}
@@ -322,6 +326,18 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     probabilities: Mapping[str, float] = {}
 
 
+class TableFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A table that was answered as a whole."""
+
+    rows: int
+    own: int
+    """Rows that their segment's own model answered."""
+    pooled: int
+    out: str = ""
+    """The file that has the answers; empty where none was named."""
+    seconds: float = 0.0
+
+
 class PredictOutcome(Outcome, frozen=True, kw_only=True):
     """The answers, in the order of the rows."""
 
@@ -330,7 +346,47 @@ class PredictOutcome(Outcome, frozen=True, kw_only=True):
     source: str
     """Who answered: ``node http://127.0.0.1:8700``, ``version 3``, ``unsaved``"""
     unit: str = ""
+    table: TableFacts | None = None
+    """Of a whole table, whose answers are in a file: the first few only are among `answers`."""
     next: str = ""
+
+
+class Skew(msgspec.Struct, frozen=True, kw_only=True):
+    """A logged answer that the training path does not give."""
+
+    request_id: str
+    row: int
+    segment: str
+    version: int
+    logged: float | str
+    replayed: float | str
+    difference: float
+    """Absolute; of classes, of their probabilities."""
+
+
+class ParityOutcome(Outcome, frozen=True, kw_only=True):
+    """Whether what was served is what training computes."""
+
+    model: str
+    rows: int
+    identical: int
+    """Bit for bit."""
+    equal: int
+    """Within the tolerance, the identical ones included."""
+    tolerance: float
+    largest: float = 0.0
+    """The largest difference."""
+    skewed: tuple[Skew, ...] = ()
+    """The worst of those that are not equal, ten at most."""
+    by_version: Mapping[str, int] = {}
+    """Rows that are not equal, by ``model[segment] version``, the worst ten."""
+    seconds: float = 0.0
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 1 where an answer was another one."""
+        return int(self.equal < self.rows)
 
 
 class FoundVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -363,7 +419,7 @@ class ShowOutcome(Outcome, frozen=True, kw_only=True):
     """Everything about one thing."""
 
     kind: str
-    """``model``, ``version``, ``run`` or ``snapshot``"""
+    """``model``, ``version``, ``run``, ``snapshot`` or ``predictions``"""
     name: str
     facts: Mapping[str, str]
     """Label -> text, in the order in which they are shown: answers, made by, from data, ..."""
@@ -386,10 +442,26 @@ class ImportOutcome(Outcome, frozen=True, kw_only=True):
     next: str = ""
 
 
+class LoggedFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What nodes have logged of one model's answers."""
+
+    label: str
+    """``predictions/air-time``"""
+    rows: int
+    files: int = 0
+    bytes: int = 0
+    pending: int = 0
+    """Requests that nodes have written down, but that are in no file yet; their rows are not among `rows`."""
+    first_at: datetime | None = None
+    last_at: datetime | None = None
+
+
 class SnapshotListing(Outcome, frozen=True, kw_only=True):
     """The snapshots of a project, newest first."""
 
     snapshots: tuple[SnapshotFacts, ...] = ()
+    predictions: tuple[LoggedFacts, ...] = ()
+    """What nodes have logged, a model each."""
     next: str = ""
 
 

@@ -120,8 +120,24 @@ class PredictRequest(Request, frozen=True, kw_only=True):
         str | None,
         Meta(description="`air-time`, or `air-time[UA,ORD]` to fill in the segment."),
     ] = None
+    table: Annotated[
+        str | None,
+        Meta(
+            description="A .parquet or .csv file with a row for each answer, instead of fields.",
+            extra={"metavar": "FILE", "path": True},
+        ),
+    ] = None
+    out: Annotated[
+        str | None,
+        Meta(
+            description="Where the table's rows are written with their answers, as .parquet or .csv.",
+            extra={"metavar": "FILE", "path": True},
+        ),
+    ] = None
     rows: Annotated[tuple[Mapping[str, Any], ...], Meta(extra={"hidden": True})] = ()
     """Rows with typed values, from Python."""
+    frame: Annotated[Any, Meta(extra={"hidden": True})] = None
+    """A polars or pandas frame, from Python, instead of a table's file."""
 
     def written(self) -> dict[str, str]:
         """Return the fields that were written as text: name -> text."""
@@ -131,6 +147,19 @@ class PredictRequest(Request, frozen=True, kw_only=True):
         """Return the model that was named, among the fields or as an option."""
         named = [text for text in (*self.row, *self.fields) if "=" not in text]
         return self.model or (named[0] if named else None)
+
+
+class ParityRequest(Request, frozen=True, kw_only=True):
+    """Ask the training path what the node was asked."""
+
+    model: Annotated[
+        str | None, Meta(description="Which model; the only one if left out.", extra={"argument": True})
+    ] = None
+    last: Annotated[AtLeastOne, Meta(description="How many of the newest logged rows are asked again.")] = 10_000
+    tolerance: Annotated[
+        float,
+        Meta(description="How far apart two answers may be and still be equal, as a share of the larger.", ge=0, le=1),
+    ] = 1e-9
 
 
 class SearchRequest(Request, frozen=True, kw_only=True):
@@ -204,7 +233,18 @@ class SnapshotShowRequest(Request, frozen=True, kw_only=True):
 
     snapshot: Annotated[
         str | None,
-        Meta(description="`flights@s1`, or a dataset for its newest.", extra={"argument": True}),
+        Meta(
+            description="`flights@s1`, a dataset for its newest, or `predictions/air-time` for what a node has logged.",
+            extra={"argument": True},
+        ),
+    ] = None
+    last: Annotated[AtLeastOne | None, Meta(description="Of predictions: only so many of the newest rows.")] = None
+    out: Annotated[
+        str | None,
+        Meta(
+            description="Of predictions: where the rows are written, as .parquet or .csv.",
+            extra={"metavar": "FILE", "path": True},
+        ),
     ] = None
 
 

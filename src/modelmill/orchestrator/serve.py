@@ -7,12 +7,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from modelmill.errors import NodeNotReady, NodesLagging, StoreLocked
 from modelmill.orchestrator.outcomes import DownOutcome, NodeFacts, Progress, ServeOutcome, no_progress
 from modelmill.orchestrator.requests import DownRequest, ServeRequest
 from modelmill.orchestrator.rows import ENVIRONMENT
+from modelmill.orchestrator.settling import settling_command
 from modelmill.release.pointers import Published, find_published
 from modelmill.serving.control import (
     NodeInfo,
@@ -24,6 +25,7 @@ from modelmill.serving.control import (
     stop_node,
     wait_until_applied,
 )
+from modelmill.serving.log import Level, LogPlan
 from modelmill.settings import Settings
 from modelmill.store.blobs import pointers_of
 
@@ -97,6 +99,20 @@ def _start(settings: Settings, request: ServeRequest, running: NodeInfo | None) 
         port=port,
         workers=request.workers or declared.workers,
         hot=not request.no_hot_path,
+        log=log_plan(settings),
+    )
+
+
+def log_plan(settings: Settings) -> LogPlan:
+    """Return what the project's node logs of its answers, and how what it wrote becomes a dataset."""
+    wanted = settings.predictions
+    return LogPlan(
+        folder=str(settings.store_folder / "predictions"),
+        level=cast("Level", wanted.level),  # the settings know the levels
+        sample=wanted.sample,
+        models=dict(wanted.models),
+        keep_mb=wanted.keep_mb,
+        settle=settling_command(settings.root),
     )
 
 
@@ -116,6 +132,7 @@ def node_facts(node: NodeInfo) -> NodeFacts:
     told: dict[str, Any] | None = describe_node(node, memory=True)
     facts = told or {}
     workers, recent = facts.get("workers", []), facts.get("recent", {})
+    logged = facts.get("predictions", {})
     memory = [worker["memory_mb"] for worker in workers if worker["memory_mb"] is not None]
     return NodeFacts(
         url=node.url,
@@ -131,6 +148,8 @@ def node_facts(node: NodeInfo) -> NodeFacts:
         p50_ms=recent.get("p50_ms"),
         p99_ms=recent.get("p99_ms"),
         memory_mb=sum(memory) if memory else None,
+        logged=logged.get("written", 0),
+        log_dropped=logged.get("dropped", 0) + logged.get("lost", 0),
         opened=max((worker["opened"] for worker in workers), default=0),
         healthy=told is not None and not told.get("broken") and len(workers) >= node.workers,
         models=tuple(facts.get("models", {})),

@@ -15,7 +15,7 @@ from modelmill.orchestrator.outcomes import Progress, ReleaseFacts, UpOutcome, n
 from modelmill.orchestrator.project import open_project
 from modelmill.orchestrator.requests import TrainRequest, UpRequest
 from modelmill.orchestrator.rows import ENVIRONMENT
-from modelmill.orchestrator.serve import node_facts, watch
+from modelmill.orchestrator.serve import log_plan, node_facts, watch
 from modelmill.orchestrator.training import Trained, train_in
 from modelmill.registry.fleet import decode
 from modelmill.release.pointers import find_published
@@ -72,7 +72,14 @@ def _own_node(store: Store, request: UpRequest) -> NodeInfo | None:
 
 def _start(settings: Settings, store: Store, request: UpRequest) -> NodeInfo:
     serve = settings.serve
-    return start_node(store.folder, ENVIRONMENT, host=serve.host, port=_port(settings, request), workers=serve.workers)
+    return start_node(
+        store.folder,
+        ENVIRONMENT,
+        host=serve.host,
+        port=_port(settings, request),
+        workers=serve.workers,
+        log=log_plan(settings),
+    )
 
 
 def _port(settings: Settings, request: UpRequest) -> int:

@@ -15,12 +15,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelmill.errors import BlobBroken
+from modelmill.errors import BlobBroken, ModelUnknown
 from modelmill.model.schema import SchemaSpec
-from modelmill.names import Digest, ModelName, Segment, format_segment, parse_segment
+from modelmill.names import POOLED, Digest, ModelName, Segment, format_segment, parse_segment
 from modelmill.store.signing import SigningKey, verify
 
 FORMAT = 2
+NOT_BUILT = "no model was built for this segment"
+FAILED = "its own model gave no usable answer"
+"""Why the pooled model answers in a segment's place, where the map itself gives no reason."""
 
 
 class Entry(NamedTuple):
@@ -149,6 +152,21 @@ class FleetMap:
         """Return what answers for a segment, None when the map does not know it."""
         index = self._index.get(format_segment(segment))
         return None if index is None else self.at(index)
+
+    def entry_for(self, segment: Segment) -> tuple[Entry, str]:
+        """Return what answers for a segment, and why that is the pooled model where it is; raises `ModelUnknown`."""
+        entry = self.find(segment)
+        why = NOT_BUILT if entry is None else entry.why if entry.state == "pooled" else ""
+        return (self.pooled_for(segment), why) if entry is None or why else (entry, "")
+
+    def pooled_for(self, segment: Segment) -> Entry:
+        """Return the pooled model, that is asked in a segment's place; raises `ModelUnknown` where there is none."""
+        pooled = self.find(POOLED)
+        if pooled is None:
+            raise ModelUnknown(
+                f"`{self.header.model}` has no model for segment `{format_segment(segment)}`, and no pooled model"
+            )
+        return pooled
 
     def at(self, index: int) -> Entry:
         """Return the entry at a position of `keys`."""

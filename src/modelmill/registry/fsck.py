@@ -6,7 +6,7 @@ its packs. What nothing leads to is an orphan: a crash leaves it between a blob 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ import msgspec
 from sqlalchemy import func, select, union
 
 from modelmill.data.snapshot import Manifest
-from modelmill.data.tables import snapshots
+from modelmill.data.tables import predictions, snapshots
 from modelmill.errors import BlobBroken
 from modelmill.names import Digest
 from modelmill.registry.facts import read_archive
@@ -55,14 +55,18 @@ class FsckReport(msgspec.Struct, frozen=True):
         return not self.damaged
 
 
-def fsck(store: Store, *, repair: bool = False, grace: timedelta = GRACE) -> FsckReport:
+def fsck(
+    store: Store, *, repair: bool = False, grace: timedelta = GRACE, named: Iterable[tuple[Digest, str]] = ()
+) -> FsckReport:
     """Read every blob that is referred to, and list what nothing refers to.
+
+    `named` are blobs that something else than a row refers to, each with what it is.
 
     `repair` removes temporary files whose writer is gone, and orphans that are older than `grace` and than every run that
     has not ended. What is damaged stays: another copy may come to light.
     """
     known: dict[Digest, str] = {}
-    damaged = [*_damaged_blobs(store, known), *_misplaced_entries(store)]
+    damaged = [*_damaged_blobs(store, known, named), *_misplaced_entries(store)]
     orphans = tuple(digest for digest in store.blobs.digests() if digest not in known)
     left = tuple(path for folder in store.scratch_folders() for path in leftovers(folder))
     removed = 0
@@ -73,9 +77,9 @@ def fsck(store: Store, *, repair: bool = False, grace: timedelta = GRACE) -> Fsc
     return FsckReport(len(known), tuple(damaged), orphans, left, removed)
 
 
-def _damaged_blobs(store: Store, known: dict[Digest, str]) -> Iterator[Damage]:
+def _damaged_blobs(store: Store, known: dict[Digest, str], named: Iterable[tuple[Digest, str]]) -> Iterator[Damage]:
     """Follow every reference once, filling `known`; yield what is missing or changed."""
-    pending = list(_roots(store))
+    pending = [*_roots(store), *named]
     while pending:
         digest, what = pending.pop()
         if digest in known:
@@ -91,6 +95,7 @@ def _roots(store: Store) -> Iterator[tuple[Digest, str]]:
     """Yield every digest that a row names and that has a blob."""
     named = {name: runs.c[name] for name in ("snapshot", "code", "lock", "host", "declaration", "diff", "map")}
     columns = [*named.items(), ("pack", packs.c.digest), ("snapshot", snapshots.c.digest)]
+    columns.append(("file of logged predictions", predictions.c.file))
     with store.database.read() as c:
         for what, column in columns:
             for digest in c.execute(select(column).distinct().where(column.is_not(None))).scalars():

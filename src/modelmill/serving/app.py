@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from modelmill.errors import BodyUnreadable, ModelmillError
-from modelmill.serving.plane import MOST_BYTES, Call, Plane, Reply, refusal, too_large
+from modelmill.serving.plane import MOST_BYTES, REQUEST_ID, Call, Plane, Reply, refusal, too_large, usable_id
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -28,7 +28,8 @@ class App:
         if scope["type"] != "http":
             return
         reply = await self._reply(scope, receive)
-        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+        told = [(REQUEST_ID, reply.request)] if reply.request else []
+        headers = [*reply.headers, *told, (b"content-length", b"%d" % len(reply.body))]
         if self._plane.draining:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
@@ -40,8 +41,16 @@ class App:
             body = await _read(receive, _length(scope)) if scope["method"] == "POST" else b""
         except ModelmillError as error:
             return refusal(error)
-        call = Call(scope["method"], path.partition(b"?")[0], scope["headers"], body, scope.get("query_string", b""))
+        query, given = scope.get("query_string", b""), _given_id(scope)
+        call = Call(scope["method"], path.partition(b"?")[0], scope["headers"], body, query, given)
         return await self._plane.respond(call)
+
+
+def _given_id(scope: Scope) -> bytes:
+    for name, value in scope["headers"]:
+        if name == REQUEST_ID:
+            return usable_id(value)
+    return b""
 
 
 async def _read(receive: Receive, length: int | None) -> bytes:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from modelmill.artifact.packed import Packed
 from modelmill.artifact.saving import PACKED
+from modelmill.data.journal import Answerer
 from modelmill.errors import AnswerInvalid, BlobBroken, ModelmillError, ModelUnknown, did_you_mean
 from modelmill.model.request import Batch, parser_of
-from modelmill.names import POOLED, Digest, ModelName, Segment, format_segment
-from modelmill.registry.fleet import Entry, FleetMap
+from modelmill.names import Digest, ModelName, Segment, format_segment
+from modelmill.registry.fleet import FAILED, NOT_BUILT, Entry, FleetMap
 from modelmill.release.pointers import Pointer, Published, open_map, open_versions
 from modelmill.serving.meters import UNKNOWN, Place
 from modelmill.serving.packed import PackedRuntime
@@ -26,8 +27,6 @@ from modelmill.serving.runtime import Runtime
 from modelmill.store.blobs import FolderBlobs, blobs_of
 from modelmill.store.signing import public_key
 
-NOT_BUILT = "no model was built for this segment"
-FAILED = "its own model gave no usable answer"
 _DRAIN_S = 60.0
 _MOST_FOUND = 100_000
 _MOST_VERSIONS = 8
@@ -52,14 +51,15 @@ class Answered(NamedTuple):
     """The answers to a request."""
 
     parts: Sequence[Part]
-    rows: int
+    batch: Batch
+    """What was asked."""
 
     def numbers(self) -> NDArray[np.float64]:
         """Return the answers in the order of the rows."""
         first = self.parts[0]
         if first.places is None:
             return first.numbers
-        together = np.empty((self.rows, *first.numbers.shape[1:]))
+        together = np.empty((len(self.batch), *first.numbers.shape[1:]))
         for part in self.parts:
             together[list(part.places or ())] = part.numbers
         return together
@@ -67,9 +67,9 @@ class Answered(NamedTuple):
     def by_row(self) -> list[Part]:
         """Return the part to which each row belongs."""
         if self.parts[0].places is None:
-            return [self.parts[0]] * self.rows
+            return [self.parts[0]] * len(self.batch)
         of_row = {place: part for part in self.parts for place in part.places or ()}
-        return [of_row[place] for place in range(self.rows)]
+        return [of_row[place] for place in range(len(self.batch))]
 
     def about(self, model: str) -> list[tuple[Place, bool]]:
         """Return the segments that were asked, each with whether its own model failed."""
@@ -77,6 +77,14 @@ class Answered(NamedTuple):
             ((model, UNKNOWN if part.why == NOT_BUILT else format_segment(part.segment)), part.why == FAILED)
             for part in self.parts
         ]
+
+    def logged(self, model: ServedModel) -> Iterator[tuple[Answerer, Any, bytes, list[int] | None]]:
+        """Yield of each part who answered, the inputs, the answers and the rows, as the prediction log has them."""
+        for part in self.parts:
+            batch = self.batch if part.places is None else self.batch.take(part.places)
+            rows = None if part.places is None else list(part.places)
+            numbers = np.ascontiguousarray(part.numbers, dtype="<f8").tobytes()
+            yield model.answerer(part.segment, part.entry, part.why), batch.logged(), numbers, rows
 
     def pooled(self) -> int:
         """Return how many rows the pooled model answered for a segment that is another's."""
@@ -98,8 +106,7 @@ class ServedModel:
         self.map: FleetMap = open_map(blobs, pointer, public_key(store))
         self.header = self.map.header
         self.parser = parser_of(self.header.spec, self.header.by, self.header.feature_names)
-        self.pooled = self.map.find(POOLED)
-        self._find = lru_cache(maxsize=_MOST_FOUND)(self.map.find)
+        self.entry_for = lru_cache(maxsize=_MOST_FOUND)(self.map.entry_for)
         self._packed: PackedRuntime = PackedRuntime(blobs, before._packed if before else None)  # noqa: SLF001 - one of us
         codes = self.map.codes(without=PACKED)
         self._python: dict[Digest, Runtime] = {code: PythonRuntime(store, pointer, code) for code in codes}
@@ -153,7 +160,7 @@ class ServedModel:
 
     def answer_now(self, batch: Batch) -> Answered:
         """Answer rows, each by its own segment's model; the pooled one answers where there is none that can."""
-        return Answered([self._part_now(*group) for group in _by_segment(batch)], len(batch))
+        return Answered([self._part_now(*group) for group in _by_segment(batch)], batch)
 
     async def answer(self, batch: Batch) -> Answered:
         """Do the same where some of the models run in other processes."""
@@ -162,7 +169,7 @@ class ServedModel:
         self._answering += 1
         self._idle.clear()
         try:
-            return Answered([await self._part(*group) for group in _by_segment(batch)], len(batch))
+            return Answered([await self._part(*group) for group in _by_segment(batch)], batch)
         finally:
             self._answering -= 1
             if not self._answering:
@@ -208,21 +215,12 @@ class ServedModel:
                 if not segment:
                     raise
                 why = FAILED
-        pooled = self._pooled_for(segment)
+        pooled = self.map.pooled_for(segment)
         return (yield pooled), pooled, why
 
-    def entry_for(self, segment: Segment) -> tuple[Entry, str]:
-        """Return what answers for a segment, and why that is the pooled model where it is."""
-        entry = self._find(segment)
-        why = NOT_BUILT if entry is None else entry.why if entry.state == "pooled" else ""
-        return (self._pooled_for(segment), why) if entry is None or why else (entry, "")
-
-    def _pooled_for(self, segment: Segment) -> Entry:
-        if self.pooled is None:
-            raise ModelUnknown(
-                f"`{self.header.model}` has no model for segment `{format_segment(segment)}`, and no pooled model"
-            )
-        return self.pooled
+    def answerer(self, segment: Segment, entry: Entry, why: str) -> Answerer:
+        """Return what answered, as the prediction log has it."""
+        return Answerer(self.header.model, self.header.run, format_segment(segment), entry.number, why)
 
     def open_packed(self, entry: Entry) -> Packed:
         """Return a packed entry, opened."""

@@ -18,6 +18,7 @@ import httpx
 import msgspec
 
 from modelmill.errors import NodeNotReady, PortInUse
+from modelmill.serving.log import LogPlan
 from modelmill.store.files import started_at, write_durably
 from modelmill.store.tokens import make_token, read_token
 
@@ -43,6 +44,8 @@ class NodeInfo(msgspec.Struct, frozen=True):
     """Whether requests take the hot path; see `serving.http`."""
     token_file: str = ""
     """Where the token is kept that requests must carry; empty where they need none."""
+    log: LogPlan = LogPlan()
+    """What is logged of the answers."""
 
     @property
     def url(self) -> str:
@@ -102,22 +105,22 @@ def start_node(  # noqa: PLR0913 - a node and its options
     port: int,
     workers: int,
     hot: bool = True,
+    log: LogPlan = LogPlan(),  # noqa: B008 - immutable
     timeout_s: float = _READY_S,
 ) -> NodeInfo:
     """Start a node in the background and return once it answers; raises `PortInUse` or `NodeNotReady`."""
     listening = _bind(host, port)
     token = "" if _is_local(host) else str(make_token(store))
-    info = NodeInfo(
-        0, host, listening.getsockname()[1], environment, workers, datetime.now(UTC), hot=hot, token_file=token
-    )
+    port = listening.getsockname()[1]
+    info = NodeInfo(0, host, port, environment, workers, datetime.now(UTC), hot=hot, token_file=token, log=log)
     (store / "run").mkdir(parents=True, exist_ok=True)
-    with listening, log_file(store).open("ab") as log:
+    with listening, log_file(store).open("ab") as output:
         process = subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, *node_command(NodeOrder(info, str(store), listening.fileno()))],
             pass_fds=[listening.fileno()],
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
         )
     info = msgspec.structs.replace(info, pid=process.pid, birth=_birth(process.pid) or 0)

@@ -19,7 +19,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from modelmill.errors import BodyUnreadable
-from modelmill.serving.plane import CHANGING, JSON, MOST_BYTES, Call, Pairs, Plane
+from modelmill.serving.plane import CHANGING, JSON, MOST_BYTES, REQUEST_ID, Call, Pairs, Plane, usable_id
 
 _HEAD = b"%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
 _IDLE_S = 75.0
@@ -30,7 +30,11 @@ MOST_HEADERS = 128
 _MOST_HEADS = 50_000
 _MOST_KEPT_BYTES = 2048
 _LENGTH_DIGITS = len(str(MOST_BYTES)) - 1
-_WATCHED = CHANGING | {b"expect"}
+_TRACING = frozenset(
+    {b"traceparent", b"tracestate", b"x-b3-traceid", b"b3", b"x-amzn-trace-id", b"x-cloud-trace-context"}
+)
+"""Headers that differ from request to request: there is no use in knowing a head that has one."""
+_WATCHED = CHANGING | _TRACING | {b"expect", REQUEST_ID}
 _MOST_HEADER_BYTES = 64 << 10
 
 
@@ -67,6 +71,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_plain = True
         """Whether no header changes what the body means."""
         self._is_too_long = False
+        self._is_unique = False
+        """Whether the head is unlike all others."""
+        self._request = b""
+        """The id that the caller gave its request."""
         self._in_headers = False
         self._read = 0
         """How much was read at once."""
@@ -107,7 +115,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
         self._collected, self._size = None, 0
-        self._is_plain, self._is_too_long = True, False
+        self._is_plain, self._is_too_long, self._is_unique, self._request = True, False, False, b""
         self._since, self._arriving, self._in_headers = self.loop.time(), True, True
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -122,8 +130,11 @@ class HttpProtocol(HttpToolsProtocol):
             self.expect_100_continue = value.lower() == b"100-continue"
         elif name == b"content-length":
             self._is_too_long = value.isdigit() and int(value) > MOST_BYTES
-        else:
+        elif name in CHANGING:
             self._is_plain = False
+        else:
+            self._is_unique = True
+            self._request = usable_id(value) if name == REQUEST_ID else self._request
 
     def on_headers_complete(self) -> None:
         """Take the request, if it is one for the hot path."""
@@ -171,7 +182,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         body = self._collected[0] if len(self._collected) == 1 else b"".join(self._collected)
         path = self.url if b"?" not in self.url else self.url.partition(b"?")[0]
-        call = Call("POST", path, self.headers, body)
+        call = Call("POST", path, self.headers, body, request=self._request)
         reply = self._plane.now(call, is_plain=self._is_plain)
         if reply is None:
             self._hand_over()
@@ -180,7 +191,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._collected = None
         keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
         self._taken.append(Head(path, self.headers, self._is_plain, keep_alive, len(body)))
-        self._send(reply.status, reply.headers, reply.body, keep_alive=keep_alive)
+        self._send(reply.status, reply.headers, reply.body, reply.request, keep_alive=keep_alive)
 
     def _hand_over(self) -> None:
         """Give uvicorn the request as far as it has come."""
@@ -193,8 +204,10 @@ class HttpProtocol(HttpToolsProtocol):
         for piece in collected or ():
             super().on_body(piece)
 
-    def _send(self, status: int, headers: Pairs, body: bytes, *, keep_alive: bool) -> None:
+    def _send(self, status: int, headers: Pairs, body: bytes, request: bytes, *, keep_alive: bool) -> None:
         start = _start_of(status, headers, self.server_state.default_headers)
+        if request:
+            start = b"%bx-request-id: %b\r\n" % (start, request)
         if keep_alive and not self._plane.draining:
             self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), body))
         else:
@@ -216,7 +229,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._size += self._read
             if self._size > _MOST_HEADER_BYTES and not self.transport.is_closing():
                 self.send_400_response("too many headers")
-        elif whole and len(self._taken) == 1 and not self._arriving:
+        elif whole and len(self._taken) == 1 and not self._arriving and not self._is_unique:
             self._remember(data, self._taken[0])
 
     def _answer_known(self, data: bytes) -> bool:
@@ -227,12 +240,12 @@ class HttpProtocol(HttpToolsProtocol):
             return False
         if self.cycle is not None and not self.cycle.response_complete:
             return False
-        body = self._plane.quick(head.path, head.headers, data[end:]) if head.is_plain else None
-        if body is None:
+        found = self._plane.quick(head.path, head.headers, data[end:]) if head.is_plain else None
+        if found is None:
             return False
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
-        self._send(200, JSON, body, keep_alive=head.keep_alive)
+        self._send(200, JSON, *found, keep_alive=head.keep_alive)
         return True
 
     def _remember(self, data: bytes, head: Head) -> None:

@@ -31,12 +31,22 @@ class ModelFacts(NamedTuple):
     segments: int
 
 
+class LogFacts(NamedTuple):
+    """The prediction log of a node, in records."""
+
+    written: int
+    dropped: int
+    lost: int
+    """By workers that were killed."""
+
+
 class Facts(NamedTuple):
     """What is told."""
 
     workers: Sequence[WorkerState]
     retired: WorkerState
     """What workers that have ended counted."""
+    log: LogFacts
     declared: int
     """How many workers there should be."""
     models: Mapping[str, ModelFacts]
@@ -68,6 +78,12 @@ class _Node(Collector):
             requests.add_metric([outcome], sum(getattr(worker, outcome) for worker in ever))
         yield requests
         yield _latencies(ever)
+        log = CounterMetricFamily(
+            "modelmill_predictions_logged", "Records of the prediction log, by what became of them.", labels=["outcome"]
+        )
+        for outcome, count in facts.log._asdict().items():
+            log.add_metric([outcome], count)
+        yield log
         yield GaugeMetricFamily("modelmill_workers", "Workers that run.", len(facts.workers))
         yield GaugeMetricFamily("modelmill_workers_declared", "Workers that should run.", facts.declared)
         revision = min((worker.revision for worker in facts.workers), default=-1)

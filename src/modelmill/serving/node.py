@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -21,6 +22,8 @@ from typing import Any
 
 import msgspec
 
+from modelmill.data.journal import is_closed, list_journals
+from modelmill.errors import ModelmillError
 from modelmill.serving.control import NodeOrder, node_command, node_file
 from modelmill.serving.state import FREE, MOST_WORKERS, NodeState, make_state
 from modelmill.serving.worker import WorkerOrder, run_worker
@@ -28,6 +31,8 @@ from modelmill.serving.worker import WorkerOrder, run_worker
 _POLL_S = 0.05
 _DRAIN_S = 15.0
 _READY_S = 30.0
+_SETTLE_S = 60.0
+"""How often the node looks whether a journal was closed."""
 _CRASH_LOOP_S = 2.0
 """A worker that dies younger than this is replaced only after as long."""
 
@@ -46,6 +51,8 @@ class Node:
         self.born: dict[int, float] = {}
         self.old = dict(order.workers)
         self.signals: set[int] = set()
+        self.settler: subprocess.Popen[bytes] | None = None
+        self.settles_at = time.monotonic() + _SETTLE_S
 
     def run(self) -> None:
         """Keep the workers alive until a signal ends the node, or makes it start anew."""
@@ -55,6 +62,7 @@ class Node:
             self._replace_old()
             while not self._is_stopping():
                 self._keep_alive()
+                self._settle_log()
                 if signal.SIGHUP in self.signals:
                     self._start_anew()
                 time.sleep(_POLL_S)
@@ -101,6 +109,18 @@ class Node:
             _become_worker(order)
         self.workers[slot], self.born[slot] = pid, time.monotonic()
         return slot
+
+    # ---------------------------------------------------------------- the prediction log
+
+    def _settle_log(self) -> None:
+        """Have closed journals turned into a dataset, by a process of its own; what it cannot do, the next one does."""
+        if self.settler is not None and self.settler.poll() is None:
+            return
+        if time.monotonic() < self.settles_at or not self.info.log.settle:
+            return
+        self.settles_at = time.monotonic() + _SETTLE_S
+        if any(map(_is_closed, list_journals(Path(self.info.log.folder)))):
+            self.settler = subprocess.Popen(self.info.log.settle, stdin=subprocess.DEVNULL)  # noqa: S603 - our own module
 
     # ---------------------------------------------------------------- starting anew
 
@@ -172,6 +192,14 @@ def _has_ended(pid: int) -> bool:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
         return True
+
+
+def _is_closed(journal: Path) -> bool:
+    """Return whether a journal is there, and nobody writes to it."""
+    try:
+        return is_closed(journal)
+    except ModelmillError:
+        return False
 
 
 def _age(born: float) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from hmac import compare_digest
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol
@@ -31,7 +31,8 @@ from modelmill.names import Segment, format_segment, parse_target
 from modelmill.serving import invocations, protocol
 from modelmill.serving.applied import Answered, Applied, ServedModel, describe_answers
 from modelmill.serving.history import Point
-from modelmill.serving.meters import Meters, Place
+from modelmill.serving.log import PredictionLog, as_logged
+from modelmill.serving.meters import Meters
 from modelmill.serving.metrics import CONTENT_TYPE
 from modelmill.serving.quick import Choice, Found, Quick
 
@@ -40,6 +41,9 @@ Headers = Sequence[tuple[bytes, bytes]]
 Pairs = tuple[tuple[bytes, bytes], ...]
 
 MOST_BYTES = 32 << 20
+REQUEST_ID = b"x-request-id"
+"""Answers that are logged tell the request's id in it; a caller may give its own."""
+_USABLE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 CHANGING = frozenset({b"content-encoding", protocol.LENGTH_HEADER})
 """Headers that change what a body means."""
 _OPEN = frozenset({b"/v2/health/live", b"/v2/health/ready"})
@@ -59,6 +63,8 @@ class Call(NamedTuple):
     headers: Headers
     body: bytes
     query: bytes = b""
+    request: bytes = b""
+    """The id that the caller gave it."""
 
     def header(self, name: bytes) -> bytes | None:
         """Return a header, None where there is none."""
@@ -75,6 +81,8 @@ class Reply(NamedTuple):
     body: bytes
     headers: Pairs
     """Without content-length, which the transport adds."""
+    request: bytes = b""
+    """The request's id, where it is logged."""
 
 
 JSON = ((b"content-type", b"application/json"),)
@@ -125,8 +133,9 @@ class Host(Protocol):
 class Plane:
     """Answers calls with what is applied at that moment."""
 
-    def __init__(self, host: Host, token: bytes = b"") -> None:
-        """Take the worker that it answers for, and the token that requests must carry, if any."""
+    def __init__(self, host: Host, log: PredictionLog, token: bytes = b"") -> None:
+        """Take the worker that it answers for, where predictions are logged, and the token that requests must carry."""
+        self._log = log
         self._authorization = b"Bearer " + token if token else b""
         self.applied: Applied | None = None
         self.meters = Meters()
@@ -139,8 +148,10 @@ class Plane:
 
     # ---------------------------------------------------------------- the two ways in
 
-    def quick(self, path: bytes, headers: Headers, body: bytes) -> bytes | None:
-        """Return the body of an answer, all of whose headers are the usual ones; None for `now` to look closer.
+    def quick(self, path: bytes, headers: Headers, body: bytes) -> tuple[bytes, bytes] | None:
+        """Return the body of an answer, all of whose headers are the usual ones, and the request's id.
+
+        None for `now` to look closer.
 
         The hottest lines of the node: an address that was asked before, and one row that is valid.
         """
@@ -151,10 +162,15 @@ class Plane:
             return None
         began = perf_counter()
         found = target.quick(body, target.segment, target.here)
-        if found is None:
-            return None
-        self.meters.count_answer(perf_counter() - began, found.meter)
-        return found.body
+        return None if found is None else (found.body, self._count(found, began))
+
+    def _count(self, found: Found, began: float, given: bytes = b"") -> bytes:
+        """Count and log an answer of the quick way; return the request's id."""
+        seconds, choice = perf_counter() - began, found.choice
+        self.meters.count_answer(seconds, choice.meter)
+        if not choice.share:
+            return b""
+        return self._log.keep(choice.answerer, choice.share, (began, seconds, found.inputs, found.numbers), given)
 
     def now(self, call: Call, *, is_plain: bool) -> Reply | None:
         """Return the reply to a POST that needs nothing but this process; None where it needs more.
@@ -165,12 +181,11 @@ class Plane:
         try:
             self._check_token(call)
             target = self._target(call)
-            if target is None or target.opens or not target.model.is_packed:
+            if target is None or target.opens or not target.model.is_packed or self._log.waits:
                 return None
             found = target.quick(call.body, target.segment, target.here) if is_plain and target.quick else None
             if found is not None:
-                self.meters.count_answer(perf_counter() - began, found.meter)
-                return Reply(200, found.body, JSON)
+                return Reply(200, found.body, JSON, self._count(found, began, call.request))
             question = target.ask(self, target, call)
             answered = target.model.answer_now(question.batch)
             reply = question.tell(answered)
@@ -178,28 +193,44 @@ class Plane:
             reply = refusal(error)
             self.meters.count(reply.status, perf_counter() - began)
             return reply
-        self.meters.count(reply.status, perf_counter() - began, answered.about(target.model.header.model))
-        return reply
+        return self._counted(reply, call, target.model, answered, began)
+
+    def _counted(self, reply: Reply, call: Call, model: ServedModel, answered: Answered, began: float) -> Reply:
+        """Count and log an answer of the general way; return it with the request's id."""
+        seconds = perf_counter() - began
+        self.meters.count(reply.status, seconds, answered.about(model.header.model))
+        share = self._log.share(model.header.model)
+        if not share:
+            return reply
+        parts = [
+            (as_logged(who), (began, seconds, inputs, numbers), rows)
+            for who, inputs, numbers, rows in answered.logged(model)
+        ]
+        return reply._replace(request=self._log.keep_parts(parts, share, call.request))
 
     async def respond(self, call: Call) -> Reply:
         """Return the reply to a call."""
         began = perf_counter()
-        about: Iterable[tuple[Place, bool]] = ()
         try:
             self._check_token(call)
             target = self._target(call) if call.method == "POST" else None
-            if target is None:
-                reply = await self._route(call)
-            else:
-                if target.opens:
-                    target = await self._opened(call, target)
-                question = target.ask(self, target, call)
-                answered = await target.model.answer(question.batch)
-                reply, about = question.tell(answered), answered.about(target.model.header.model)
+            if target is not None:
+                return await self._answer(call, target, began)
+            reply = await self._route(call)
         except Exception as error:  # noqa: BLE001 - the border: no request may see a traceback
             reply = refusal(error)
         if call.method == "POST":  # what asks for answers; health checks would drown them
-            self.meters.count(reply.status, perf_counter() - began, about)
+            self.meters.count(reply.status, perf_counter() - began)
+        return reply
+
+    async def _answer(self, call: Call, target: Target, began: float) -> Reply:
+        if target.opens:
+            target = await self._opened(call, target)
+        question = target.ask(self, target, call)
+        answered = await target.model.answer(question.batch)
+        reply = self._counted(question.tell(answered), call, target.model, answered, began)
+        if self._log.waits:
+            await self._log.settled()
         return reply
 
     async def _route(self, call: Call) -> Reply:
@@ -255,7 +286,7 @@ class Plane:
         return None
 
     def _with_quick_way(self, target: Target, quick: str) -> Target:
-        way = None if target.opens or not quick else self._quick_way(target.model)
+        way = None if target.opens or not quick or self._log.waits else self._quick_way(target.model)
         return target._replace(quick=getattr(way, quick), here=way.choice_at(target.segment)) if way else target
 
     async def _opened(self, call: Call, target: Target) -> Target:
@@ -268,7 +299,8 @@ class Plane:
         """Return the quick way to a model's single answers, where all of them are given in this process."""
         if not model.is_packed:
             return None
-        return self._quick.get(model) or self._quick.setdefault(model, Quick(model, self.meters))
+        share = self._log.share(model.header.model)
+        return self._quick.get(model) or self._quick.setdefault(model, Quick(model, self.meters, share))
 
     def predict(self, target: Target, call: Call) -> Question:
         """Read an object or a list of objects, to be answered by one answer or a list of answers."""
@@ -434,6 +466,11 @@ def _json_bytes(call: Call) -> int | None:
     if not length.isdigit() or len(length) > 12:
         raise BodyUnreadable("`Inference-Header-Content-Length` is no number", got=length.decode("latin-1")[:40])
     return int(length)
+
+
+def usable_id(given: bytes) -> bytes:
+    """Return a caller's id for its request, empty where it is none that can be logged and told again."""
+    return given if _USABLE_ID.fullmatch(given) else b""
 
 
 def too_large(got: str = "") -> BodyTooLarge:

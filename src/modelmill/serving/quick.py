@@ -22,12 +22,13 @@ import numpy as np
 from modelmill.artifact.packed import Packed
 from modelmill.artifact.tracing import Program, open_program
 from modelmill.errors import ModelmillError
-from modelmill.model.fitted import as_matrix
+from modelmill.model.fitted import Floats, as_matrix
 from modelmill.model.request import Batch, Values, may_repeat
 from modelmill.names import Segment, format_segment
-from modelmill.registry.fleet import Entry
+from modelmill.registry.fleet import NOT_BUILT, Entry
 from modelmill.serving import protocol
-from modelmill.serving.applied import NOT_BUILT, ServedModel
+from modelmill.serving.applied import ServedModel
+from modelmill.serving.log import as_logged
 from modelmill.serving.meters import UNKNOWN, Meter, Meters
 from modelmill.serving.protocol import MATRIX, NUMBERS
 
@@ -75,11 +76,14 @@ _decode_inputs = msgspec.json.Decoder(_Inputs).decode
 _TYPES = {"text": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}
 
 
-class Found(NamedTuple):
-    """The body of an answer, and who counts it."""
+class Found(msgspec.Struct, gc=False):
+    """The body of an answer, and what is logged of it."""
 
     body: bytes
-    meter: Meter
+    choice: Choice
+    inputs: bytes | tuple[Values]
+    """As `Batch.logged` gives them."""
+    numbers: list[float]
 
 
 class Choice(NamedTuple):
@@ -92,6 +96,10 @@ class Choice(NamedTuple):
     v2: tuple[bytes, bytes, bytes]
     """A reply in V2, split in the same way."""
     meter: Meter
+    answerer: msgspec.Raw
+    """What answers, as the prediction log has it."""
+    share: float
+    """Which share of the requests is logged."""
 
 
 Tell = Callable[[Choice, list[float]], bytes]
@@ -100,9 +108,9 @@ Tell = Callable[[Choice, list[float]], bytes]
 class Quick:
     """Answers single rows of one model."""
 
-    def __init__(self, model: ServedModel, meters: Meters) -> None:
-        """Take a served model, all of whose entries are packed, and what counts its answers."""
-        self._model, self._parser, self._meters = model, model.parser, meters
+    def __init__(self, model: ServedModel, meters: Meters, share: float) -> None:
+        """Take a served model, all of whose entries are packed, what counts its answers, and which share is logged."""
+        self._model, self._parser, self._meters, self._share = model, model.parser, meters, share
         self._labels = model.header.labels
         self._choose = lru_cache(maxsize=_MOST_CHOICES)(self._find_choice)
         features = self._parser.spec.features
@@ -133,13 +141,14 @@ class Quick:
             x = np.array((self._pick(values),), dtype=np.float64)
         else:
             x = Batch(self._parser, (values,), None, ()).features()
-        return self._told(choice, choice.model.one(x), tell)
+        return self._told(choice, x, (values,), tell)
 
-    def _told(self, choice: Choice, found: list[float], tell: Tell) -> Found | None:
+    def _told(self, choice: Choice, x: Floats, inputs: bytes | tuple[Values], tell: Tell) -> Found | None:
+        found = choice.model.one(x)
         for number in found:
             if not isfinite(number):
                 return None
-        return Found(tell(choice, found), choice.meter)
+        return Found(tell(choice, found), choice, inputs, found)
 
     def _tell(self, choice: Choice, found: list[float]) -> bytes:
         pieces = choice.named
@@ -173,12 +182,12 @@ class Quick:
             return None
         if len(tensor.data) != tensor.shape[1] or may_repeat(body, 5):
             return None
-        x = np.array((tensor.data,), dtype=np.float64)
+        x = given = np.array((tensor.data,), dtype=np.float64)
         if self._parser.has_promises and self._parser.is_outside(x):  # JSON holds no infinity and no NaN
             return None
         if choice.before is not None:
             x = as_matrix(choice.before.run(self._parser.of_matrix(x, [self._parser.keys_of(segment)]).rows))
-        return self._told(choice, choice.model.one(x), self._tell_v2)
+        return self._told(choice, x, given.tobytes(), self._tell_v2)
 
     def _of_inputs(self, body: bytes, address: Segment | None, here: Choice | None) -> Found | None:
         """Answer a request with one input a field."""
@@ -225,7 +234,8 @@ class Quick:
         before = open_program(model.programs.before) if model.programs.before else None
         place = (self._model.header.model, UNKNOWN if why == NOT_BUILT else format_segment(segment))
         told = self._named_pieces(segment, entry, why), self._v2_pieces(why)
-        return Choice(model, before, *told, self._meters.of(place))
+        logged = as_logged(self._model.answerer(segment, entry, why))
+        return Choice(model, before, *told, self._meters.of(place), logged, self._share)
 
     def _named_pieces(self, segment: Segment, entry: Entry, why: str) -> tuple[bytes, ...]:
         header = self._model.header

@@ -13,7 +13,9 @@ from modelmill.serving.meters import CLASSES
 _SLOT = struct.Struct(f"<8q{CLASSES}q{CLASSES}q")
 _NUMBERS = 8
 MOST_WORKERS = 64
-SIZE = _SLOT.size * (MOST_WORKERS + 1)
+_COUNTS = struct.Struct("<3q")
+_COUNTS_AT = _SLOT.size * (MOST_WORKERS + 1)
+SIZE = _COUNTS_AT + _COUNTS.size * (MOST_WORKERS + 1)
 _RETIRED = MOST_WORKERS
 """The slot in which the counts of workers that have ended are added up: a counter never goes back."""
 
@@ -47,11 +49,26 @@ class WorkerState(NamedTuple):
 FREE = WorkerState()
 
 
+class LogCounts(NamedTuple):
+    """How many records of the prediction log there were."""
+
+    accepted: int = 0
+    written: int = 0
+    dropped: int = 0
+
+    @property
+    def lost(self) -> int:
+        """Return how many a worker that has ended took with it: they were neither written nor dropped."""
+        return self.accepted - self.written - self.dropped
+
+
 class NodeState:
     """The slots of all workers of a node, in memory that they share."""
 
     def __init__(self, descriptor: int) -> None:
         """Map the memory file that the parent made."""
+        if os.fstat(descriptor).st_size < SIZE:  # made by an earlier version, of which this one took over
+            os.ftruncate(descriptor, SIZE)
         self._memory = mmap.mmap(descriptor, SIZE)
 
     def write(self, slot: int, state: WorkerState) -> None:
@@ -66,6 +83,32 @@ class NodeState:
         latencies = tuple(one + other for one, other in zip(ended.latencies, kept.latencies, strict=True))
         self.write(_RETIRED, FREE._replace(**counts, latencies=latencies))
         self.write(slot, FREE)
+        cells = self.log_cells(_RETIRED)
+        for place, count in enumerate(self.log_at(slot)):
+            cells[place] += count
+        self.clear_log(slot)
+
+    def clear_log(self, slot: int) -> None:
+        """Count anew in a slot."""
+        _COUNTS.pack_into(self._memory, _COUNTS_AT + slot * _COUNTS.size, *LogCounts())
+
+    def log_cells(self, slot: int) -> memoryview:
+        """Return where a worker counts its records, one by one: it may be killed at any moment."""
+        begin = _COUNTS_AT + slot * _COUNTS.size
+        return memoryview(self._memory)[begin : begin + _COUNTS.size].cast("q")
+
+    def log_at(self, slot: int) -> LogCounts:
+        """Return what one slot's worker counted."""
+        return LogCounts(*self.log_cells(slot))
+
+    def log_living(self) -> LogCounts:
+        """Return what the workers that live counted."""
+        living = [self.log_at(slot) for slot in self._slots()]
+        return LogCounts(*(sum(counts) for counts in zip(LogCounts(), *living, strict=True)))
+
+    def log_retired(self) -> LogCounts:
+        """Return what all workers that have ended counted."""
+        return self.log_at(_RETIRED)
 
     def retired(self) -> WorkerState:
         """Return what all workers that have ended counted."""
@@ -79,12 +122,13 @@ class NodeState:
 
     def read(self) -> list[WorkerState]:
         """Return the workers that live."""
-        return list(self._living())
+        return [self.at(slot) for slot in self._slots()]
 
-    def _living(self) -> Iterator[WorkerState]:
+    def _slots(self) -> Iterator[int]:
+        """Yield the slots of the workers that live."""
         for slot in range(MOST_WORKERS):
             if _PID.unpack_from(self._memory, slot * _SLOT.size)[0]:
-                yield self.at(slot)
+                yield slot
 
 
 _PID = struct.Struct("<q")

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import uvicorn
 import uvloop
 
@@ -24,8 +25,9 @@ from modelmill.serving.app import App
 from modelmill.serving.applied import Applied, apply
 from modelmill.serving.history import Burden, History, Point
 from modelmill.serving.http import HttpProtocol
+from modelmill.serving.log import LogPlan, PredictionLog
 from modelmill.serving.meters import added, quantile
-from modelmill.serving.metrics import WORST, Facts, ModelFacts, exposition
+from modelmill.serving.metrics import WORST, Facts, LogFacts, ModelFacts, exposition
 from modelmill.serving.plane import Plane
 from modelmill.serving.state import NodeState, WorkerState
 from modelmill.store.blobs import pointers_of
@@ -86,7 +88,9 @@ class Worker:
         self.store = Path(order.store)
         self.state = NodeState(order.state)
         token_file = order.node["token_file"]
-        self.plane = Plane(self, read_token(Path(token_file)) if token_file else b"")
+        plan = msgspec.convert(order.node["log"], LogPlan)
+        self.log = PredictionLog(plan, self.state.log_cells(order.slot))
+        self.plane = Plane(self, self.log, read_token(Path(token_file)) if token_file else b"")
         self._history = History(self.store / "run")
         self._marks: deque[_Mark] = deque(maxlen=_RECENT_S)
         self._worst: tuple[float, list[Burden]] = (0.0, [])
@@ -116,6 +120,7 @@ class Worker:
         await self._first_look()
         await server.serve(sockets=[listening])
         polling.cancel()
+        self.log.finish()
         if self.plane.applied is not None:
             await asyncio.gather(*(model.close() for model in self.plane.applied.models.values()))
 
@@ -127,12 +132,13 @@ class Worker:
     async def _poll(self) -> None:
         told = ""
         while True:
-            trouble = await self._trouble()
+            trouble = "; ".join(filter(None, (await self._trouble(), self.log.trouble)))
             if trouble and trouble != told:
                 print(trouble, file=sys.stderr, flush=True)
             told = trouble
             self._report()
             await self._keep_history()
+            await self.log.flush()
             await asyncio.sleep(POLL_S)
 
     async def _trouble(self) -> str:
@@ -222,6 +228,7 @@ class Worker:
         facts = Facts(
             workers=self.state.read(),
             retired=self.state.retired(),
+            log=self._log_facts(),
             declared=self.order.node["workers"],
             models={name: ModelFacts(model.pointer.release, len(model.map)) for name, model in models},
             broken=len(applied.broken) if applied else 0,
@@ -251,7 +258,12 @@ class Worker:
                 "p99_ms": _ms(quantile(recent, 0.99)),
             },
             "workers": [_described(worker, memory=memory) for worker in workers],
+            "predictions": self._log_facts()._asdict(),
         }
+
+    def _log_facts(self) -> LogFacts:
+        living, retired = self.state.log_living(), self.state.log_retired()
+        return LogFacts(living.written + retired.written, living.dropped + retired.dropped, retired.lost)
 
 
 class _Mark(NamedTuple):

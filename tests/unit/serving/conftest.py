@@ -16,6 +16,7 @@ from modelmill.registry.fleet import Entry, FleetMap, Header, sign
 from modelmill.release.pointers import Pointer
 from modelmill.serving.applied import Applied, ServedModel
 from modelmill.serving.history import Point
+from modelmill.serving.log import LogPlan, PredictionLog
 from modelmill.serving.plane import Plane
 from modelmill.store.blobs import blobs_of
 from modelmill.store.packs import PackWriter
@@ -37,6 +38,11 @@ class NoHost:
 
     async def history(self, model: str, segment: str, minutes: int) -> list[Point]:  # noqa: ARG002 - as its callers ask
         return []
+
+
+def log_in(folder: Path, **plan: Any) -> PredictionLog:
+    """Return the prediction log of a worker, in a folder of its own."""
+    return PredictionLog(LogPlan(**({"folder": str(folder / "predictions"), "level": "memory"} | plan)), [0, 0, 0])
 
 
 def serve(folder: Path, spec: SchemaSpec, models: Mapping[Segment, Packed], labels: tuple[str, ...] = ()) -> Plane:
@@ -64,7 +70,7 @@ def serve(folder: Path, spec: SchemaSpec, models: Mapping[Segment, Packed], labe
     ]
     signed = sign(key, FleetMap.build(header, entries))
     pointer = Pointer(1, blobs.put([signed.content])[0], signed.signature)
-    plane = Plane(NoHost())
+    plane = Plane(NoHost(), log_in(folder))
     plane.applied = Applied(1, {ModelName("fleet"): ServedModel(folder, blobs, pointer)}, {})
     return plane
 
@@ -73,6 +79,18 @@ def serve(folder: Path, spec: SchemaSpec, models: Mapping[Segment, Packed], labe
 def no_host() -> type[NoHost]:
     """Return a worker that is not there, for a plane without one."""
     return NoHost
+
+
+@pytest.fixture(scope="session")
+def no_log() -> PredictionLog:
+    """Return a prediction log that takes nothing."""
+    return PredictionLog(LogPlan(), [0, 0, 0])
+
+
+@pytest.fixture(scope="session")
+def logging() -> Callable[..., PredictionLog]:
+    """Return what makes a worker's prediction log."""
+    return log_in
 
 
 @pytest.fixture(scope="session")

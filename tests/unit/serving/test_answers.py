@@ -72,11 +72,11 @@ HEADERS = [(b"host", b"node")]
 
 
 def generally(plane: Plane, path: str, body: bytes, headers: Any = ()) -> Reply:
-    return asyncio.run(plane.respond(Call("POST", path.encode(), [*HEADERS, *headers], body)))
+    return asyncio.run(plane.respond(Call("POST", path.encode(), [*HEADERS, *headers], body, request=b"mine")))
 
 
 def quickly(plane: Plane, path: str, body: bytes) -> Reply | None:
-    return plane.now(Call("POST", path.encode(), HEADERS, body), is_plain=True)
+    return plane.now(Call("POST", path.encode(), HEADERS, body, request=b"mine"), is_plain=True)
 
 
 def asked(plane: Plane, path: str, body: Any, headers: Any = ()) -> tuple[int, Answer]:
@@ -280,7 +280,7 @@ def test_a_body_may_be_packed(planes: dict[str, Plane], pack: Any) -> None:
 
 def test_a_header_that_changes_the_body_is_not_for_the_quick_way(planes: dict[str, Plane]) -> None:
     body, headers = binary([STORES, NUMBERS, X])
-    call = Call("POST", V2.encode(), headers, body)
+    call = Call("POST", V2.encode(), headers, body, request=b"mine")
     assert planes["fleet"].now(call, is_plain=False) == asyncio.run(planes["fleet"].respond(call))
 
 
@@ -489,8 +489,8 @@ def test_what_is_no_form_of_mlflow_is_refused(planes: dict[str, Plane], body: An
 # ---------------------------------------------------------------- tokens
 
 
-def test_a_node_with_a_token_asks_for_it(planes: dict[str, Plane], no_host: Any) -> None:
-    guarded = Plane(no_host(), b"secret")
+def test_a_node_with_a_token_asks_for_it(planes: dict[str, Plane], no_host: Any, no_log: Any) -> None:
+    guarded = Plane(no_host(), no_log, b"secret")
     guarded.applied = planes["fleet"].applied
     body = json.dumps(ROW).encode()
     for headers, status in (

@@ -105,9 +105,9 @@ def post(body: bytes, path: bytes = b"/fleet", *headers: bytes, version: bytes =
 
 
 def alike(server: Server, *pieces: bytes, pause: float = 0.0, end: bool = False) -> bytes:
-    """Return what the hot path answers, once it is what plain ASGI answers but for the date."""
+    """Return what the hot path answers, once it is what plain ASGI answers but for the date and the request's id."""
     found = [server.talk(*pieces, hot=hot, pause=pause, end=end) for hot in (True, False)]
-    hot, plain = (re.sub(rb"date: [^\r]*", b"date: now", some) for some in found)
+    hot, plain = (re.sub(rb"(date|x-request-id): [^\r]*", rb"\1: now", some) for some in found)
     assert hot == plain
     return hot
 
@@ -118,7 +118,10 @@ ANSWER = b'{"sales":7.0,"model":"fleet","segment":"pooled","version":2,"answered
 
 def test_a_request_is_answered(server: Server) -> None:
     found = alike(server, ONE)
-    assert found.startswith(b"HTTP/1.1 200 OK\r\ndate: now\r\ncontent-type: application/json\r\ncontent-length: 83\r\n")
+    start = (
+        b"HTTP/1.1 200 OK\r\ndate: now\r\ncontent-type: application/json\r\nx-request-id: now\r\ncontent-length: 83\r\n"
+    )
+    assert found.startswith(start)
     assert found.endswith(b"\r\n\r\n" + ANSWER)
 
 

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from modelmill.serving.history import KEPT_S, Burden, History
 from modelmill.serving.meters import BOUNDS, CLASSES, Meters, added, quantile
-from modelmill.serving.metrics import WORST, Facts, ModelFacts, exposition
+from modelmill.serving.metrics import WORST, Facts, LogFacts, ModelFacts, exposition
 from modelmill.serving.state import WorkerState
 
 LATENCIES = st.lists(st.floats(1e-6, 20), min_size=1, max_size=200)
@@ -94,6 +94,7 @@ def facts(models: int, segments: int) -> Facts:
     return Facts(
         workers=[worker, worker],
         retired=WorkerState(answered=5),
+        log=LogFacts(40, 2, 1),
         declared=3,
         models={f"model-{place}": ModelFacts(2, segments) for place in range(models)},
         broken=0,

@@ -57,21 +57,21 @@ def ask(app: App, method: str, path: str, **options: Any) -> httpx.Response:
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/v2/health/ready"), ("POST", "/sales"), ("GET", "/sales/schema")]
 )
-def test_before_a_release_a_node_is_not_ready(method: str, path: str, no_host: Any) -> None:
-    reply = ask(App(Plane(no_host())), method, path, json={})
+def test_before_a_release_a_node_is_not_ready(method: str, path: str, no_host: Any, no_log: Any) -> None:
+    reply = ask(App(Plane(no_host(), no_log)), method, path, json={})
     assert (reply.status_code, reply.json()["code"]) == (503, "MM508")
 
 
-def test_a_node_lives_before_it_is_ready(no_host: Any) -> None:
-    assert ask(App(Plane(no_host())), "GET", "/v2/health/live").json() == {"live": True}
+def test_a_node_lives_before_it_is_ready(no_host: Any, no_log: Any) -> None:
+    assert ask(App(Plane(no_host(), no_log)), "GET", "/v2/health/live").json() == {"live": True}
 
 
-def test_what_we_did_not_foresee_is_a_500_without_a_traceback(no_host: Any) -> None:
+def test_what_we_did_not_foresee_is_a_500_without_a_traceback(no_host: Any, no_log: Any) -> None:
     class Broken(type(no_host())):  # type: ignore[misc]
         def describe(self, *, memory: bool) -> dict[str, Any]:  # noqa: ARG002 - as its callers ask
             raise RuntimeError("unforeseen")
 
-    reply = ask(App(Plane(Broken())), "GET", "/-/node")
+    reply = ask(App(Plane(Broken(), no_log)), "GET", "/-/node")
     assert (reply.status_code, reply.json()["code"]) == (500, "MM500")
     assert "Traceback" not in reply.text
 

@@ -1,0 +1,173 @@
+"""Many rows at once: each by its segment's model, in supervised workers, by the code that is archived with the versions."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from modelmill.build.batch import BatchAnswers, BatchPart, BatchSetup
+from modelmill.build.builder import start_template
+from modelmill.compute.compute import Limits, Lost, Task
+from modelmill.compute.local import LocalCompute
+from modelmill.data.build_table import write_build_table
+from modelmill.data.snapshot import Segments, starts_of
+from modelmill.errors import ModelReturned
+from modelmill.model.columns import Column
+from modelmill.model.request import key_text
+from modelmill.model.schema import SchemaSpec
+from modelmill.names import Digest, Segment, format_target
+from modelmill.registry.facts import extract_code
+from modelmill.registry.fleet import FAILED, Entry, FleetMap
+from modelmill.settings import Settings
+from modelmill.store.opening import Store
+
+_TASK_ROWS = 16_384
+_TASK_PARTS = 256
+_DUMMIES = {"bool": False, "float": 0.0, "int": 0}
+
+
+class Answers(NamedTuple):
+    """The answers to the rows of a frame, in its order."""
+
+    numbers: NDArray[np.float64]
+    """(rows,), or (rows, classes)."""
+    versions: NDArray[np.int64]
+    whys: list[str]
+    """Why the pooled model answered a row; empty where its segment's own did."""
+
+    def columns(self, labels: Sequence[str]) -> list[pl.Series]:
+        """Return the answers as columns: ``answer``, a probability a class, ``answered_by``, ``version``, ``why``."""
+        told = [pl.Series("answer", self.values(labels))]
+        told += [pl.Series(f"probability_{label}", self.numbers[:, place]) for place, label in enumerate(labels)]
+        by = ["pooled" if why else "own" for why in self.whys]
+        return [*told, pl.Series("answered_by", by), pl.Series("version", self.versions), pl.Series("why", self.whys)]
+
+    def values(self, labels: Sequence[str]) -> list[float] | list[str]:
+        """Return the predicted numbers, or the likeliest labels."""
+        if not labels:
+            return self.numbers.tolist()  # type: ignore[no-any-return]  # numpy does not know
+        return [labels[place] for place in self.numbers.argmax(axis=1).tolist()]
+
+
+def answer_rows(store: Store, settings: Settings, fleet: FleetMap, frame: pl.DataFrame) -> Answers:
+    """Answer checked rows of a fleet's request columns; columns that it can do without may be missing.
+
+    Raises what the models raise where the pooled model, too, has no answer.
+    """
+    by = list(fleet.header.by)
+    ordered = frame.with_row_index("__row").sort([*by, "__row"]) if by else frame.with_row_index("__row")
+    segments = _segments(ordered, by)
+    chosen = [fleet.entry_for(segment) for segment, *_ in segments]
+    numbers = np.empty((len(frame), *((len(fleet.header.labels),) if fleet.header.labels else ())))
+    versions, whys = np.empty(len(frame), dtype=np.int64), [""] * len(frame)
+    places = ordered["__row"].to_numpy()
+    for part, answers in _answered(store, settings, fleet, ordered.drop("__row"), segments, chosen):
+        rows = places[part.start : part.start + part.rows]
+        numbers[rows], versions[rows] = answers.numbers, part.entry.number
+        for row in rows if part.why else ():
+            whys[row] = part.why
+        for row in rows[answers.fell_back]:
+            assert part.pooled is not None  # noqa: S101 - it answered
+            versions[row], whys[row] = part.pooled.number, FAILED
+    return Answers(numbers, versions, whys)
+
+
+def _segments(ordered: pl.DataFrame, by: Sequence[str]) -> Segments:
+    if not by:
+        return Segments([()], np.zeros(1, dtype=np.int64), np.array([len(ordered)]), [b""])
+    groups = ordered.group_by(by, maintain_order=True).len()
+    texts = [[key_text(value) for value in groups[name].to_list()] for name in by]
+    rows = groups["len"].cast(pl.Int64).to_numpy()
+    return Segments(list(zip(*texts, strict=True)), starts_of(rows), rows, [b""] * len(rows))
+
+
+def _answered(
+    store: Store,
+    settings: Settings,
+    fleet: FleetMap,
+    ordered: pl.DataFrame,
+    segments: Segments,
+    chosen: Sequence[tuple[Entry, str]],
+) -> Iterator[tuple[BatchPart, BatchAnswers]]:
+    """Yield the answers to each segment, one code archive after the other."""
+    pooled = fleet.find(())
+    parts: dict[Digest, list[BatchPart]] = {}
+    for (segment, start, rows, _), (entry, why) in zip(segments, chosen, strict=True):
+        part = BatchPart(start, rows, segment, entry, why, pooled)
+        parts.setdefault(entry.code or fleet.header.code, []).append(part)
+    with tempfile.TemporaryDirectory(dir=_made(store.scratch)) as scratch:
+        table = Path(scratch) / "table"
+        _write_table(table, fleet.header.spec, ordered, segments)
+        for code, some in parts.items():
+            root = extract_code(store.blobs, code, _made(store.folder / "cache" / "code"))
+            file, model = fleet.header.entry
+            setup = BatchSetup(file=root / file, root=root, model=model, table=table, blobs=store.blobs.folder)
+            yield from _run(settings, setup, some)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write_table(path: Path, spec: SchemaSpec, ordered: pl.DataFrame, segments: Segments) -> None:
+    """Write the table that workers map; rows to be answered have no target, which the format asks for."""
+    columns = tuple(c for c in spec.columns if c.name in ordered.columns or c.role == "target")
+    target = pl.lit(_dummy(spec.target)).alias(spec.target.name)
+    frame = ordered.drop(spec.target.name, strict=False).with_columns(target)
+    write_build_table(path, msgspec.structs.replace(spec, columns=columns, unique=()), segments, frame)
+
+
+def _dummy(target: Column) -> float | int | bool | str:
+    return target.values[0] if target.values else _DUMMIES[target.kind]
+
+
+def _run(settings: Settings, setup: BatchSetup, parts: Sequence[BatchPart]) -> Iterator[tuple[BatchPart, BatchAnswers]]:
+    tasks = [Task(number, some) for number, some in enumerate(_tasks(parts))]
+    build = settings.build
+    compute = LocalCompute(
+        "modelmill.build.batch:open_batch",
+        setup,
+        workers=min(build.processes, len(tasks)),
+        template=start_template(setup.root),
+        limits=Limits(build.segment_timeout_s, build.worker_memory_mb),
+    )
+    try:
+        for task in tasks:
+            compute.submit(task)
+        for _ in tasks:
+            ended = compute.wait()
+            if isinstance(ended, Lost):
+                raise _lost(setup.model, ended)
+            yield from zip(ended.task.payload, ended.result, strict=True)
+    finally:
+        compute.close()
+
+
+def _tasks(parts: Sequence[BatchPart]) -> Iterator[list[BatchPart]]:
+    some: list[BatchPart] = []
+    rows = 0
+    for part in parts:
+        some.append(part)
+        rows += part.rows
+        if rows >= _TASK_ROWS or len(some) >= _TASK_PARTS:
+            yield some
+            some, rows = [], 0
+    if some:
+        yield some
+
+
+def _lost(model: str, lost: Lost) -> ModelReturned:
+    segment: Segment = lost.task.payload[max(lost.item, 0)].segment
+    return ModelReturned(
+        f"`{format_target(model, segment)}` ended the process that asked it",
+        got=lost.detail or lost.reason,
+        next=f"modelmill show '{format_target(model, segment)}'",
+    )
