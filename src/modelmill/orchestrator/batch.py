@@ -43,17 +43,22 @@ class Answers(NamedTuple):
     """Why the pooled model answered a row; empty where its segment's own did."""
 
     def columns(self, labels: Sequence[str]) -> list[pl.Series]:
-        """Return the answers as columns: ``answer``, a probability a class, ``answered_by``, ``version``, ``why``."""
-        told = [pl.Series("answer", self.values(labels))]
-        told += [pl.Series(f"probability_{label}", self.numbers[:, place]) for place, label in enumerate(labels)]
+        """Return the answers as columns, named as `names_of_answers` says."""
+        chances = self.numbers.T if labels else ()
         by = ["pooled" if why else "own" for why in self.whys]
-        return [*told, pl.Series("answered_by", by), pl.Series("version", self.versions), pl.Series("why", self.whys)]
+        columns = [self.values(labels), *chances, by, self.versions, self.whys]
+        return [pl.Series(name, values) for name, values in zip(names_of_answers(labels), columns, strict=True)]
 
     def values(self, labels: Sequence[str]) -> list[float] | list[str]:
         """Return the predicted numbers, or the likeliest labels."""
         if not labels:
             return self.numbers.tolist()  # type: ignore[no-any-return]  # numpy does not know
         return [labels[place] for place in self.numbers.argmax(axis=1).tolist()]
+
+
+def names_of_answers(labels: Sequence[str]) -> list[str]:
+    """Return the columns of answers: the number or the likeliest label, a probability a class, and who answered."""
+    return ["answer", *(f"probability_{label}" for label in labels), "answered_by", "version", "why"]
 
 
 def answer_rows(store: Store, settings: Settings, fleet: FleetMap, frame: pl.DataFrame) -> Answers:

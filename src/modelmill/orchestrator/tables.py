@@ -14,7 +14,7 @@ from modelmill.data.sources import describe, read_table
 from modelmill.errors import ColumnMissing, NotFound, UsageError, did_you_mean
 from modelmill.model.request import key_text, parser_of
 from modelmill.names import format_segment, parse_target
-from modelmill.orchestrator.batch import Answers, answer_rows
+from modelmill.orchestrator.batch import Answers, answer_rows, names_of_answers
 from modelmill.orchestrator.logged import check_ending, write_frame
 from modelmill.orchestrator.outcomes import Answer, PredictOutcome, Progress, TableFacts, no_progress
 from modelmill.orchestrator.requests import PredictRequest
@@ -24,7 +24,6 @@ from modelmill.settings import Settings
 from modelmill.store.opening import open_store
 
 _SHOWN = 10
-_TOLD = ("answer", "answered_by", "version", "why")
 
 
 def predict_table(settings: Settings, request: PredictRequest, progress: Progress = no_progress) -> PredictOutcome:
@@ -40,6 +39,8 @@ def predict_table(settings: Settings, request: PredictRequest, progress: Progres
         fleet, source = served_map(store, model)
         given, told = _read(settings, request, fleet.header)
         progress("line", {"text": f"read {told}   {len(given):,} rows"})
+        if request.out:
+            _check_names(given, fleet.header)
         rows = _checked(fleet.header, given, told)
         answers = answer_rows(store, settings, fleet, rows)
     header = fleet.header
@@ -86,13 +87,14 @@ def _checked(header: Header, frame: pl.DataFrame, source: str) -> pl.DataFrame:
 
 
 def _write(given: pl.DataFrame, answers: Answers, header: Header, out: str) -> Path:
-    columns = answers.columns(header.labels)
-    taken = [series.name for series in columns if series.name in given.columns]
+    return write_frame(given.with_columns(answers.columns(header.labels)), out)
+
+
+def _check_names(given: pl.DataFrame, header: Header) -> None:
+    """Refuse a table that has a column of the answers already; better before the work than after it."""
+    taken = [name for name in names_of_answers(header.labels) if name in given.columns]
     if taken:
-        raise UsageError(
-            f"the table has a column `{taken[0]}` already, which the answers need", next="rename it in the table"
-        )
-    return write_frame(given.with_columns(columns), out)
+        raise UsageError(f"the table has a column `{taken[0]}` already, which the answers need", next="rename it")
 
 
 def _first(header: Header, rows: pl.DataFrame, answers: Answers) -> list[Answer]:

@@ -78,7 +78,7 @@ class Worker:
 
 def asked(number: int, inputs: Any = (ROW,), answers: Any = (7.0,), **changes: Any) -> Record:
     at = datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp() + number
-    about = {"answerer": WHO, "id": number, "at": at, "seconds": 0.002} | changes
+    about: dict[str, Any] = {"answerer": WHO, "id": number, "at": at, "seconds": 0.002} | changes
     return Record(**about, inputs=inputs, answers=answers)
 
 

@@ -81,7 +81,7 @@ def test_those_that_wait_for_the_disk_share_its_work(tmp_path: Path, monkeypatch
         plain(descriptor)
         seen.append(len(written(tmp_path)))
 
-    monkeypatch.setattr(journal.os, "fdatasync", noted)
+    monkeypatch.setattr(os, "fdatasync", noted)
 
     async def ask(number: int) -> None:
         await asyncio.sleep(0.001 * (number % 5))
