@@ -6,12 +6,15 @@ Run it with ``make demo``; ``make demo DEMO=--keep`` leaves the node running.
 from __future__ import annotations
 
 import argparse
+import http.client
 import itertools
+import json
 import shutil
 import statistics
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,8 @@ from modelmill.orchestrator.outcomes import UpOutcome
 
 HERE = Path(__file__).parent
 REQUESTS = 400
+PACE_S = 3
+CONNECTIONS = 4
 FIELDS = ["carrier", "flight", "dest", "time_hour", "distance", "hour"]
 
 console = Console(highlight=False, soft_wrap=True)
@@ -44,7 +49,9 @@ def main() -> int:
         outcome = mm.Mill(HERE, progress=report).up("airtime.py", port=0 if not options.keep else None, detach=True)
     try:
         tell_build(outcome)
-        tell_answers(outcome, ask_many(outcome.url, pl.read_parquet(rows)))
+        asked = requests_from(pl.read_parquet(rows))
+        tell_answers(outcome, ask_many(outcome.url, asked))
+        tell_pace(mill, ask_on(outcome, [fields for fields, _ in asked]))
         tell_next(outcome, keep=options.keep)
     finally:
         if not options.keep:
@@ -77,20 +84,55 @@ def progress_bar() -> Iterator[Any]:
         yield report
 
 
-def ask_many(url: str, flights: pl.DataFrame) -> list[dict[str, Any]]:
-    """Ask for flown flights of the last weeks, one request each, and return answer, truth and milliseconds."""
+def requests_from(flights: pl.DataFrame) -> list[tuple[dict[str, Any], float]]:
+    """Return the fields of flown flights of the last weeks, each with its true air time."""
     flown = flights.drop_nulls("air_time").sort("time_hour").tail(20_000)
     chosen = flown.sample(REQUESTS, seed=1).to_dicts()
+    return [
+        ({name: row[name] for name in FIELDS} | {"time_hour": row["time_hour"].isoformat()}, float(row["air_time"]))
+        for row in chosen
+    ]
+
+
+def ask_many(url: str, asked: list[tuple[dict[str, Any], float]]) -> list[dict[str, Any]]:
+    """Ask one request after the other, and return answer, truth and milliseconds."""
     answers = []
     with httpx.Client() as client:
-        for row in chosen:
-            fields = {name: row[name] for name in FIELDS} | {"time_hour": row["time_hour"].isoformat()}
+        for fields, truth in asked:
             began = time.perf_counter()
             reply = client.post(url, json=fields)
             reply.raise_for_status()
             took = (time.perf_counter() - began) * 1e3
-            answers.append(reply.json() | {"truth": float(row["air_time"]), "ms": took})
+            answers.append(reply.json() | {"truth": truth, "ms": took})
     return answers
+
+
+def ask_on(outcome: UpOutcome, asked: list[dict[str, Any]]) -> float:
+    """Ask on for a few seconds over a few connections that stay; return the requests a second that the node counted."""
+    bodies = [json.dumps(fields) for fields in asked]
+    ends = time.monotonic() + PACE_S
+
+    def ask() -> None:
+        link = http.client.HTTPConnection("127.0.0.1", outcome.node.port)
+        for body in itertools.cycle(bodies):
+            if time.monotonic() > ends:
+                break
+            link.request("POST", f"/{outcome.train.model}", body)
+            link.getresponse().read()
+        link.close()
+
+    before, began = counted(outcome), time.monotonic()
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        for one in [pool.submit(ask) for _ in range(CONNECTIONS)]:
+            one.result()
+    return (counted(outcome) - before) / (time.monotonic() - began)
+
+
+def counted(outcome: UpOutcome) -> int:
+    """Return how many requests the node's workers have answered, by their own count."""
+    time.sleep(0.5)  # each worker tells the others four times a second
+    workers = httpx.get(f"{outcome.node.url}/-/node").raise_for_status().json()["workers"]
+    return sum(worker["answered"] for worker in workers)
 
 
 def tell_build(outcome: UpOutcome) -> None:
@@ -136,6 +178,18 @@ def tell_answers(outcome: UpOutcome, answers: list[dict[str, Any]]) -> None:
         f"  latency    median {statistics.median(took):.1f} ms, 99th percentile {took[int(0.99 * len(took))]:.1f} ms\n"
     )
     draw(errors)
+
+
+def tell_pace(mill: mm.Mill, pace: float) -> None:
+    """Tell what the node itself counted."""
+    node = mill.status().node
+    assert node is not None  # noqa: S101 - it has just answered
+    console.print(
+        f"\n  node       {node.workers} workers, [bold]{pace:,.0f} requests/s[/bold] by their own count, for {PACE_S} s over "
+        f"{CONNECTIONS} connections; p50 {node.p50_ms:.2g} ms, p99 {node.p99_ms:.2g} ms of work a request, "
+        f"{node.memory_mb:,.0f} MB\n"
+        f"             {node.logged:,} requests logged: modelmill data show predictions/air-time, modelmill parity"
+    )
 
 
 def draw(errors: list[float]) -> None:

@@ -12,6 +12,8 @@ It relies on names of `HttpToolsProtocol` that are not documented; tests/unit/se
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -217,6 +219,22 @@ class HttpProtocol(HttpToolsProtocol):
         self._since = self.loop.time()
 
     # ---------------------------------------------------------------- refusals and the end
+
+    def shutdown(self) -> None:
+        """End with the process - unless a request has come that nobody has read: its answer ends the connection then.
+
+        A client may send at any moment over a connection that has been idle; closing behind what it sent would fail it.
+        """
+        if not self._has_unread():
+            super().shutdown()
+
+    def _has_unread(self) -> bool:
+        try:
+            # The transport's own socket does not let us look.
+            with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as link:
+                return bool(link.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:  # nothing is there, or it is no longer a connection
+            return False
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived; what is no HTTP, or has too many headers, ends the connection."""

@@ -60,10 +60,18 @@ class Server:
                 proxy_headers=False,
                 server_header=False,
             )
-            server = uvicorn.Server(config)
-            thread = threading.Thread(target=lambda s=server, c=listening: asyncio.run(s.serve([c])), daemon=True)
+            server: Any = uvicorn.Server(config)
+            thread = threading.Thread(target=self._run, args=(server, listening), daemon=True)
             thread.start()
             self._servers.append((server, thread))
+
+    @staticmethod
+    def _run(server: Any, listening: socket.socket) -> None:
+        async def serve() -> None:
+            server.loop = asyncio.get_running_loop()
+            await server.serve([listening])
+
+        asyncio.run(serve())
 
     def close(self) -> None:
         for server, thread in self._servers:
@@ -281,6 +289,32 @@ def test_an_idle_connection_is_closed(server: Server, monkeypatch: pytest.Monkey
     monkeypatch.setattr(http, "_SLOW_S", 0.1)
     monkeypatch.setattr(http, "_IDLE_S", 0.2)
     assert server.talk(ONE, pause=0.6).endswith(ANSWER + b"<closed>")
+
+
+def test_a_request_that_nobody_has_read_is_answered_at_the_end(server: Server) -> None:
+    """A request arrives over an idle connection in the very moment in which the worker closes those."""
+    running, _ = server._servers[0]
+    ended: list[bytes] = []
+
+    async def end_idle_connections(link: socket.socket) -> None:
+        (protocol,) = running.server_state.connections
+        link.sendall(ONE)  # it is there, and the loop has not looked since
+        server.plane.draining = True
+        protocol.shutdown()
+
+    with socket.create_connection(("127.0.0.1", server.ports[True])) as link:
+        link.sendall(ONE)
+        link.settimeout(5)
+        while ANSWER not in link.recv(1 << 16):
+            pass
+        asyncio.run_coroutine_threadsafe(end_idle_connections(link), running.loop).result(5)
+        try:
+            while part := link.recv(1 << 16):
+                ended.append(part)
+        finally:
+            server.plane.draining = False
+    assert ANSWER in b"".join(ended)
+    assert b"connection: close" in b"".join(ended)
 
 
 def test_a_draining_worker_answers_and_closes(server: Server) -> None:
