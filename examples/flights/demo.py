@@ -183,7 +183,7 @@ def tell_answers(outcome: UpOutcome, answers: list[dict[str, Any]]) -> None:
 def tell_pace(mill: mm.Mill, pace: float) -> None:
     """Tell what the node itself counted."""
     node = mill.status().node
-    assert node is not None  # noqa: S101 - it has just answered
+    assert node is not None
     console.print(
         f"\n  node       {node.workers} workers, [bold]{pace:,.0f} requests/s[/bold] by their own count, for {PACE_S} s over "
         f"{CONNECTIONS} connections; p50 {node.p50_ms:.2g} ms, p99 {node.p99_ms:.2g} ms of work a request, "
