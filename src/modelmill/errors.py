@@ -250,6 +250,13 @@ class TokenRefused(RequestError):
     status = 401
 
 
+class HostRefused(RequestError):
+    """The request came under a name that is not the node's."""
+
+    code = "MM210"
+    status = 421
+
+
 class ModelError(UserError):
     """The model file says something impossible."""
 

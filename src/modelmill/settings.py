@@ -44,6 +44,8 @@ class ServeSettings:
     """The port; 0 takes any free one."""
     workers: int = 1
     """Processes that answer."""
+    name: str = ""
+    """A name with a dot under which requests may come to a node without a token, such as a proxy's; others are refused."""
 
 
 @dataclass(frozen=True, slots=True)

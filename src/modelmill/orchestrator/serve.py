@@ -100,6 +100,7 @@ def _start(settings: Settings, request: ServeRequest, running: NodeInfo | None) 
         workers=request.workers or declared.workers,
         hot=not request.no_hot_path,
         log=log_plan(settings),
+        name=declared.name,
     )
 
 

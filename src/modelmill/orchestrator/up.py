@@ -79,6 +79,7 @@ def _start(settings: Settings, store: Store, request: UpRequest) -> NodeInfo:
         port=_port(settings, request),
         workers=serve.workers,
         log=log_plan(settings),
+        name=serve.name,
     )
 
 

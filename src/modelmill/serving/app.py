@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from modelmill.errors import BodyUnreadable, ModelmillError
-from modelmill.serving.plane import MOST_BYTES, REQUEST_ID, Call, Plane, Reply, refusal, too_large, usable_id
+from modelmill.serving.calls import MOST_BYTES, REQUEST_ID, Call, Reply, refusal, too_large, usable_id
+from modelmill.serving.plane import Plane
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

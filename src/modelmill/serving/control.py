@@ -46,6 +46,8 @@ class NodeInfo(msgspec.Struct, frozen=True):
     """Where the token is kept that requests must carry; empty where they need none."""
     log: LogPlan = LogPlan()
     """What is logged of the answers."""
+    name: str = ""
+    """A name under which requests may come although it has a dot; see `serving.door`."""
 
     @property
     def url(self) -> str:
@@ -106,13 +108,16 @@ def start_node(  # noqa: PLR0913 - a node and its options
     workers: int,
     hot: bool = True,
     log: LogPlan = LogPlan(),  # noqa: B008 - immutable
+    name: str = "",
     timeout_s: float = _READY_S,
 ) -> NodeInfo:
     """Start a node in the background and return once it answers; raises `PortInUse` or `NodeNotReady`."""
     listening = _bind(host, port)
     token = "" if _is_local(host) else str(make_token(store))
     port = listening.getsockname()[1]
-    info = NodeInfo(0, host, port, environment, workers, datetime.now(UTC), hot=hot, token_file=token, log=log)
+    info = NodeInfo(
+        0, host, port, environment, workers, datetime.now(UTC), hot=hot, token_file=token, log=log, name=name
+    )
     (store / "run").mkdir(parents=True, exist_ok=True)
     with listening, log_file(store).open("ab") as output:
         process = subprocess.Popen(  # noqa: S603 - our own module

@@ -14,14 +14,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from modelmill.errors import BodyUnreadable
-from modelmill.serving.plane import CHANGING, JSON, MOST_BYTES, REQUEST_ID, Call, Pairs, Plane, usable_id
+from modelmill.serving.calls import CHANGING, JSON, MOST_BYTES, REQUEST_ID, Call, Pairs, usable_id
+from modelmill.serving.plane import Plane
 
 _HEAD = b"%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
 _IDLE_S = 75.0
@@ -44,7 +44,6 @@ class Head(NamedTuple):
     """What the parser made of the bytes before a body: the same bytes mean the same again, and are not parsed again."""
 
     path: bytes
-    headers: Sequence[tuple[bytes, bytes]]
     is_plain: bool
     keep_alive: bool
     length: int
@@ -192,7 +191,8 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._collected = None
         keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
-        self._taken.append(Head(path, self.headers, self._is_plain, keep_alive, len(body)))
+        if reply.status < 400:  # what was refused may have been so for its head
+            self._taken.append(Head(path, self._is_plain, keep_alive, len(body)))
         self._send(reply.status, reply.headers, reply.body, reply.request, keep_alive=keep_alive)
 
     def _hand_over(self) -> None:
@@ -258,7 +258,7 @@ class HttpProtocol(HttpToolsProtocol):
             return False
         if self.cycle is not None and not self.cycle.response_complete:
             return False
-        found = self._plane.quick(head.path, head.headers, data[end:]) if head.is_plain else None
+        found = self._plane.quick(head.path, data[end:]) if head.is_plain else None
         if found is None:
             return False
         if self.timeout_keep_alive_task is not None:

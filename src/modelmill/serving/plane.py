@@ -1,96 +1,41 @@
-"""What a node answers: every address, its handler, and the one place where whatever is refused becomes a 4xx in JSON.
+"""Asking models: from an address and a body to an answer, and the one place where a refusal becomes a 4xx in JSON.
 
 Transports know nothing of models: they hand over a `Call` and send a `Reply`. Two of them share this: the hot path in
-`http`, which asks `now`, and plain ASGI in `app`, which awaits `respond`.
+`http`, which asks `now`, and plain ASGI in `app`, which awaits `respond`. What is no question to a model goes to `pages`.
 """
 
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Awaitable, Callable, Sequence
-from hmac import compare_digest
+from collections.abc import Callable
 from time import perf_counter
-from typing import Any, NamedTuple, Protocol
-from urllib.parse import parse_qsl, unquote
+from typing import Any, NamedTuple
 
-import msgspec
-
-from modelmill.errors import (
-    BodyTooLarge,
-    BodyUnreadable,
-    FieldInvalid,
-    ModelmillError,
-    NodeNotReady,
-    PlatformError,
-    RouteUnknown,
-    TokenRefused,
-)
+from modelmill.errors import BodyUnreadable, NodeNotReady
 from modelmill.model.request import read_json
-from modelmill.names import Segment, format_segment, parse_target
+from modelmill.names import Segment, parse_target
 from modelmill.serving import invocations, protocol
 from modelmill.serving.applied import Answered, Applied, ServedModel, describe_answers
-from modelmill.serving.history import Point
+from modelmill.serving.calls import (
+    INFER,
+    INVOCATIONS,
+    JSON,
+    MODEL_INVOCATIONS,
+    PREDICT,
+    Call,
+    Reply,
+    body_of,
+    plain_target,
+    refusal,
+    reply_of,
+)
+from modelmill.serving.door import Door
 from modelmill.serving.log import PredictionLog, as_logged
 from modelmill.serving.meters import Meters
-from modelmill.serving.metrics import CONTENT_TYPE
+from modelmill.serving.pages import Host, Pages
 from modelmill.serving.quick import Choice, Found, Quick
 
-Headers = Sequence[tuple[bytes, bytes]]
-"""Names in lower case."""
-Pairs = tuple[tuple[bytes, bytes], ...]
-
-MOST_BYTES = 32 << 20
-REQUEST_ID = b"x-request-id"
-"""Answers that are logged tell the request's id in it; a caller may give its own."""
-_USABLE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
-CHANGING = frozenset({b"content-encoding", protocol.LENGTH_HEADER})
-"""Headers that change what a body means."""
-_OPEN = frozenset({b"/v2/health/live", b"/v2/health/ready"})
-"""Addresses that need no token: a load balancer has none."""
 _MOST_TARGETS = 100_000
-_encode = msgspec.json.Encoder().encode
-_GZIP = 16 + zlib.MAX_WBITS
-_WINDOWS = {b"gzip": _GZIP, b"x-gzip": _GZIP, b"deflate": zlib.MAX_WBITS}
-
-
-class Call(NamedTuple):
-    """A request, complete."""
-
-    method: str
-    path: bytes
-    """As it was sent, percent-encoded, without the query."""
-    headers: Headers
-    body: bytes
-    query: bytes = b""
-    request: bytes = b""
-    """The id that the caller gave it."""
-
-    def header(self, name: bytes) -> bytes | None:
-        """Return a header, None where there is none."""
-        for given, value in self.headers:
-            if given == name:
-                return value
-        return None
-
-
-class Reply(NamedTuple):
-    """What is sent back."""
-
-    status: int
-    body: bytes
-    headers: Pairs
-    """Without content-length, which the transport adds."""
-    request: bytes = b""
-    """The request's id, where it is logged."""
-
-
-JSON = ((b"content-type", b"application/json"),)
-"""The headers of all answers but those in bytes."""
-
-
-def _reply(content: Any, status: int = 200) -> Reply:
-    return Reply(status, _encode(content), JSON)
 
 
 class Target(NamedTuple):
@@ -114,51 +59,30 @@ class Question(NamedTuple):
     tell: Callable[[Answered], Reply]
 
 
-class Host(Protocol):
-    """The worker for which a plane answers."""
-
-    def describe(self, *, memory: bool) -> dict[str, Any]:
-        """Return what the node is, with all its workers, and their memory where that is asked: it takes a while."""
-
-    async def refresh(self) -> None:
-        """Look for a new release at once."""
-
-    async def metrics(self) -> bytes:
-        """Return the numbers of all workers in Prometheus' text format."""
-
-    async def history(self, model: str, segment: str, minutes: int) -> list[Point]:
-        """Return what a segment was asked in the last minutes, the oldest first."""
-
-
 class Plane:
     """Answers calls with what is applied at that moment."""
 
-    def __init__(self, host: Host, log: PredictionLog, token: bytes = b"") -> None:
-        """Take the worker that it answers for, where predictions are logged, and the token that requests must carry."""
-        self._log = log
-        self._authorization = b"Bearer " + token if token else b""
+    def __init__(self, host: Host, log: PredictionLog, door: Door) -> None:
+        """Take the worker that it answers for, where predictions are logged, and who may ask."""
+        self._log, self._door, self._pages = log, door, Pages(host, self)
         self.applied: Applied | None = None
         self.meters = Meters()
         self.draining = False
         """Whether the worker is about to end: it is not ready, and closes each connection behind its answer."""
-        self._host = host
         self._targets: dict[bytes, Target] = {}
         self._targets_of: Applied | None = None
         self._quick: dict[ServedModel, Quick] = {}
 
     # ---------------------------------------------------------------- the two ways in
 
-    def quick(self, path: bytes, headers: Headers, body: bytes) -> tuple[bytes, bytes] | None:
+    def quick(self, path: bytes, body: bytes) -> tuple[bytes, bytes] | None:
         """Return the body of an answer, all of whose headers are the usual ones, and the request's id.
 
-        None for `now` to look closer.
-
-        The hottest lines of the node: an address that was asked before, and one row that is valid.
+        None for `now` to look closer. The hottest lines of the node: an address that was asked before, one row that is
+        valid, and a head that `now` has let in before.
         """
         target = self._targets.get(path)
         if target is None or target.quick is None or self._targets_of is not self.applied:
-            return None
-        if self._authorization and not self._is_allowed(headers):
             return None
         began = perf_counter()
         found = target.quick(body, target.segment, target.here)
@@ -179,7 +103,7 @@ class Plane:
         """
         began = perf_counter()
         try:
-            self._check_token(call)
+            self._door.check(call)
             target = self._target(call)
             if target is None or target.opens or not target.model.is_packed or self._log.waits:
                 return None
@@ -212,11 +136,11 @@ class Plane:
         """Return the reply to a call."""
         began = perf_counter()
         try:
-            self._check_token(call)
+            self._door.check(call)
             target = self._target(call) if call.method == "POST" else None
             if target is not None:
                 return await self._answer(call, target, began)
-            reply = await self._route(call)
+            reply = await self._pages.answer(call)
         except Exception as error:  # noqa: BLE001 - the border: no request may see a traceback
             reply = refusal(error)
         if call.method == "POST":  # what asks for answers; health checks would drown them
@@ -233,25 +157,8 @@ class Plane:
             await self._log.settled()
         return reply
 
-    async def _route(self, call: Call) -> Reply:
-        path = call.path.decode("ascii", "replace")
-        for pattern, methods, handle in _ROUTES:
-            match = pattern.fullmatch(path)
-            if match is None:
-                continue
-            if call.method not in methods:
-                raise _wrong_method(call, path, methods)
-            return await handle(self, call, *match.groups())
-        raise RouteUnknown(f"there is no address `{path[:120]}`", expected="POST /MODEL, GET /MODEL/schema")
-
-    def _check_token(self, call: Call) -> None:
-        if self._authorization and call.path not in _OPEN and not self._is_allowed(call.headers):
-            raise TokenRefused("this node asks for its token", expected="the header `Authorization: Bearer TOKEN`")
-
-    def _is_allowed(self, headers: Headers) -> bool:
-        return any(name == b"authorization" and compare_digest(value, self._authorization) for name, value in headers)
-
-    def _serving(self) -> Applied:
+    def serving(self) -> Applied:
+        """Return what is applied; raises `NodeNotReady` before anything is."""
         if self.applied is None:
             raise NodeNotReady("this node has not applied a release yet", next="try again in a second")
         return self.applied
@@ -275,8 +182,8 @@ class Plane:
         for pattern, ask, quick in _ASKING:
             match = pattern.fullmatch(path)
             if match is not None:
-                name, segment = parse_target(_plain(match[1]))
-                model = self._serving().get(name)
+                name, segment = parse_target(plain_target(match[1]))
+                model = self.serving().get(name)
                 if segment:
                     model.parser.keys_of(segment)
                 version = int(match["version"] or 0)
@@ -305,19 +212,19 @@ class Plane:
     def predict(self, target: Target, call: Call) -> Question:
         """Read an object or a list of objects, to be answered by one answer or a list of answers."""
         model = target.model
-        batch, is_list = model.parser.read(_body(call), target.segment)
+        batch, is_list = model.parser.read(body_of(call), target.segment)
         _check_count(len(batch))
 
         def tell(answered: Answered) -> Reply:
             told = describe_answers(model, answered)
-            return _reply(told if is_list else told[0])
+            return reply_of(told if is_list else told[0])
 
         return Question(batch, tell)
 
     def infer(self, target: Target, call: Call) -> Question:
         """Read an inference request, as V2 asks."""
         model = target.model
-        request, behind = protocol.read_request(_body(call), _json_bytes(call))
+        request, behind = protocol.read_request(body_of(call), _json_bytes(call))
         batch = protocol.batch_of(model, request, behind, target.segment)
 
         def tell(answered: Answered) -> Reply:
@@ -333,125 +240,14 @@ class Plane:
     def invoke(self, target: Target, call: Call) -> Question:
         """Read a request as MLflow's scoring servers take it; the answer has `predictions`, one a row."""
         model = target.model
-        rows = invocations.rows_of(read_json(_body(call)))
+        rows = invocations.rows_of(read_json(body_of(call)))
         rows = [model.parser.with_segment(target.segment, row) for row in rows] if target.segment else rows
         _check_count(len(rows))
 
         def tell(answered: Answered) -> Reply:
-            return _reply({"predictions": invocations.predictions(model.header.labels, answered.numbers())})
+            return reply_of({"predictions": invocations.predictions(model.header.labels, answered.numbers())})
 
         return Question(model.parser.batch(rows), tell)
-
-    # ---------------------------------------------------------------- the node
-
-    async def live(self, _: Call) -> Reply:
-        """Say that the process answers."""
-        return _reply({"live": True})
-
-    async def ready(self, _: Call) -> Reply:
-        """Say whether a release is applied."""
-        self._serving()
-        if self.draining:
-            raise NodeNotReady("this worker is about to end", next="try again")
-        return _reply({"ready": True})
-
-    async def server(self, _: Call) -> Reply:
-        """Name the server, as V2 asks."""
-        return _reply({"name": "modelmill", "version": "2", "extensions": ["binary_tensor_data"]})
-
-    async def node(self, call: Call) -> Reply:
-        """Say what each worker has applied."""
-        applied = self.applied
-        models = applied.models if applied else {}
-        facts = {name: {"release": m.pointer.release, "segments": len(m.map)} for name, m in models.items()}
-        memory = b"memory" in call.query
-        return _reply(
-            self._host.describe(memory=memory) | {"models": facts, "broken": applied.broken if applied else {}}
-        )
-
-    async def refresh(self, _: Call) -> Reply:
-        """Look for a new release now."""
-        await self._host.refresh()
-        return _reply({"revision": self.applied.revision if self.applied else None})
-
-    async def metrics(self, _: Call) -> Reply:
-        """Tell Prometheus."""
-        return Reply(200, await self._host.metrics(), ((b"content-type", CONTENT_TYPE),))
-
-    async def history(self, call: Call, target: str) -> Reply:
-        """Say what one segment was asked, minute by minute."""
-        name, segment = parse_target(_plain(target))
-        minutes = dict(parse_qsl(call.query.decode("ascii", "replace"))).get("minutes", "60")
-        if not minutes.isdecimal() or not 0 < int(minutes) <= _MOST_MINUTES:
-            raise FieldInvalid(f"`minutes` is a number from 1 to {_MOST_MINUTES}", got=minutes[:40])
-        self._serving().get(name)
-        points = await self._host.history(name, format_segment(segment or ()), int(minutes))
-        return _reply({"model": name, "segment": format_segment(segment or ()), "minutes": points})
-
-    # ---------------------------------------------------------------- about a model
-
-    async def schema(self, _: Call, target: str) -> Reply:
-        """Describe the fields of a request."""
-        header = self._model(target).header
-        fields = [{"name": c.name, "type": c.kind, "rule": c.rule(), "doc": c.doc} for c in header.spec.request_columns]
-        return _reply({"model": header.model, "doc": header.spec.doc, "fields": fields, "by": header.by})
-
-    async def example(self, _: Call, target: str) -> Reply:
-        """Return a request that the model accepts."""
-        model = self._model(target)
-        return _reply(model.parser.example(model.header.example))
-
-    async def model_metadata(self, _: Call, target: str, version: str | None) -> Reply:
-        """Describe a model, as V2 asks."""
-        return _reply(protocol.metadata_of(await self._at(target, version)))
-
-    async def model_ready(self, _: Call, target: str, version: str | None) -> Reply:
-        """Say whether a model is served."""
-        return _reply({"name": (await self._at(target, version)).header.model, "ready": True})
-
-    async def index(self, _: Call) -> Reply:
-        """List the models, as Triton's clients ask."""
-        models = self._serving().models.values()
-        served = [
-            {"name": m.header.model, "version": str(m.header.run), "state": "READY", "reason": ""} for m in models
-        ]
-        return _reply(served)
-
-    async def _at(self, target: str, version: str | None) -> ServedModel:
-        model = self._model(target)
-        return await model.open_version(int(version)) if version else model
-
-    def _model(self, target: str) -> ServedModel:
-        name, _ = parse_target(_plain(target))
-        return self._serving().get(name)
-
-
-def refusal(error: Exception) -> Reply:
-    """Return what is sent instead of an answer."""
-    if isinstance(error, ModelmillError):
-        return _reply(error.as_dict(), error.status)
-    failed = PlatformError(f"the node failed: {type(error).__name__}: {error}", next="see the node's log")
-    return _reply(failed.as_dict(), 500)
-
-
-def _body(call: Call) -> bytes:
-    """Return the body, unpacked where it was packed; raises `BodyTooLarge` before it takes more than it may."""
-    encoding = call.header(b"content-encoding")
-    if encoding is None or encoding == b"identity":
-        return call.body
-    window = _WINDOWS.get(encoding.lower())
-    if window is None:
-        raise BodyUnreadable("the body has an unknown encoding", got=encoding.decode("latin-1")[:40], expected="gzip")
-    unpacker = zlib.decompressobj(window)
-    try:
-        body = unpacker.decompress(call.body, MOST_BYTES)
-    except zlib.error as error:
-        raise BodyUnreadable("the body is not what its encoding says", got=str(error)[:120]) from None
-    if unpacker.unconsumed_tail:
-        raise too_large()
-    if not unpacker.eof:
-        raise BodyUnreadable("the body is cut off", expected=encoding.decode("latin-1"))
-    return body
 
 
 def _check_count(rows: int) -> None:
@@ -468,55 +264,10 @@ def _json_bytes(call: Call) -> int | None:
     return int(length)
 
 
-def usable_id(given: bytes) -> bytes:
-    """Return a caller's id for its request, empty where it is none that can be logged and told again."""
-    return given if _USABLE_ID.fullmatch(given) else b""
-
-
-def too_large(got: str = "") -> BodyTooLarge:
-    """Return the refusal of a body that is too large."""
-    return BodyTooLarge(f"a request has at most {MOST_BYTES >> 20} MiB", got=got)
-
-
-def _plain(target: str) -> str:
-    """Return a target as it was written before it was put into an address.
-
-    A client that encodes addresses encodes the bracket, too. Where it stands plain, nothing was encoded but the values.
-    """
-    return target if "[" in target else unquote(target)
-
-
-def _wrong_method(call: Call, path: str, methods: tuple[str, ...]) -> RouteUnknown:
-    error = RouteUnknown(f"{call.method} is not possible at `{path[:120]}`", expected=" or ".join(methods))
-    error.status = 405  # type: ignore[misc]  # the address exists, the method does not
-    return error
-
-
-_MOST_MINUTES = 24 * 60
-Handler = Callable[..., Awaitable[Reply]]
-_GET, _POST = ("GET", "HEAD"), ("POST",)
-_MODEL = r"([^/]{1,2000}?)"
-_VERSION = r"(?P<version>[1-9][0-9]{0,8})"
 _ASKING: list[tuple[re.Pattern[str], Callable[[Plane, Target, Call], Question], str]] = [
-    (re.compile(rf"/v2/models/{_MODEL}(?:/versions/{_VERSION})?/infer"), Plane.infer, "infer"),
-    (re.compile(rf"/{_MODEL}(?:@{_VERSION})?"), Plane.predict, "predict"),
-    (re.compile(rf"/invocations/{_MODEL}(?:@{_VERSION})?"), Plane.invoke, ""),
-    (re.compile(rf"/models/{_MODEL}(?:@{_VERSION})?/invocations"), Plane.invoke, ""),
+    (re.compile(INFER), Plane.infer, "infer"),
+    (re.compile(PREDICT), Plane.predict, "predict"),
+    (re.compile(INVOCATIONS), Plane.invoke, ""),
+    (re.compile(MODEL_INVOCATIONS), Plane.invoke, ""),
 ]
-"""The addresses by which models are asked, all by POST; how they are, and the name of the quick way to do so."""
-_ROUTES: list[tuple[re.Pattern[str], tuple[str, ...], Handler]] = [
-    (re.compile(r"/v2/health/live"), _GET, Plane.live),
-    (re.compile(r"/v2/health/ready"), _GET, Plane.ready),
-    (re.compile(r"/(?:ping|health)"), _GET, Plane.ready),
-    (re.compile(r"/v2/?"), _GET, Plane.server),
-    (re.compile(r"/metrics"), _GET, Plane.metrics),
-    (re.compile(r"/-/node"), _GET, Plane.node),
-    (re.compile(rf"/-/history/{_MODEL}"), _GET, Plane.history),
-    (re.compile(r"/-/refresh"), _POST, Plane.refresh),
-    (re.compile(rf"/v2/models/{_MODEL}(?:/versions/{_VERSION})?/ready"), _GET, Plane.model_ready),
-    (re.compile(rf"/v2/models/{_MODEL}(?:/versions/{_VERSION})?"), _GET, Plane.model_metadata),
-    (re.compile(r"/v2/repository/index"), _POST, Plane.index),
-    (re.compile(rf"/{_MODEL}/schema"), _GET, Plane.schema),
-    (re.compile(rf"/{_MODEL}/example"), _GET, Plane.example),
-    *((pattern, _POST, Plane.schema) for pattern, *_ in _ASKING),  # for their methods alone: POST never comes here
-]
+"""The addresses by which models are asked; how they are, and the name of the quick way to do so."""

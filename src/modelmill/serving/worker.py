@@ -23,6 +23,7 @@ from modelmill.errors import ModelmillError
 from modelmill.release.pointers import Published, find_published
 from modelmill.serving.app import App
 from modelmill.serving.applied import Applied, apply
+from modelmill.serving.door import Door
 from modelmill.serving.history import Burden, History, Point
 from modelmill.serving.http import HttpProtocol
 from modelmill.serving.log import LogPlan, PredictionLog
@@ -90,7 +91,8 @@ class Worker:
         token_file = order.node["token_file"]
         plan = msgspec.convert(order.node["log"], LogPlan)
         self.log = PredictionLog(plan, self.state.log_cells(order.slot))
-        self.plane = Plane(self, self.log, read_token(Path(token_file)) if token_file else b"")
+        door = Door(read_token(Path(token_file)) if token_file else b"", order.node["name"])
+        self.plane = Plane(self, self.log, door)
         self._history = History(self.store / "run")
         self._marks: deque[_Mark] = deque(maxlen=_RECENT_S)
         self._worst: tuple[float, list[Burden]] = (0.0, [])

@@ -15,6 +15,7 @@ from modelmill.names import ModelName, Segment, digest_of
 from modelmill.registry.fleet import Entry, FleetMap, Header, sign
 from modelmill.release.pointers import Pointer
 from modelmill.serving.applied import Applied, ServedModel
+from modelmill.serving.door import Door
 from modelmill.serving.history import Point
 from modelmill.serving.log import LogPlan, PredictionLog
 from modelmill.serving.plane import Plane
@@ -70,7 +71,7 @@ def serve(folder: Path, spec: SchemaSpec, models: Mapping[Segment, Packed], labe
     ]
     signed = sign(key, FleetMap.build(header, entries))
     pointer = Pointer(1, blobs.put([signed.content])[0], signed.signature)
-    plane = Plane(NoHost(), log_in(folder))
+    plane = Plane(NoHost(), log_in(folder), Door())
     plane.applied = Applied(1, {ModelName("fleet"): ServedModel(folder, blobs, pointer)}, {})
     return plane
 

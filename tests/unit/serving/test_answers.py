@@ -24,7 +24,9 @@ from modelmill.artifact.packed import Classes, Packed
 from modelmill.errors import StoreUnavailable
 from modelmill.model.schema import schema_of
 from modelmill.names import format_target
-from modelmill.serving.plane import Call, Plane, Reply
+from modelmill.serving.calls import Call, Reply
+from modelmill.serving.door import Door
+from modelmill.serving.plane import Plane
 
 Answer = dict[str, Any]
 
@@ -219,7 +221,7 @@ def test_whatever_the_quick_way_meets_is_left_to_the_general_way(
     body = json.dumps(ROW).encode()
     assert quickly(planes["fleet"], "/fleet", body) is not None
     monkeypatch.setattr(Packed, "one", fail)
-    assert planes["fleet"].quick(b"/fleet", HEADERS, body) is None
+    assert planes["fleet"].quick(b"/fleet", body) is None
     reply = quickly(planes["fleet"], "/fleet", body)
     assert reply is not None
     assert reply.status == 200
@@ -490,7 +492,7 @@ def test_what_is_no_form_of_mlflow_is_refused(planes: dict[str, Plane], body: An
 
 
 def test_a_node_with_a_token_asks_for_it(planes: dict[str, Plane], no_host: Any, no_log: Any) -> None:
-    guarded = Plane(no_host(), no_log, b"secret")
+    guarded = Plane(no_host(), no_log, Door(b"secret"))
     guarded.applied = planes["fleet"].applied
     body = json.dumps(ROW).encode()
     for headers, status in (

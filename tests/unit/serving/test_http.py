@@ -133,6 +133,15 @@ def test_a_request_is_answered(server: Server) -> None:
     assert found.endswith(b"\r\n\r\n" + ANSWER)
 
 
+def test_a_foreign_name_is_refused_on_both_ways_and_again(server: Server) -> None:
+    foreign = ONE.replace(b"host: node", b"host: evil.example.com:80")
+    for hot in (True, False):
+        for _ in range(2):  # the second time the head might be known
+            found = server.talk(foreign, hot=hot)
+            assert found.startswith(b"HTTP/1.1 421 ")
+            assert b"MM210" in found
+
+
 def test_the_hot_path_is_taken(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     handed_over = []
     plain = HttpProtocol._hand_over

@@ -28,6 +28,7 @@ from modelmill.names import Digest, digest_of
 from modelmill.registry.fleet import Entry
 from modelmill.serving.app import App
 from modelmill.serving.control import NodeInfo, _bind, _is_local, check_port, find_node, node_file, who_listens
+from modelmill.serving.door import Door
 from modelmill.serving.meters import CLASSES
 from modelmill.serving.packed import PackedRuntime
 from modelmill.serving.plane import Plane
@@ -58,12 +59,12 @@ def ask(app: App, method: str, path: str, **options: Any) -> httpx.Response:
     ("method", "path"), [("GET", "/v2/health/ready"), ("POST", "/sales"), ("GET", "/sales/schema")]
 )
 def test_before_a_release_a_node_is_not_ready(method: str, path: str, no_host: Any, no_log: Any) -> None:
-    reply = ask(App(Plane(no_host(), no_log)), method, path, json={})
+    reply = ask(App(Plane(no_host(), no_log, Door())), method, path, json={})
     assert (reply.status_code, reply.json()["code"]) == (503, "MM508")
 
 
 def test_a_node_lives_before_it_is_ready(no_host: Any, no_log: Any) -> None:
-    assert ask(App(Plane(no_host(), no_log)), "GET", "/v2/health/live").json() == {"live": True}
+    assert ask(App(Plane(no_host(), no_log, Door())), "GET", "/v2/health/live").json() == {"live": True}
 
 
 def test_what_we_did_not_foresee_is_a_500_without_a_traceback(no_host: Any, no_log: Any) -> None:
@@ -71,7 +72,7 @@ def test_what_we_did_not_foresee_is_a_500_without_a_traceback(no_host: Any, no_l
         def describe(self, *, memory: bool) -> dict[str, Any]:  # noqa: ARG002 - as its callers ask
             raise RuntimeError("unforeseen")
 
-    reply = ask(App(Plane(Broken(), no_log)), "GET", "/-/node")
+    reply = ask(App(Plane(Broken(), no_log, Door())), "GET", "/-/node")
     assert (reply.status_code, reply.json()["code"]) == (500, "MM500")
     assert "Traceback" not in reply.text
 
