@@ -27,8 +27,9 @@ docs: setup ## write the generated reference pages and build the documentation i
 bench: setup ## measure: cost per model beside plain loops, the registry at a million versions
 	@$(RUN) python bench/fleet.py --flights --mlflow && $(RUN) python bench/growth.py && $(RUN) python bench/registry.py
 
-campaign: setup ## kill -9 at 100 random moments, and known clients against a node
-	@$(RUN) python bench/campaign.py $(CAMPAIGN) && $(RUN) python bench/foreign_clients.py
+campaign: setup ## kill -9 at 100 random moments, workers killed each second, ten minutes of fuzzing, known clients
+	@$(RUN) python bench/campaign.py $(CAMPAIGN) && $(RUN) python bench/restarts.py --kill && \
+	$(RUN) python bench/fuzz.py --seconds 600 && $(RUN) python bench/foreign_clients.py
 
 clean: ## remove the local environment and everything that was made
 	@rm -rf .venv dist site bench/out examples/flights/.modelmill examples/flights/data

@@ -27,6 +27,8 @@ from modelmill.model.rows import Rows
 from modelmill.model.schema import SchemaSpec
 from modelmill.names import Segment, format_segment
 
+UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+"""What reading JSON raises; a text that is no UTF-8 is noticed only where the text is read."""
 _INT64 = 2**63
 _WHOLE = re.compile(r"-?\d{1,18}")
 _NAME_END = re.compile(rb'"\s*:')
@@ -153,7 +155,7 @@ class RequestParser:
             return None if values is None else (Batch(self, (values,), None, ()), False)
         except msgspec.ValidationError:
             return self._read_fast_list(body, address)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        except UNREADABLE:
             return None
 
     def read_one(self, body: bytes, address: Segment | None) -> Values | None:
@@ -174,7 +176,7 @@ class RequestParser:
     def _read_fast_list(self, body: bytes, address: Segment | None) -> tuple[Batch, bool] | None:
         try:
             items = self._decode_list(body)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        except UNREADABLE:
             return None
         rows = [self._plain(item, address) for item in items]
         found = [row for row in rows if row is not None]
@@ -420,7 +422,7 @@ def read_json(body: bytes) -> Any:
     """Return a body of JSON; raises `BodyUnreadable` where it is none, or names a field twice."""
     try:
         decoded = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise BodyUnreadable("the body is not valid JSON", got=str(error)[:200]) from None
     refuse_duplicates(body)
     return decoded
@@ -436,7 +438,10 @@ def may_repeat(body: bytes, names: int) -> bool:
 
 def refuse_duplicates(body: bytes) -> None:
     """Raise `BodyUnreadable` where an object of valid JSON names a field twice: which of them is meant?"""
-    json.loads(body, object_pairs_hook=_once)
+    try:
+        json.loads(body, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:  # a decoder of fewer fields did not look at all of it
+        raise BodyUnreadable("the body is not valid JSON", got=str(error)[:200]) from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

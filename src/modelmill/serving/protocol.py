@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from modelmill.errors import BodyUnreadable, FieldInvalid, FieldMissing, FieldUnknown, did_you_mean
 from modelmill.model.columns import Column
-from modelmill.model.request import Batch, RequestParser, key_of_text, may_repeat, refuse_duplicates
+from modelmill.model.request import UNREADABLE, Batch, RequestParser, key_of_text, may_repeat, refuse_duplicates
 from modelmill.names import Segment
 from modelmill.serving.applied import Answered, ServedModel
 
@@ -102,7 +102,7 @@ def read_request(body: bytes, json_bytes: int | None) -> tuple[InferRequest, mem
         raise BodyUnreadable(f"an inference request has at most {_MOST_INPUTS} inputs")
     try:
         request = _decode(text)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise BodyUnreadable(
             "this is no inference request", got=str(error)[:200], expected='{"inputs": [{"name": ...}]}'
         ) from None
@@ -206,7 +206,7 @@ def _from_json(tensor: Input, parser: RequestParser, count: int) -> Any:
         raise _wrong(tensor, "has no `data`", expected="a list of values")
     try:
         values = _DECODERS[family_of(tensor.datatype)](tensor.data)
-    except msgspec.ValidationError:
+    except UNREADABLE:
         values = _flattened(tensor)
     if len(values) != count:
         raise _wrong(tensor, "has another shape than its data", expected=f"{count} values", got=f"{len(values)} values")
@@ -222,7 +222,7 @@ def _flattened(tensor: Input) -> list[Any]:
         if [len(tensor.shape), *{len(row) for row in nested}] == [2, tensor.shape[-1]]:
             flat = msgspec.convert([value for row in nested for value in row], _LISTS[family_of(tensor.datatype)])
             return list(flat)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except UNREADABLE as error:
         raise _wrong(tensor, f"has data that are not {tensor.datatype}", got=str(error)[:120]) from None
     raise _wrong(tensor, "has another shape than its data", expected=str(tensor.shape)[:80])
 

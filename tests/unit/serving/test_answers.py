@@ -210,6 +210,22 @@ def test_any_bytes_are_answered_alike(planes: dict[str, Plane], body: bytes, pat
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        b'{"inputs":[{"name":"store","shape":[1],"datatype":"BYTES","data":["nor\x9fth"]}]}',
+        b'{"inputs":[{"name":"x","shape":[1,3],"datatype":"FP64","data":[1,2,3]}],"outputs":[{"name":"y","p\x85":1}]}',
+        b'{"inputs":[{"name":"x","shape":[1,3],"datatype":"FP64","data":[[1,2,"\xff"]]}]}',
+        b'{"store":"\xff"}',
+    ],
+)
+def test_text_that_is_no_utf8_is_refused_wherever_it_stands(planes: dict[str, Plane], body: bytes) -> None:
+    for path in (V2, HERE, "/fleet", "/invocations/fleet"):
+        found = generally(planes["fleet"], path, body)
+        assert 400 <= found.status < 500, found
+        assert quickly(planes["fleet"], path, body) == found
+
+
+@pytest.mark.parametrize(
     "error", [OSError("gone"), IndexError("no such column"), StoreUnavailable("no blobs")], ids=repr
 )
 def test_whatever_the_quick_way_meets_is_left_to_the_general_way(
