@@ -34,7 +34,7 @@ _READY_S = 30.0
 _SETTLE_S = 60.0
 """How often the node looks whether a journal was closed."""
 _CRASH_LOOP_S = 2.0
-"""A worker that dies younger than this is replaced only after as long."""
+"""A worker that dies younger than this, and before it has served, is replaced only after as long."""
 
 
 class Node:
@@ -84,6 +84,8 @@ class Node:
 
     def _keep_alive(self) -> None:
         for slot in [slot for slot, pid in self.workers.items() if _has_ended(pid)]:
+            if self.state.at(slot).revision >= 0:  # it has served: what ended it was no fault of its start
+                del self.born[slot]
             del self.workers[slot]
             self.state.retire(slot)
         young = [slot for slot, born in self.born.items() if slot not in self.workers and _age(born) < _CRASH_LOOP_S]
