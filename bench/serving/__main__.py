@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import loadgen
 import processes
 from make_models import FEATURES, make_models
-from peers import PEERS, Ask, Peer, make_environment, variables
+from peers import PEERS, Ask, Peer, ask_v2_bytes, make_environment, read_v2_bytes, variables
 
 OUT = Path(__file__).parent.parent / "out" / "serving"
 OWN = "modelmill"
@@ -71,14 +71,14 @@ def main() -> None:
     options = read_options()
     # Ended from outside it still ends its servers: some of them are stopped, and would stay so.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    chosen = [peer for peer in PEERS if peer.name in options.peers]
+    chosen = [peer for peer in PEERS if peer.name in options.peers and (options.batch == 1 or peer.takes_bytes)]
     for peer in chosen:
         make_environment(peer, OUT / "envs")
     program = loadgen.compile_loadgen(OUT)
     asked = make_models(OUT / "models")
     for model in options.models:
         with ExitStack() as running:
-            servers = [start(peer, model, asked[model], options.cores, running) for peer in chosen]
+            servers = [start(peer, model, asked[model], options, running) for peer in chosen]
             rounds = list(measure(servers, program, options))
             report(model, servers, rounds, options)
 
@@ -92,6 +92,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5, help="of each load; a server has two a round")
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument(
+        "--batch", type=int, default=1, help="rows a request: more than 1 are sent as one tensor in bytes"
+    )
     parser.add_argument("--cores", type=int, nargs=2, default=(0, 1), help="the servers', the generator's")
     options = parser.parse_args()
     options.cores = Cores(*options.cores)
@@ -101,8 +104,9 @@ def read_options() -> argparse.Namespace:
 # ------------------------------------------------------------------ starting
 
 
-def start(peer: Peer, model: str, asked: dict[str, Any], cores: Cores, running: ExitStack) -> Server:
+def start(peer: Peer, model: str, asked: dict[str, Any], options: argparse.Namespace, running: ExitStack) -> Server:
     """Start a peer, compare its answers with the native model's, and stop it until its turn."""
+    cores = options.cores
     port = FIRST_PORT + PORTS_EACH * [known.name for known in PEERS].index(peer.name)
     log = OUT / f"{peer.name}-{model}.log"
     refuse_stranger(port)
@@ -116,10 +120,13 @@ def start(peer: Peer, model: str, asked: dict[str, Any], cores: Cores, running: 
     took = time.perf_counter() - began
     for keep in (True, False):
         check(peer, model, asked, port, keep=keep)
+    asks = [peer.ask(model, row) for row in asked["rows"]]
+    if options.batch > 1:
+        asks = [check_batch(peer, model, asked, port, options.batch)]
     processes.pin(root, cores.server)
     processes.halt(processes.tree(root))
     print(f"{model}: {peer.name} answers as it should, {took:.1f} s after its start", flush=True)
-    return Server(peer, root, port, [peer.ask(model, row).encode(port) for row in asked["rows"]], took)
+    return Server(peer, root, port, [ask.encode(port) for ask in asks], took)
 
 
 def refuse_stranger(port: int) -> None:
@@ -166,13 +173,24 @@ def connect(port: int) -> http.client.HTTPConnection:
 
 def answer_to(connection: http.client.HTTPConnection, request: Ask, *, keep: bool) -> Any:
     """Return the answer to a request; raises `RefusedError`."""
-    headers = {"Content-Type": "application/json"} | ({} if keep else {"Connection": "close"})
+    headers = request.headers() | ({} if keep else {"Connection": "close"})
     connection.request("POST", request.path, request.content(), headers)
     answer = connection.getresponse()
     content = answer.read()
     if answer.status != http.client.OK:
         raise RefusedError(f"{answer.status}: {content[:500]!r}")
-    return json.loads(content)
+    return content if request.behind else json.loads(content)
+
+
+def check_batch(peer: Peer, model: str, asked: dict[str, Any], port: int, rows: int) -> Ask:
+    """Return a request for many rows in bytes; end the bench where its answers are not the native model's."""
+    times = -(-rows // len(asked["rows"]))
+    request = ask_v2_bytes(model, (asked["rows"] * times)[:rows])
+    found = read_v2_bytes(answer_to(connect(port), request, keep=False), rows)
+    right = [number for chances in (asked["probabilities"] * times)[:rows] for number in chances]
+    if max(abs(a - b) for a, b in zip(found, right, strict=True)) > TOLERANCE:
+        raise SystemExit(f"{peer.name} answered a batch otherwise than the native model")
+    return request
 
 
 def check(peer: Peer, model: str, asked: dict[str, Any], port: int, *, keep: bool) -> None:
@@ -260,9 +278,10 @@ def report(
         "ratio": ratios(medians),
         "rounds": rounds,
     }
-    (OUT / f"{model}.json").write_text(json.dumps(facts, indent=1))
+    name = model if options.batch == 1 else f"{model}-{options.batch}-rows"
+    (OUT / f"{name}.json").write_text(json.dumps(facts, indent=1))
     print_table(model, medians, rounds)
-    print(f"raw figures: {OUT / model}.json", flush=True)
+    print(f"raw figures: {OUT / name}.json", flush=True)
 
 
 def ratios(medians: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:

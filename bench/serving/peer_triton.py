@@ -32,6 +32,6 @@ with Triton(config=local) as triton:
         infer_func=infer,
         inputs=[Tensor(name="x", dtype=np.float64, shape=(model.n_features_in_,))],
         outputs=[Tensor(name="probabilities", dtype=np.float64, shape=(2,))],
-        config=ModelConfig(max_batch_size=128),
+        config=ModelConfig(max_batch_size=1024),
     )
     triton.serve()

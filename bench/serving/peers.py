@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -27,10 +28,25 @@ class Ask(NamedTuple):
 
     path: str
     body: dict[str, Any]
+    behind: bytes = b""
+    """Tensors in bytes, behind the JSON."""
+
+    def text(self) -> bytes:
+        """Return the body's JSON."""
+        return json.dumps(self.body, separators=(",", ":")).encode()
 
     def content(self) -> bytes:
         """Return the body's bytes."""
-        return json.dumps(self.body, separators=(",", ":")).encode()
+        return self.text() + self.behind
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that say what the body is."""
+        if not self.behind:
+            return {"Content-Type": "application/json"}
+        return {
+            "Content-Type": "application/octet-stream",
+            "Inference-Header-Content-Length": str(len(self.text())),
+        }
 
     def encode(self, port: int) -> bytes:
         """Return the whole request as the bytes of HTTP/1.1; the connection stays."""
@@ -38,7 +54,7 @@ class Ask(NamedTuple):
         lines = (
             f"POST {self.path} HTTP/1.1",
             f"Host: 127.0.0.1:{port}",
-            "Content-Type: application/json",
+            *(f"{name}: {value}" for name, value in self.headers().items()),
             f"Content-Length: {len(content)}",
         )
         return "\r\n".join([*lines, "", ""]).encode() + content
@@ -60,6 +76,8 @@ class Peer(NamedTuple):
     """Where it is not ``peer_NAME.py``; peers with one script share an environment."""
     python: str = sys.executable
     """What its environment is made of."""
+    takes_bytes: bool = False
+    """Whether it knows the protocol's tensors in bytes."""
     detaches: bool = False
     """Whether its script ends, leaves a server behind and says its pid as JSON on its last line."""
 
@@ -81,6 +99,19 @@ def ask_v2(model: str, row: Row) -> Ask:
     """Return a request of the Open Inference Protocol with one tensor."""
     tensor = {"name": "x", "shape": [1, len(row)], "datatype": "FP64", "data": list(row)}
     return Ask(f"/v2/models/{model}/infer", {"inputs": [tensor]})
+
+
+def ask_v2_bytes(model: str, rows: Sequence[Row]) -> Ask:
+    """Return a request with one tensor of many rows in bytes, to be answered in bytes."""
+    content = b"".join(struct.pack(f"<{len(row)}d", *row) for row in rows)
+    sized = {"binary_data_size": len(content)}
+    tensor = {"name": "x", "shape": [len(rows), len(rows[0])], "datatype": "FP64", "parameters": sized}
+    return Ask(f"/v2/models/{model}/infer", {"inputs": [tensor], "parameters": {"binary_data_output": True}}, content)
+
+
+def read_v2_bytes(content: bytes, rows: int) -> Sequence[float]:
+    """Return the probabilities of two classes, which are the last bytes of an answer."""
+    return struct.unpack(f"<{2 * rows}d", content[-16 * rows :])
 
 
 def _ask_mlserver(model: str, row: Row) -> Ask:
@@ -110,12 +141,12 @@ _MLSERVER = ("mlserver==1.7.1", "mlserver-sklearn==1.7.1", "uvloop==0.21.0", *_S
 """With uvloop 0.22 or newer its workers end at once: they rely on an event loop that nobody made."""
 
 PEERS = (
-    Peer("modelmill", ask_v2, _read_named, detaches=True),
+    Peer("modelmill", ask_v2, _read_named, takes_bytes=True, detaches=True),
     Peer("hello", ask_v2, None, ("uvicorn==0.54.0", "uvloop==0.23.0", "httptools==0.9.0")),
     Peer("fastapi", _ask_rows("/predict"), _read_rows, ("fastapi==0.165.0", "uvicorn[standard]==0.54.0", *_SKLEARN)),
     Peer("mlserver", _ask_mlserver, _read_first, _MLSERVER, options=("1",)),
     Peer("mlserver-0", _ask_mlserver, _read_first, _MLSERVER, options=("0",), script="mlserver"),
-    Peer("kserve", ask_v2, _read_first, ("kserve==0.21.0", *_SKLEARN)),
+    Peer("kserve", ask_v2, _read_first, ("kserve==0.21.0", *_SKLEARN), takes_bytes=True),
     Peer(
         "mlflow",
         _ask_rows("/invocations", "inputs"),
@@ -132,6 +163,7 @@ PEERS = (
         _read_named,
         ("nvidia-pytriton==0.7.0", "scikit-learn==1.9.1", "numpy==1.26.4"),
         python="/usr/bin/python3.11",
+        takes_bytes=True,
     ),
 )
 
