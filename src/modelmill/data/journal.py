@@ -10,6 +10,7 @@ Light on purpose: a serving node writes journals, and loads neither polars nor a
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -96,16 +97,18 @@ class Journal:
         """Append a record group; raises `OSError`, and then nothing of it is there."""
         rest = _GROUP.pack(_MAGIC, 0, len(payload), count, first)[_CHECKED:]
         checksum = zlib.crc32(payload, zlib.crc32(rest))
-        content = b"".join((_MAGIC, checksum.to_bytes(4, "little"), rest, payload))
+        head = _MAGIC + checksum.to_bytes(4, "little") + rest
         try:
-            written = os.write(self._file, content)
-            while written < len(content):  # a full disk takes a part, and refuses at the next attempt
-                written += os.write(self._file, memoryview(content)[written:])
+            written = os.writev(self._file, (head, payload)) - len(head)
+            if written < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            while written < len(payload):  # a full disk takes a part, and refuses at the next attempt
+                written += os.write(self._file, memoryview(payload)[written:])
         except OSError:
             with suppress(OSError):
                 os.ftruncate(self._file, self.size)
             raise
-        self.size += len(content)
+        self.size += len(head) + len(payload)
 
     def sync(self) -> None:
         """Return once everything is on the disk."""
