@@ -115,7 +115,7 @@ def read_v2_bytes(content: bytes, rows: int) -> Sequence[float]:
 
 
 def _ask_mlserver(model: str, row: Row) -> Ask:
-    path, body = ask_v2(model, row)
+    path, body, _ = ask_v2(model, row)
     return Ask(path, {**body, "outputs": [{"name": "predict_proba"}]})
 
 
