@@ -113,7 +113,7 @@ def one_input(planes: Planes, data: bytes) -> None:
     if len(data) < 2:
         return
     path, cut, body = TARGETS[data[0] % len(TARGETS)], data[1], data[2:]
-    headers = [(HEADER, b"%d" % min(4 * cut, len(body)))] if cut and b"infer" in path else []
+    headers = _headers(path, min(4 * cut, len(body)))
     general, hot = planes.ask(path, headers, body)
     if general.status >= 500:
         raise AssertionError(f"{general.status} at {path!r}: {general.body!r}")
@@ -137,6 +137,7 @@ def seeds() -> list[bytes]:
     plain += [(2, {"inputs": named, "id": "7"}), (3, {"inputs": named[2:]}), (6, matrix), (7, {"a": 1, "b": 2.5})]
     plain += [(4, frame) for frame in frames] + [(5, frame) for frame in frames]
     asked = [bytes([where, 0]) + json.dumps(body).encode() for where, body in plain]
+    asked.append(bytes([4, 1]) + ",".join(ROW).encode() + b"\n" + ",".join(map(str, ROW.values())).encode())
     return [*asked, bytes([6, len(head) // 4]) + head + struct.pack("<2d", 1.5, 2.0)]
 
 
@@ -163,8 +164,14 @@ def main() -> None:
 
 
 def _parts(seed: bytes) -> tuple[bytes, list[tuple[bytes, bytes]], bytes]:
-    headers = [(HEADER, b"%d" % (4 * seed[1]))] if seed[1] else []
-    return TARGETS[seed[0]], headers, seed[2:]
+    return TARGETS[seed[0]], _headers(TARGETS[seed[0]], 4 * seed[1]), seed[2:]
+
+
+def _headers(path: bytes, cut: int) -> list[tuple[bytes, bytes]]:
+    """Return what says how the body is to be read: where its JSON ends, or that it is CSV."""
+    if not cut:
+        return []
+    return [(HEADER, b"%d" % cut)] if b"infer" in path else [(b"content-type", b"text/csv")]
 
 
 if __name__ == "__main__":

@@ -477,6 +477,18 @@ def key_of_text(column: Column, text: str) -> Any:
     return text == "true" if column.kind == "bool" and text in ("true", "false") else text
 
 
+def value_of_text(column: Column, text: str) -> Any:
+    """Return a value that a command line or a CSV file gives as text, in the column's type; raises `FieldInvalid`."""
+    try:
+        if column.kind in ("int", "float"):
+            return float(text) if column.kind == "float" else int(text)
+    except ValueError:
+        raise FieldInvalid(f"field `{column.name}` is no number", expected=column.rule(), got=text[:80]) from None
+    if column.kind == "bool" and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return text
+
+
 def parser_of(spec: SchemaSpec, by: Iterable[str], feature_names: Sequence[str]) -> RequestParser:
     """Return a model's parser; `feature_names` are the columns that are the features as they stand.
 

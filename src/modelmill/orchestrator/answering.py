@@ -9,11 +9,10 @@ import httpx
 import msgspec
 
 from modelmill.artifact.saving import decode as decode_artifact
-from modelmill.errors import FieldInvalid, NodeNotReady, NotFound, RequestError, UsageError, every_error
-from modelmill.model.columns import Column
+from modelmill.errors import NodeNotReady, NotFound, RequestError, UsageError, every_error
 from modelmill.model.declaration import Model
 from modelmill.model.fitted import answer, make_x
-from modelmill.model.request import parser_of
+from modelmill.model.request import parser_of, value_of_text
 from modelmill.names import POOLED, ModelName, Segment, format_segment, parse_target
 from modelmill.orchestrator.checking import fit_one
 from modelmill.orchestrator.outcomes import Answer, PredictOutcome, Progress, no_progress
@@ -56,18 +55,7 @@ def typed_fields(model: Model, written: Mapping[str, str]) -> dict[str, Any]:
     if not written:
         example = " ".join(f"{name}=..." for name in columns)
         raise UsageError("which row?", next=f"modelmill predict {example}")
-    return {name: _typed(columns[name], text) if name in columns else text for name, text in written.items()}
-
-
-def _typed(column: Column, text: str) -> Any:
-    try:
-        if column.kind in ("int", "float"):
-            return float(text) if column.kind == "float" else int(text)
-    except ValueError:
-        raise FieldInvalid(f"field `{column.name}` is no number", expected=column.rule(), got=text) from None
-    if column.kind == "bool" and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    return text
+    return {name: value_of_text(columns[name], text) if name in columns else text for name, text in written.items()}
 
 
 def _complete(model: Model, segment: Segment | None, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,7 +67,7 @@ def _complete(model: Model, segment: Segment | None, row: Mapping[str, Any]) -> 
             f"`{format_segment(segment)}` is no segment of `{model.name}`",
             expected=f"{model.name}[{','.join(model.by)}]",
         )
-    keys = {name: _typed(model.spec.column(name), text) for name, text in zip(model.by, segment, strict=True)}
+    keys = {name: value_of_text(model.spec.column(name), text) for name, text in zip(model.by, segment, strict=True)}
     return {**keys, **row}
 
 

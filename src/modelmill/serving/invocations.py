@@ -1,14 +1,18 @@
-"""Requests as MLflow's scoring servers take them: `dataframe_split`, `dataframe_records`, `instances` or `inputs`, as JSON."""
+"""Requests as MLflow's scoring servers take them: CSV, or JSON with `dataframe_split`, `dataframe_records`, `instances`, `inputs`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelmill.errors import BodyUnreadable
+from modelmill.model.columns import Column
+from modelmill.model.request import value_of_text
 
 Row = dict[str, Any]
 
@@ -22,6 +26,22 @@ def rows_of(body: Any) -> list[Row]:
     if not all(isinstance(row, dict) for row in rows):
         raise BodyUnreadable(f"`{given[0]}` is a list of objects with named fields")
     return rows
+
+
+def rows_of_csv(body: bytes, columns: Mapping[str, Column]) -> list[Row]:
+    """Return the rows of a CSV body, whose first line names the fields; empty cells are left out.
+
+    Raises `BodyUnreadable`, or `FieldInvalid` for a cell that is none of its column's type.
+    """
+    try:
+        lines = list(csv.reader(io.StringIO(body.decode("utf-8-sig")), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BodyUnreadable("the body is not valid CSV", got=str(error)[:200]) from None
+    names, *rows = lines or [[]]
+    if any(len(row) != len(names) for row in rows) or len(set(names)) < len(names):
+        raise BodyUnreadable("a CSV body has a line of different names, then as many cells in each line")
+    cells = [[(name, text) for name, text in zip(names, row, strict=True) if text] for row in rows]
+    return [{n: value_of_text(columns[n], text) if n in columns else text for n, text in row} for row in cells]
 
 
 def _split(given: Any) -> list[Row]:

@@ -240,7 +240,9 @@ class Plane:
     def invoke(self, target: Target, call: Call) -> Question:
         """Read a request as MLflow's scoring servers take it; the answer has `predictions`, one a row."""
         model = target.model
-        rows = invocations.rows_of(read_json(body_of(call)))
+        is_csv = (call.header(b"content-type") or b"").partition(b";")[0].strip().lower() == b"text/csv"
+        body = body_of(call)
+        rows = invocations.rows_of_csv(body, model.parser.columns) if is_csv else invocations.rows_of(read_json(body))
         rows = [model.parser.with_segment(target.segment, row) for row in rows] if target.segment else rows
         _check_count(len(rows))
 

@@ -504,6 +504,40 @@ def test_what_is_no_form_of_mlflow_is_refused(planes: dict[str, Plane], body: An
     assert {"error", "code"} <= told.keys()
 
 
+CSV = [(b"content-type", b"text/csv; charset=utf-8")]
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_mlflows_csv_is_answered(planes: dict[str, Plane], ends: str) -> None:
+    lines = ["store,number,size,rooms,sold", "north,1,1.5,2,true", '"a,b]",2,1,0,False', ""]
+    status, told = asked(planes["fleet"], "/invocations/fleet", ends.join(lines).encode(), CSV)
+    assert (status, told) == (200, {"predictions": [85.0, pytest.approx(0.1)]})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\n",
+        b"store,number,size,rooms,sold\n",
+        b"store,number,size,rooms,sold\nnorth,1,1.5,2",
+        b"store,store\nnorth,north",
+        b"store,number,size,rooms,sold\nnorth,1,dear,2,true",
+        b"store,number,size,rooms,sold\nnorth,1,1.5,2,perhaps",
+        b"store,number,size,rooms,sold\nnorth,,1.5,2,true",
+        b"store,number,size,rooms,sold,more\nnorth,1,1.5,2,true,9",
+        b'store\n"north',
+        b"store\n\xff",
+        b"store\n" + b"x" * 200_000,
+        b"\0",
+    ],
+)
+def test_a_csv_that_is_wrong_is_refused(planes: dict[str, Plane], body: bytes) -> None:
+    status, told = asked(planes["fleet"], "/invocations/fleet", body, CSV)
+    assert 400 <= status < 500, told
+    assert {"error", "code"} <= told.keys()
+
+
 # ---------------------------------------------------------------- tokens
 
 
