@@ -5,7 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -166,6 +169,55 @@ def test_prometheus_sees_all_workers_together(project: Path, load: Load) -> None
     after = _requests(base)
     assert after["answered"] - before["answered"] == 30
     assert after["refused"] - before["refused"] == 1
+
+
+@pytest.fixture
+def prometheus(project: Path, tmp_path: Path) -> Iterator[str]:
+    """Return the address of a real Prometheus that scrapes the node each second."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("optional component missing: prometheus")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    target = node(project).url.removeprefix("http://")
+    config = {
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [{"job_name": "modelmill", "static_configs": [{"targets": [target]}]}],
+    }
+    (tmp_path / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
+    command = [program, f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
+    command += [f"--web.listen-address={address}", "--log.level=error"]
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path)
+    yield f"http://{address}"
+    server.terminate()
+    server.wait(20)
+
+
+def test_a_real_prometheus_reads_the_page(project: Path, load: Load, prometheus: str) -> None:
+    httpx.post(f"{node(project).url}/sales", content=load._body).raise_for_status()
+    assert eventually(lambda: query(prometheus, 'modelmill_requests_total{outcome="answered"}') > 0)
+    assert query(prometheus, "modelmill_workers") == WORKERS
+    assert query(prometheus, "up") == 1
+    assert query(prometheus, "histogram_quantile(0.99, modelmill_request_seconds_bucket)") > 0
+    assert query(prometheus, "count({job='modelmill'})") < 2_000
+
+
+def query(prometheus: str, expression: str) -> float:
+    """Return the one number of an expression; 0 while there is none."""
+    try:
+        reply = httpx.get(f"{prometheus}/api/v1/query", params={"query": expression}, timeout=5)
+    except httpx.TransportError:
+        return 0.0
+    found = reply.json()["data"]["result"] if reply.is_success else []
+    return float(found[0]["value"][1]) if found else 0.0
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 30
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return holds()
 
 
 def _requests(base: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Requests as MLflow's scoring servers take them: CSV, or JSON with `dataframe_split`, `dataframe_records`, `instances`, `inputs`."""
+"""Requests as MLflow's scoring servers take them: as CSV, or as JSON in one of four forms."""
 
 from __future__ import annotations
 
