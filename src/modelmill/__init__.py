@@ -54,7 +54,6 @@ __all__ = [
     "every",
     "key",
     "label",
-    "linear",
     "new_labels",
     "new_rows",
     "no_worse",
@@ -71,7 +70,6 @@ _PLACES = {
     "api.mill": ("Mill",),
     "data.sources": ("read",),
     "model.columns": ("category", "col", "key", "label", "subject", "target", "time"),
-    "model.linear": ("linear",),
     "model.conditions": (
         "Canary",
         "at_least",

@@ -98,7 +98,7 @@ def test_a_typical_value_occurs_and_as_many_lie_below_it_as_above(
 ) -> None:
     spec, given_rows = table
     rows = rows_of(spec, given_rows)
-    for name, typical in typical_row(spec.request_columns, rows).items():
+    for name, typical in typical_row(spec, rows).items():
         values = [None if value != value else value for value in rows[name].tolist()]  # noqa: PLR0124 - NaN and NaT
         present = [value for value in values if value is not None]
         if not present:

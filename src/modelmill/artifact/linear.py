@@ -11,8 +11,6 @@ from modelmill.artifact.layout import Link
 from modelmill.artifact.loading import kernels
 
 Floats = NDArray[np.float64]
-TOLERANCE = 1e-12
-"""How far apart two answers of one linear model may be, as a share of `scale_of`."""
 
 
 class Linear(NamedTuple):
@@ -40,10 +38,4 @@ class Linear(NamedTuple):
         Links do not widen a difference of scores, so probabilities are held to the same.
         """
         scale = (np.abs(x) @ np.abs(self.coef).T + np.abs(self.intercept)).max(axis=1, keepdims=True)
-        return bool((np.abs(found - expected) <= TOLERANCE * scale.reshape(-1, *[1] * (found.ndim - 1))).all())
-
-
-def scale_of(x: Floats, coef: Floats, intercept: Floats) -> Floats:
-    """Return (rows,) of the sum of |coefficient x feature| + |intercept|, each row by coefficients of its own."""
-    found: Floats = np.einsum("ij,ij->i", np.abs(x), np.abs(coef)) + np.abs(intercept)
-    return found
+        return bool((np.abs(found - expected) <= 1e-12 * scale.reshape(-1, *[1] * (found.ndim - 1))).all())

@@ -6,7 +6,7 @@ Its bytes: a magic word, the length of a header in msgpack, the header, then arr
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -154,9 +154,6 @@ class Packed:
         fields = (self.columns._asdict() if self.columns else {}) | self.body._asdict()
         arrays = {name: np.ascontiguousarray(fields[name], _DTYPES[name]) for name in fields if name in _DTYPES}
         numbers = {name: float(value) for name, value in fields.items() if name not in _DTYPES}
-        return _aligned(self._head(arrays, numbers), (array.tobytes() for array in arrays.values()))
-
-    def _head(self, arrays: Mapping[str, NDArray[Any]], numbers: dict[str, float]) -> bytes:
         header = msgspec.msgpack.encode(
             _Header(
                 kind=type(self.body).__name__.lower(),
@@ -167,26 +164,11 @@ class Packed:
                 programs=self.programs,
             )
         )
-        return _HEAD.pack(_MAGIC, _FORMAT, len(header)) + header
-
-
-def encode_alike(model: Packed, stacks: Mapping[str, NDArray[Any]]) -> list[bytes]:
-    """Return many models that differ from one in these arrays alone, as `encode` writes each.
-
-    `stacks`: all arrays of the model, with the models as their first axis.
-    """
-    whole = model.encode()
-    (length,) = _HEAD.unpack_from(whole)[2:]
-    head = whole[: _HEAD.size + length]
-    columns = [np.ascontiguousarray(stack, _DTYPES[name]) for name, stack in stacks.items()]
-    return [_aligned(head, (array.tobytes() for array in arrays)) for arrays in zip(*columns, strict=True)]
-
-
-def _aligned(head: bytes, arrays: Iterable[bytes]) -> bytes:
-    parts = [head]
-    for array in arrays:
-        parts += bytes(-len(parts[-1]) % _ALIGNMENT), array
-    return b"".join(parts)
+        parts = [_HEAD.pack(_MAGIC, _FORMAT, len(header)) + header]
+        for array in arrays.values():
+            parts.append(bytes(-len(parts[-1]) % _ALIGNMENT))
+            parts.append(array.tobytes())
+        return b"".join(parts)
 
 
 def decode(content: bytes | memoryview) -> Packed:

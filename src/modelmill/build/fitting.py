@@ -16,13 +16,12 @@ import numpy as np
 
 from modelmill.build.failing import failure_of, lost_failure
 from modelmill.build.plan import Step
-from modelmill.build.segment import STAGES, Common, SegmentFit, beside_pooled
-from modelmill.build.together import TOGETHER, fit_together
+from modelmill.build.segment import Common, SegmentFit, beside_pooled
 from modelmill.build.work import Chunk, ChunkResult, Compare, Setup
 from modelmill.compute.compute import OUTPUT_MB
 from modelmill.data.histogram import count
 from modelmill.model.fitted import make_y
-from modelmill.names import POOLED, Digest, Segment
+from modelmill.names import Digest, Segment
 from modelmill.registry.records import FailureRecord, VersionRecord
 from modelmill.store.blobs import FolderBlobs
 from modelmill.store.packs import PackWriter
@@ -30,6 +29,7 @@ from modelmill.store.packs import PackWriter
 ABREAST = 8
 """How many segments go through a stage together: measured, 8 save what 32 save, and few models are held at once."""
 ABREAST_ROWS = 16_384
+STAGES = ("fit", "predict", "judge", "save")
 _SHOWN_OUTPUT = 300
 
 
@@ -118,13 +118,10 @@ class Fitter:
         for group in neighbours(steps):
             stretch = self.common.stretch(group)
             histograms = count(self.setup.bins, stretch.rows, np.array([step.rows for step in group]))
-            segments: Iterable[SegmentFit] = (
+            segments = (
                 SegmentFit(self.common, step, stretch, place + inside, [h[inside].tobytes() for h in histograms])
                 for inside, step in enumerate(group)
             )
-            if self.common.trains_together and group[0].segment != POOLED:
-                segments = list(segments)
-                fit_together(self.common, stretch, segments)
             for some in abreast(segments):
                 yield from self._fit_abreast(some, pack, at)
             place += len(group)
@@ -135,9 +132,9 @@ class Fitter:
         self, some: list[SegmentFit], pack: PackWriter, at: Callable[[int], None]
     ) -> Iterator[VersionRecord | FailureRecord]:
         """Take a few segments through the stages together: what a stage runs is then warm for all but the first."""
-        for stage in (*STAGES, *TOGETHER):
+        for stage in STAGES:
             for segment in some:
-                if segment.failure is None and stage in segment.stages:
+                if segment.failure is None:
                     at(segment.place)
                     segment.failure = self._fail_at(stage, segment)
         for segment in some:

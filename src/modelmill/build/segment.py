@@ -10,7 +10,7 @@ import hashlib
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from modelmill.data.build_table import BuildTable
 from modelmill.errors import FeaturesNotRowWise, LawFailed, ModelReturned
 from modelmill.model.declaration import Model
 from modelmill.model.fitted import Asker, Floats, answer, as_matrix, make_x, make_y, typical_row
-from modelmill.model.linear import LinearTrain
 from modelmill.model.loading import load_model_file
 from modelmill.model.metrics import Metric, higher_is_better, metrics_for
 from modelmill.model.roles import RoleFunction, Run
@@ -39,7 +38,6 @@ from modelmill.registry.change import Digests
 from modelmill.registry.records import FailureRecord, VersionRecord
 from modelmill.store.packs import PackWriter
 
-STAGES = ("fit", "predict", "judge", "save")
 GOLDEN_ROWS = 5
 PROVEN_ROWS = 4096
 """On how many rows, at most, a traced function is compared with itself in each chunk."""
@@ -62,8 +60,6 @@ class Common:
         self.reads_rows = self.predict is not None and "rows" in self.predict.asks
         """Whether predict() asks for the rows: only then are they picked."""
         self.train: RoleFunction = self.model.role("train")  # type: ignore[assignment]  # loading checked it
-        self.trains_together = isinstance(self.train.function, LinearTrain)
-        """Whether many segments are fitted as one."""
         self.metrics = _metrics_of(self.model)
         self.pooled: Any = None
         self.user_s = 0.0
@@ -167,12 +163,6 @@ class SegmentFit:
     runtime_why: str
     """Why it is not packed; empty where it is."""
     extras: bytes
-    stages: tuple[str, ...] = STAGES
-    """What is still to be done."""
-    compared: tuple[float | None] | None = None
-    """The pooled model's score on its test rows, where that is known already."""
-    golden: Mapping[str, list[Any]] | None = None
-    """Its last test rows, where they are known already."""
 
     def __init__(self, common: Common, step: Step, stretch: Stretch, place: int, histograms: list[bytes]) -> None:
         self.common, self.step, self.stretch, self.place = common, step, stretch, place
@@ -214,11 +204,6 @@ class SegmentFit:
         """Turn the fitted object, its golden rows and its histograms into bytes."""
         self.stage = "save"
         self.artifact, self.runtime_why = self._artifact()
-        self.keep_extras()
-
-    def keep_extras(self) -> None:
-        """Turn the golden rows and the histograms into bytes."""
-        self.stage = "save"
         self.extras = self._extras()
 
     def _artifact(self) -> tuple[Artifact, str]:
@@ -278,8 +263,6 @@ class SegmentFit:
 
     def pooled_score(self) -> float | None:
         """Return the score of the pooled model on this segment's test rows."""
-        if self.compared is not None:
-            return self.compared[0]
         assert self.stretch.pooled is not None  # noqa: S101 - the caller has looked
         answers = self.stretch.pooled[self.begin : self.begin + self.step.rows][self.test]
         return _finite(self.common.metrics[self.common.model.metrics[0]](self.y[self.test], answers))
@@ -290,8 +273,7 @@ class SegmentFit:
         common, model = self.common, self.common.model
         if not model.laws:
             return
-        asked = model.spec.request_columns if common.reads_rows or common.features else model.spec.features
-        typical = typical_row(asked, self.rows)
+        typical = typical_row(model.spec, self.rows)
         ask = Asker(model.spec, model.labels, common.features, common.predict, self.fitted, self.step.segment, typical)
         for name, law in model.laws.items():
             try:
@@ -300,13 +282,10 @@ class SegmentFit:
                 raise LawFailed(f"law failed: {name}", where=law.where, got=str(error)[:200]) from error
 
     def _extras(self) -> bytes:
-        columns = self.golden or self._last_rows()
+        golden = self.rows.take(_last(self.test, GOLDEN_ROWS))
+        columns = {name: _plain_list(golden[name]) for name in golden}
         answers = self.found[-GOLDEN_ROWS:].tolist()
         return msgspec.msgpack.encode({"rows": columns, "answers": answers, "histograms": self.histograms})
-
-    def _last_rows(self) -> dict[str, list[Any]]:
-        golden = self.rows.take(_last(self.test, GOLDEN_ROWS))
-        return {name: plain_list(golden[name]) for name in golden}
 
     def record(self, pack: PackWriter) -> VersionRecord:
         """Put the bytes into the pack and return the row that describes them."""
@@ -398,8 +377,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def plain_list(values: Numbers) -> list[Any]:
-    """Return a column as msgpack keeps it."""
+def _plain_list(values: Numbers) -> list[Any]:
     return [str(v) for v in values] if values.dtype.kind == "M" else values.tolist()
 
 

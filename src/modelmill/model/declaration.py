@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from modelmill.errors import DeclarationInvalid, did_you_mean
 from modelmill.model.conditions import Canary, Condition, check_conditions
-from modelmill.model.linear import LinearTrain
 from modelmill.model.metrics import check_metric, default_metrics
 from modelmill.model.roles import KNOWN_PARAMETERS, Function, RoleFunction, is_single, read_role, where_of
 from modelmill.model.schema import Schema, SchemaSpec, schema_of
@@ -154,12 +153,6 @@ class Model:
                 f"model `{self.name}` has no @train function",
                 where=self.where,
                 next=f"write  @{self.name.replace('-', '_')}.train above a function train(x, y)",
-            )
-        if isinstance(self._functions["train"].function, LinearTrain) and self.task != "regression":
-            raise DeclarationInvalid(
-                f"model `{self.name}` predicts classes, which mm.linear() does not",
-                where=self.where,
-                next="return a LogisticRegression from a train function",
             )
         own = {name: law.function for name, law in self.own_metrics.items()}
         wanted = [*self.metrics, *(c.metric for c in (*self.gate, *self.retrain) if c.metric)]

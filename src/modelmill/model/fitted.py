@@ -139,9 +139,9 @@ def answer_value(answers: Floats, index: int, labels: Sequence[str]) -> float | 
     return dict(zip(labels, answers[index].tolist(), strict=True))
 
 
-def typical_row(columns: Iterable[Column], rows: Rows) -> dict[str, Any]:
+def typical_row(spec: SchemaSpec, rows: Rows) -> dict[str, Any]:
     """Return the row that stands for all: the median of numbers and times, the most frequent of the rest."""
-    return {column.name: _typical(rows.raw(column.name), column) for column in columns}
+    return {column.name: _typical(rows.raw(column.name), column) for column in spec.request_columns}
 
 
 def _typical(values: Array | Coded, column: Column) -> Any:
@@ -227,9 +227,7 @@ class Asker:
         self._spec, self._labels, self._fitted, self._segment = spec, labels, fitted, segment
         self._features, self._predict = features, predict
         self._typical = {
-            column.name: column_array(column, [typical[column.name]])
-            for column in spec.request_columns
-            if column.name in typical
+            column.name: column_array(column, [typical.get(column.name)]) for column in spec.request_columns
         }
         self._known = {column.name: column for column in spec.request_columns}
         self._places = {column.name: place for place, column in enumerate(spec.features)}

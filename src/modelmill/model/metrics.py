@@ -45,25 +45,6 @@ def r2(y: Floats, p: Floats) -> float:
     return 1.0 - residual / total
 
 
-def by_segment(name: str, y: Floats, p: Floats, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> Floats:
-    """Return a metric of a regression for each of many segments, whose rows follow one another from `starts` on."""
-    error = y - p
-
-    def mean(values: Floats) -> Floats:
-        found: Floats = np.add.reduceat(values, starts) / counts
-        return found
-
-    if name == "mae":
-        return mean(np.abs(error))
-    if name == "rmse":
-        return np.sqrt(mean(error * error))
-    if name == "mape":
-        return mean(np.abs(error) / np.maximum(np.abs(y), _EPSILON))
-    residual, spread = mean(error * error), mean((y - np.repeat(mean(y), counts)) ** 2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(spread == 0.0, np.where(residual == 0.0, 1.0, 0.0), 1.0 - residual / spread)
-
-
 def accuracy(y: Floats, p: Floats) -> float:
     """Share of rows whose most probable class is the true one."""
     return float((p.argmax(axis=1) == y).mean())

@@ -178,9 +178,7 @@ def _ask_laws(project: Project, fit: SegmentFit) -> None:
 
 
 def _typical(fit: SegmentFit) -> dict[str, Any]:
-    return {
-        name: as_json(value) for name, value in typical_row(fit.common.model.spec.request_columns, fit.rows).items()
-    }
+    return {name: as_json(value) for name, value in typical_row(fit.common.model.spec, fit.rows).items()}
 
 
 def _reopen(project: Project, fit: SegmentFit) -> None:

@@ -208,7 +208,7 @@ class _Training:
 
     def _header(self, plan: Plan, run: Run, rows: Rows) -> Header:
         model = self.model
-        typical = {name: as_json(value) for name, value in typical_row(model.spec.request_columns, rows).items()}
+        typical = {name: as_json(value) for name, value in typical_row(model.spec, rows).items()}
         return Header(
             model=model.name,
             spec=model.spec,

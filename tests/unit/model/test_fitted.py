@@ -80,7 +80,7 @@ def test_ask_fills_what_is_left_out_with_the_typical_row() -> None:
     spec = schema_of(Number)
     batch = Rows({"a": np.array([1.0, 2.0, 9.0]), "b": np.array([4, 4, 4]), "y": np.zeros(3)})
     fitted = Ridge(alpha=0).fit(np.array([[0, 0], [1, 0], [0, 1.0]]), [0, 10, 100])
-    ask = Asker(spec, (), None, None, fitted, (), typical_row(spec.request_columns, batch))
+    ask = Asker(spec, (), None, None, fitted, (), typical_row(spec, batch))
     assert ask() == pytest.approx(2 * 10 + 4 * 100)
     assert ask(a=3.0) == pytest.approx(3 * 10 + 4 * 100)
     with pytest.raises(FieldUnknown, match="`c`"):
