@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         worse,
     )
     from modelmill.model.declaration import Model, Window
+    from modelmill.model.linear import linear
     from modelmill.model.roles import Ask, Run
     from modelmill.model.rows import Rows
     from modelmill.model.schema import Schema
@@ -54,6 +55,7 @@ __all__ = [
     "every",
     "key",
     "label",
+    "linear",
     "new_labels",
     "new_rows",
     "no_worse",
@@ -84,6 +86,7 @@ _PLACES = {
         "worse",
     ),
     "model.declaration": ("Model", "Window"),
+    "model.linear": ("linear",),
     "model.roles": ("Ask", "Run"),
     "model.rows": ("Rows",),
     "model.schema": ("Schema",),

@@ -171,6 +171,21 @@ class Packed:
         return b"".join(parts)
 
 
+def encode_linear(coef: Floats, intercept: Floats, programs: Programs) -> list[bytes]:
+    """Return regressions of one shape as bytes, as `Packed.encode` writes each of them: the header is made once.
+
+    `coef` is (models, features), `intercept` (models,).
+    """
+    models, features = coef.shape
+    first = Packed(Linear(coef[:1], intercept[:1]), features, programs=programs).encode()
+    end = len(first) - intercept.itemsize
+    begin = end - coef[0].nbytes - -coef[0].nbytes % _ALIGNMENT
+    rows = np.tile(np.frombuffer(first, dtype=np.uint8), (models, 1))
+    rows[:, begin : begin + coef[0].nbytes] = np.ascontiguousarray(coef, "<f8").view(np.uint8)
+    rows[:, end:] = intercept.astype("<f8")[:, None].view(np.uint8)
+    return [row.tobytes() for row in rows]
+
+
 def decode(content: bytes | memoryview) -> Packed:
     """Return the model in these bytes, without copying its arrays; anything else raises BlobBroken."""
     try:

@@ -14,6 +14,7 @@ from modelmill.artifact.columns import Column, as_columns, untouched
 from modelmill.artifact.layout import Link
 from modelmill.artifact.packed import Body, Classes, Packed, Programs
 from modelmill.artifact.unpackable import Unpackable
+from modelmill.model.linear import LinearFit
 
 Reader = Callable[[Any], Body]
 
@@ -64,6 +65,8 @@ def _unrolled(fitted: Any) -> tuple[list[Any], Any]:
 
 def _reader_of(fitted: Any) -> Reader:
     kind = type(fitted)
+    if kind is LinearFit:
+        return sklearn_linear.read_regressor
     name, _, _ = kind.__module__.partition(".")
     library = LIBRARIES.get(name)
     reader = library.readers.get(kind.__name__) if library else None

@@ -37,6 +37,7 @@ CHUNK_S = 0.5
 SMALLEST_CHUNK = 72
 """At least 64, and so many that a commit's seven flushes are less than a tenth of one a model."""
 _LARGEST_CHUNK = 2048
+_LARGEST_TOGETHER = 8192
 _PATIENCE = 20.0
 """The pooled model sees all rows at once: it may take so many times longer than a segment."""
 _WAITING_EACH = 4
@@ -109,14 +110,21 @@ class Builder:
 
     def _compute(self) -> LocalCompute:
         limits = Limits(self.limits.segment_timeout_s, self.limits.worker_memory_mb)
-        template = self._template or start_template(self.setup.root)
+        template = self._template or start_template(self.setup.root, together=self.setup.together > 0)
         return LocalCompute(
             "modelmill.build.fitting:open_fitter",
             self.setup,
-            workers=self.limits.processes,
+            workers=self._processes(),
             template=template,
             limits=limits,
         )
+
+    def _processes(self) -> int:
+        """Return how many workers there are work for: segments that are fitted together take little time."""
+        if not self.setup.together:
+            return self.limits.processes
+        rows = sum(step.rows for step in self.plan.steps)
+        return max(1, min(self.limits.processes, rows // self.setup.together))
 
     # ---------------------------------------------------------------- the pooled model
 
@@ -173,17 +181,30 @@ class Builder:
         if self._compares:
             return Task(next(self._ids), self._compares.popleft())
         # A crash would lose what waits for the pooled model: there may not be much of it.
-        waits_enough = self._pooled_step is not None and len(self._waiting) >= _WAITING_EACH * self.limits.processes
+        ahead = 0 if self.setup.together else _WAITING_EACH * self.limits.processes
+        waits_enough = self._pooled_step is not None and len(self._waiting) >= ahead
         return Task(next(self._ids), self._chunk(self._cut())) if self._todo and not waits_enough else None
 
     def _cut(self) -> list[Step]:
         """Take the next steps: about `CHUNK_S` of work, but such that all workers end together."""
+        if self.setup.together:
+            return self._cut_together()
         wanted = int(CHUNK_S / self._segment_s) if self._segment_s else SMALLEST_CHUNK
         share = math.ceil(len(self._todo) / (2 * max(self.limits.processes, 2)))
         size = max(
             1 if self._segment_s > CHUNK_S / SMALLEST_CHUNK else SMALLEST_CHUNK, min(wanted, share, _LARGEST_CHUNK)
         )
         return [self._todo.popleft() for _ in range(min(size, len(self._todo)))]
+
+    def _cut_together(self) -> list[Step]:
+        """Take as many steps as are fitted together."""
+        steps, rows = [self._todo.popleft()], 0
+        while self._todo and len(steps) < _LARGEST_TOGETHER:
+            rows += steps[-1].rows
+            if rows + self._todo[0].rows > self.setup.together:
+                break
+            steps.append(self._todo.popleft())
+        return steps
 
     def _chunk(self, steps: list[Step]) -> Chunk:
         number = self._next_chunk
@@ -314,9 +335,11 @@ class Builder:
                 yield pooled._replace(segment=segment, state="pooled", why=reason)
 
 
-def start_template(root: Path) -> Template:
+def start_template(root: Path, *, together: bool = False) -> Template:
     """Start the process that the workers are forked from, with the libraries that the user's files need."""
-    return Template(["modelmill.build.fitting", "modelmill.artifact.kernels", *used_libraries(root)])
+    # What fits all segments together answers in numpy: it seldom needs the kernels, whose import takes a second.
+    kernels = [] if together else ["modelmill.artifact.kernels"]
+    return Template(["modelmill.build.fitting", *kernels, *used_libraries(root)])
 
 
 def used_libraries(root: Path) -> list[str]:

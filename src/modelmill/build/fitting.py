@@ -6,22 +6,23 @@ What remains for a segment is the user's fit, one predict over its test rows, it
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 import numpy as np
 
+from modelmill.build.batched import Batch
 from modelmill.build.failing import failure_of, lost_failure
 from modelmill.build.plan import Step
+from modelmill.build.printing import drain_output, is_too_loud
 from modelmill.build.segment import Common, SegmentFit, beside_pooled
 from modelmill.build.work import Chunk, ChunkResult, Compare, Setup
 from modelmill.compute.compute import OUTPUT_MB
 from modelmill.data.histogram import count
 from modelmill.model.fitted import make_y
-from modelmill.names import Digest, Segment
+from modelmill.model.linear import LinearTrain
+from modelmill.names import POOLED, Digest, Segment
 from modelmill.registry.records import FailureRecord, VersionRecord
 from modelmill.store.blobs import FolderBlobs
 from modelmill.store.packs import PackWriter
@@ -30,7 +31,6 @@ ABREAST = 8
 """How many segments go through a stage together: measured, 8 save what 32 save, and few models are held at once."""
 ABREAST_ROWS = 16_384
 STAGES = ("fit", "predict", "judge", "save")
-_SHOWN_OUTPUT = 300
 
 
 def open_fitter(setup: Setup) -> Callable[[Chunk | Compare, Callable[[int], None]], ChunkResult]:
@@ -114,7 +114,19 @@ class Fitter:
     def _fit_all(
         self, steps: list[Step], pack: PackWriter, at: Callable[[int], None]
     ) -> Iterator[VersionRecord | FailureRecord]:
-        place = 0
+        """Build segments together where their train function can, and one by one what is left."""
+        if steps[0].segment == POOLED or not isinstance(self.common.train.function, LinearTrain):
+            yield from self._fit_each(steps, 0, pack, at)
+            return
+        batch = Batch(self.common, steps, at)
+        yield from batch.build(pack)
+        for place in np.flatnonzero(batch.left).tolist():
+            yield from self._fit_each([steps[place]], place, pack, at)
+
+    def _fit_each(
+        self, steps: list[Step], place: int, pack: PackWriter, at: Callable[[int], None]
+    ) -> Iterator[VersionRecord | FailureRecord]:
+        """Build segments one by one; the first is the chunk's at `place`."""
         for group in neighbours(steps):
             stretch = self.common.stretch(group)
             histograms = count(self.setup.bins, stretch.rows, np.array([step.rows for step in group]))
@@ -144,12 +156,12 @@ class Fitter:
         """Run one stage of a segment; return its failure, if it fails."""
         try:
             getattr(segment, stage)()
-            # The builder looks at the output now and then: whoever was faster than its look fails as well.
-            return _too_loud(segment.step.segment)
+            loud = f"it printed more than {OUTPUT_MB} MB" if is_too_loud() else ""
+            return lost_failure(segment.step.segment, "output", loud) if loud else None
         except Exception as error:  # noqa: BLE001 - the border to user code: anything it raises is this segment's failure
-            return failure_of(segment.step.segment, segment.stage, error, self.setup.root, _drain_output())
+            return failure_of(segment.step.segment, segment.stage, error, self.setup.root, drain_output())
         finally:
-            _drain_output()
+            drain_output()
 
 
 def abreast(segments: Iterable[SegmentFit]) -> Iterator[list[SegmentFit]]:
@@ -176,23 +188,3 @@ def neighbours(steps: list[Step]) -> Iterator[list[Step]]:
         group.append(step)
     if group:
         yield group
-
-
-def _too_loud(segment: Segment) -> FailureRecord | None:
-    """Return a failure where user code printed more than a segment may."""
-    sys.stdout.flush()
-    if os.fstat(1).st_size <= OUTPUT_MB << 20:
-        return None
-    return lost_failure(segment, "output", f"it printed more than {OUTPUT_MB} MB")
-
-
-def _drain_output() -> str:
-    """Return the beginning of what user code printed and forget the rest."""
-    sys.stdout.flush()
-    size = os.fstat(1).st_size
-    if not size:
-        return ""
-    shown = os.pread(1, _SHOWN_OUTPUT, 0).decode("utf-8", "replace")
-    os.ftruncate(1, 0)
-    os.lseek(1, 0, os.SEEK_SET)
-    return shown

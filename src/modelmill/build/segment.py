@@ -108,6 +108,14 @@ class Common:
         start, end = steps[0].start, steps[-1].start + steps[-1].rows
         return Stretch(self, self.table.rows(start, end), start)
 
+    def stretch_of(self, steps: list[Step]) -> tuple[Stretch, NDArray[np.bool_]]:
+        """Return the rows of steps wherever they lie, one step after the other, and which of them test."""
+        start, end = steps[0].start, steps[-1].start + steps[-1].rows
+        if sum(step.rows for step in steps) == end - start:
+            return self.stretch(steps), self.tests[start:end]
+        which = np.concatenate([np.arange(step.start, step.start + step.rows) for step in steps])
+        return Stretch(self, self.table.rows(0, end).take(which), 0), self.tests[which]
+
     def timed(self, function: Callable[[], Any]) -> Any:
         """Call user code and count its seconds as the user's."""
         began = time.perf_counter()
@@ -176,9 +184,7 @@ class SegmentFit:
         """What a failure is blamed on."""
 
     def _reseed(self) -> None:
-        """Seed the global generators, from which the user's code may draw, whatever ran before."""
-        np.random.seed(self.seed)  # noqa: NPY002 - see above
-        random.seed(self.seed)
+        reseed(self.seed)
 
     def fit(self) -> None:
         """Make the features and call the user's train()."""
@@ -256,16 +262,16 @@ class SegmentFit:
         self._reseed()
         self.stage = "test"
         truth, found, metrics = self.y[self.test], self.found, self.common.metrics
-        values = {name: _finite(metric(truth, found)) for name, metric in metrics.items()}
+        values = {name: finite(metric(truth, found)) for name, metric in metrics.items()}
         score = self.common.model.metrics[0]
-        values[f"{score}:mean"] = _finite(metrics[score](truth, _baseline(self.y[self.training], found)))
+        values[f"{score}:mean"] = finite(metrics[score](truth, _baseline(self.y[self.training], found)))
         self.metrics = values
 
     def pooled_score(self) -> float | None:
         """Return the score of the pooled model on this segment's test rows."""
         assert self.stretch.pooled is not None  # noqa: S101 - the caller has looked
         answers = self.stretch.pooled[self.begin : self.begin + self.step.rows][self.test]
-        return _finite(self.common.metrics[self.common.model.metrics[0]](self.y[self.test], answers))
+        return finite(self.common.metrics[self.common.model.metrics[0]](self.y[self.test], answers))
 
     def ask_laws(self) -> None:
         """Ask every law; raises `LawFailed` for the first that does not hold."""
@@ -283,7 +289,7 @@ class SegmentFit:
 
     def _extras(self) -> bytes:
         golden = self.rows.take(_last(self.test, GOLDEN_ROWS))
-        columns = {name: _plain_list(golden[name]) for name in golden}
+        columns = {name: plain_list(golden[name]) for name in golden}
         answers = self.found[-GOLDEN_ROWS:].tolist()
         return msgspec.msgpack.encode({"rows": columns, "answers": answers, "histograms": self.histograms})
 
@@ -314,14 +320,16 @@ class SegmentFit:
         return beside_pooled(version, score, self.pooled_score()) if compared else version
 
 
+def who_answers(score: str, own: float | None, pooled: float | None) -> tuple[str, str]:
+    """Return a version's state and its reason, given its own score and the pooled model's on the same rows."""
+    return ("own", "") if _is_better(score, own, pooled) else ("pooled", NOT_BETTER)
+
+
 def beside_pooled(version: VersionRecord, score: str, pooled: float | None) -> VersionRecord:
     """Return a version with the pooled model's score on the same rows, and who therefore answers for the segment."""
-    better = _is_better(score, version.score, pooled)
+    state, why = who_answers(score, version.score, pooled)
     return msgspec.structs.replace(
-        version,
-        metrics={**version.metrics, f"{score}:pooled": pooled},
-        state="own" if better else "pooled",
-        why="" if better else NOT_BETTER,
+        version, metrics={**version.metrics, f"{score}:pooled": pooled}, state=state, why=why
     )
 
 
@@ -351,6 +359,12 @@ def seed_of(seed: int, segment: Segment) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{format_segment(segment)}".encode()).digest()[:4])
 
 
+def reseed(seed: int) -> None:
+    """Seed the global generators, from which the user's code may draw, whatever ran before."""
+    np.random.seed(seed)  # noqa: NPY002 - see above
+    random.seed(seed)
+
+
 def _metrics_of(model: Model) -> dict[str, Metric]:
     known = metrics_for(model.task)
     own = {name: role.function for name, role in model.own_metrics.items()}
@@ -373,12 +387,15 @@ def _is_better(score: str, own: float | None, pooled: float | None) -> bool:
     return own > pooled if higher_is_better(score) else own < pooled
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """Return a metric's value, None where it is no number."""
     return value if math.isfinite(value) else None
 
 
-def _plain_list(values: Numbers) -> list[Any]:
-    return [str(v) for v in values] if values.dtype.kind == "M" else values.tolist()
+def plain_list(values: Numbers) -> list[Any]:
+    """Return values as golden rows hold them; times as text."""
+    found: list[Any] = (np.datetime_as_string(values) if values.dtype.kind == "M" else values).tolist()
+    return found
 
 
 def check_row_wise(role: RoleFunction, model: Model, rows: Rows, x: Floats) -> None:

@@ -28,6 +28,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     recipe: Digest
     tests: Path
     """A file of one byte a row of the table: 1 where the row tests."""
+    together: int = 0
+    """How many rows of segments are fitted together, at most; 0 where each segment is fitted by itself."""
 
 
 Pooled = tuple[str, Path]

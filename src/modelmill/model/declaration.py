@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from modelmill.errors import DeclarationInvalid, did_you_mean
 from modelmill.model.conditions import Canary, Condition, check_conditions
+from modelmill.model.linear import LinearTrain
 from modelmill.model.metrics import check_metric, default_metrics
 from modelmill.model.roles import KNOWN_PARAMETERS, Function, RoleFunction, is_single, read_role, where_of
 from modelmill.model.schema import Schema, SchemaSpec, schema_of
@@ -199,6 +200,12 @@ class Model:
     def _decorate(self, role: str, function: F) -> F:
         if not callable(function):
             raise DeclarationInvalid(f"@{role} stands above something that is no function", where=self.where)
+        if isinstance(function, LinearTrain) and self.task != "regression":
+            raise DeclarationInvalid(
+                f"linear() fits numbers, but the target `{self.spec.target.name}` of `{self.name}` is a class",
+                where=self.where,
+                next=f"write  @{self.name.replace('-', '_')}.train above a function that fits a classifier",
+            )
         found = read_role(role, function)
         if role == "test":
             self.laws[function.__name__] = found

@@ -186,7 +186,48 @@ def _lower_median(values: Array, column: Column) -> Any:
     return np.partition(numbers, middle).view(values.dtype)[middle]
 
 
-def column_array(column: Column, values: list[Any]) -> NDArray[Any]:
+def typical_rows(
+    spec: SchemaSpec, rows: Rows, starts: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> dict[str, Sequence[Any]]:
+    """Return, by column, the typical values of segments that lie one after the other; see `typical_row`."""
+    found: dict[str, Sequence[Any]] = {}
+    for column in spec.request_columns:
+        values = rows.raw(column.name)
+        numeric = column.numeric or column.kind in _DTYPES
+        if isinstance(values, Coded) or column.role == "key" or column.nullable or not numeric:
+            found[column.name] = _typical_of_each(values, column, starts, lengths)
+        else:
+            found[column.name] = _medians(values, starts, lengths)  # type: ignore[assignment]  # an array is one, too
+    return found
+
+
+def _typical_of_each(
+    values: Array | Coded, column: Column, starts: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> list[Any]:
+    if isinstance(values, Coded):
+        codes, texts = values.codes, values.values
+        least, most = np.minimum.reduceat(codes, starts), np.maximum.reduceat(codes, starts)
+        if (least == most).all():
+            # Of one text in each segment, as a key is, nothing has to be counted.
+            return [texts[code] if code >= 0 else None for code in least.tolist()]
+    cuts = [slice(start, start + length) for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)]
+    whole = Rows({column.name: values})
+    return [_typical(whole.take(cut).raw(column.name), column) for cut in cuts]
+
+
+def _medians(values: Array, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Array:
+    """Return the lower medians; segments of one length are taken together."""
+    numbers = values.view(np.int64) if values.dtype.kind == "M" else values
+    found = np.empty(len(starts), dtype=numbers.dtype)
+    for length in np.unique(lengths).tolist():
+        which, middle = np.flatnonzero(lengths == length), (length - 1) // 2
+        block = numbers[starts[which][:, None] + np.arange(length)]
+        block.partition(middle, axis=1)
+        found[which] = block[:, middle]
+    return found.view(values.dtype)
+
+
+def column_array(column: Column, values: Sequence[Any]) -> NDArray[Any]:
     """Return plain values of one column as `Rows` keeps them."""
     if column.kind in _DTYPES:
         return np.array(values, dtype=_DTYPES[column.kind])

@@ -81,6 +81,46 @@ def log_loss(y: Floats, p: Floats) -> float:
     return float(-np.log(np.clip(chosen, _EPSILON, 1 - _EPSILON)).mean())
 
 
+def of_each(name: str, y: Floats, p: Floats, starts: NDArray[np.int64]) -> Floats:
+    """Return a built-in regression metric of each of many segments, which lie one after the other from `starts` on.
+
+    It is the metric of that name up to the rounding of sums.
+    """
+    counts = np.diff(np.append(starts, len(y)))
+    with np.errstate(all="ignore"):
+        return _OF_EACH[name](y, p, starts, counts)
+
+
+def _mae_of_each(y: Floats, p: Floats, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> Floats:
+    return _sums(np.abs(y - p), starts) / counts
+
+
+def _rmse_of_each(y: Floats, p: Floats, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> Floats:
+    return np.sqrt(_sums((y - p) ** 2, starts) / counts)
+
+
+def _mape_of_each(y: Floats, p: Floats, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> Floats:
+    return _sums(np.abs(y - p) / np.maximum(np.abs(y), _EPSILON), starts) / counts
+
+
+def _r2_of_each(y: Floats, p: Floats, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> Floats:
+    residual = _sums((y - p) ** 2, starts)
+    total = _sums((y - np.repeat(_sums(y, starts) / counts, counts)) ** 2, starts)
+    constant = np.maximum.reduceat(y, starts) == np.minimum.reduceat(y, starts)
+    found = 1.0 - residual / np.where(constant, 1.0, total)
+    # There it jumps, and whether a sum is exactly 0 depends on how it is rounded: the definition itself decides.
+    for place in np.flatnonzero(constant):
+        rows = slice(starts[place], starts[place] + counts[place])
+        found[place] = r2(y[rows], p[rows])
+    return found
+
+
+def _sums(values: Floats, starts: NDArray[np.int64]) -> Floats:
+    sums: Floats = np.add.reduceat(values, starts)
+    return sums
+
+
+_OF_EACH = {"mae": _mae_of_each, "rmse": _rmse_of_each, "mape": _mape_of_each, "r2": _r2_of_each}
 REGRESSION: dict[str, Metric] = {"mae": mae, "rmse": rmse, "mape": mape, "r2": r2}
 CLASSIFICATION: dict[str, Metric] = {"accuracy": accuracy, "f1": f1, "roc_auc": roc_auc, "log_loss": log_loss}
 HIGHER_IS_BETTER = frozenset({"r2", "accuracy", "f1", "roc_auc"})

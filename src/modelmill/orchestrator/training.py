@@ -25,6 +25,7 @@ from modelmill.data.taking import Taken
 from modelmill.errors import NotFound, NothingBuilt, UsageError, did_you_mean
 from modelmill.model.declaration import Model
 from modelmill.model.fitted import make_y, typical_row
+from modelmill.model.linear import LinearTrain
 from modelmill.model.loading import imported_files
 from modelmill.model.request import as_json
 from modelmill.model.rows import Rows
@@ -42,6 +43,9 @@ from modelmill.settings import BuildSettings, Settings
 from modelmill.store.files import temporary
 from modelmill.store.locks import ProjectLock
 from modelmill.store.opening import Store, open_store
+
+_NUMBERS_TOGETHER = 1 << 23
+"""Rows times columns: 64 MB, of which a worker holds a few copies."""
 
 
 class Trained(NamedTuple):
@@ -102,11 +106,11 @@ class _Training:
         last = self._last_run()
         if last is None:
             # Nothing can be unchanged, so there will be workers: they get ready while the rows are read.
-            self.template = start_template(self.project.settings.root)
+            self.template = self._start_template()
         with self.stage("snapshot"):
             taken = take_rows(self.project, self.store, self.request.snapshot)
         if self.template is None and taken.new:
-            self.template = start_template(self.project.settings.root)
+            self.template = self._start_template()
         self.progress("line", {"text": f"snapshot {taken.snapshot.label}   {taken.snapshot.manifest.rows:,} rows"})
         with self.stage("plan"):
             labelled = write_build_table(self.folder / "table", self.model.spec, taken.segments, taken.frame)
@@ -121,6 +125,9 @@ class _Training:
         if result.map_digest is None:
             raise self._nothing_built(result)
         return self._finished(taken, plan, result, started=True, resumed=resumed)
+
+    def _start_template(self) -> Template:
+        return start_template(self.project.settings.root, together=rows_together(self.model) > 0)
 
     # ---------------------------------------------------------------- deciding
 
@@ -195,6 +202,7 @@ class _Training:
             code=plan.code,
             recipe=plan.model,
             tests=self.folder / "tests",
+            together=rows_together(self.model),
         )
         limits = self._limits()
         largest = int(np.argmax(labelled.rows))
@@ -255,6 +263,12 @@ class _Training:
             next=f"modelmill check {self.project.shown_path}",
             safe="what was released before is served unchanged",
         )
+
+
+def rows_together(model: Model) -> int:
+    """Return how many rows of segments are fitted together, at most; 0 where each segment is fitted by itself."""
+    role = model.role("train")
+    return _NUMBERS_TOGETHER // (len(model.spec.columns) + 1) if role and isinstance(role.function, LinearTrain) else 0
 
 
 def parse_values(model: Model, values: tuple[str, ...]) -> dict[str, Any]:

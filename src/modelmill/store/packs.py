@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -57,6 +58,21 @@ class PackWriter:
             self._file.write(content)
         self._size = offset + len(content)
         return Place(offset, len(content))
+
+    def add_all(self, contents: Iterable[bytes]) -> list[Place]:
+        """Append many entries at once, and return where each lies."""
+        places: list[Place] = []
+        parts: list[bytes] = []
+        at = self._size
+        for content in contents:
+            padding = -at % ALIGNMENT
+            parts += (bytes(padding), content)
+            places.append(Place(at + padding, len(content)))
+            at += padding + len(content)
+        with told(self.path):
+            self._file.write(b"".join(parts))
+        self._size = at
+        return places
 
     def finish(self) -> Path:
         """Complete the pack and return its temporary file."""
