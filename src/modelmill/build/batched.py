@@ -33,6 +33,21 @@ from modelmill.store.packs import PackWriter
 Places = NDArray[np.int64]
 
 
+ROWS = 65_536
+"""How many rows go through the stages together: their columns and what is computed of them stay in the processor's cache."""
+
+
+def batches(steps: list[Step]) -> Iterator[tuple[int, list[Step]]]:
+    """Yield the steps in batches of about so many rows, each with the place of its first one."""
+    first, rows = 0, 0
+    for place, step in enumerate(steps):
+        if place > first and rows + step.rows > ROWS:
+            yield first, steps[first:place]
+            first, rows = place, 0
+        rows += step.rows
+    yield first, steps[first:]
+
+
 class Batch:
     """Segments that go through the stages together; all arrays have one row a segment, or one a row that tests."""
 

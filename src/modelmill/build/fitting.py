@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 import numpy as np
 
-from modelmill.build.batched import Batch
+from modelmill.build.batched import Batch, batches
 from modelmill.build.failing import failure_of, lost_failure
 from modelmill.build.plan import Step
 from modelmill.build.printing import drain_output, is_too_loud
@@ -118,10 +118,11 @@ class Fitter:
         if steps[0].segment == POOLED or not isinstance(self.common.train.function, LinearTrain):
             yield from self._fit_each(steps, 0, pack, at)
             return
-        batch = Batch(self.common, steps, at)
-        yield from batch.build(pack)
-        for place in np.flatnonzero(batch.left).tolist():
-            yield from self._fit_each([steps[place]], place, pack, at)
+        for first, some in batches(steps):
+            batch = Batch(self.common, some, lambda place, first=first: at(max(place + first, place)))  # type: ignore[misc]
+            yield from batch.build(pack)
+            for place in np.flatnonzero(batch.left).tolist():
+                yield from self._fit_each([some[place]], first + place, pack, at)
 
     def _fit_each(
         self, steps: list[Step], place: int, pack: PackWriter, at: Callable[[int], None]

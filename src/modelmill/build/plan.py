@@ -13,7 +13,7 @@ from modelmill.data.snapshot import Segments
 from modelmill.model.declaration import Model
 from modelmill.names import POOLED, Digest, Segment, format_segment
 from modelmill.registry.change import Digests
-from modelmill.registry.versions import Head
+from modelmill.registry.records import Head
 
 UNCHANGED = "unchanged"
 ASKED_FOR = "asked for"

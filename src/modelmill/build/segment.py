@@ -11,6 +11,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +111,10 @@ class Common:
 
     def stretch_of(self, steps: list[Step]) -> tuple[Stretch, NDArray[np.bool_]]:
         """Return the rows of steps wherever they lie, one step after the other, and which of them test."""
-        start, end = steps[0].start, steps[-1].start + steps[-1].rows
-        if sum(step.rows for step in steps) == end - start:
-            return self.stretch(steps), self.tests[start:end]
+        if all(one.start + one.rows == next_.start for one, next_ in pairwise(steps)):
+            return self.stretch(steps), self.tests[steps[0].start : steps[-1].start + steps[-1].rows]
         which = np.concatenate([np.arange(step.start, step.start + step.rows) for step in steps])
-        return Stretch(self, self.table.rows(0, end).take(which), 0), self.tests[which]
+        return Stretch(self, self.table.rows(0, int(which.max()) + 1).take(which), 0), self.tests[which]
 
     def timed(self, function: Callable[[], Any]) -> Any:
         """Call user code and count its seconds as the user's."""

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from modelmill.names import Digest, ModelName, Segment
+from modelmill.registry.change import Digests
 
 
 class RunState(StrEnum):
@@ -133,3 +134,20 @@ class ChunkRecord(msgspec.Struct, frozen=True, kw_only=True):
     def segments(self) -> set[Segment]:
         """Return the segments that the chunk is about."""
         return {version.segment for version in self.versions} | {failure.segment for failure in self.failures}
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What a plan has to know of a segment."""
+
+    number: int | None
+    """The newest version; None when none could ever be built."""
+    digests: Digests | None
+    failed: bool
+    """Whether building it failed since."""
+    readable: bool = True
+    """Whether this version of modelmill reads its bytes."""
+
+    @property
+    def identity(self) -> Digest | None:
+        """Return the digest of what the newest version was computed from."""
+        return self.digests.identity if self.digests else None

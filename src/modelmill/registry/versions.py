@@ -15,6 +15,7 @@ from modelmill.names import Digest, ModelName, Segment, VersionId, format_segmen
 from modelmill.registry.change import Digests
 from modelmill.registry.fleet import Entry
 from modelmill.registry.paging import Page, read_cursor, write_cursor
+from modelmill.registry.records import Head
 from modelmill.registry.tables import models, packs, runs, segments, tags, versions
 from modelmill.store.database import Database
 from modelmill.store.dialects import upsert
@@ -51,23 +52,6 @@ class Version(msgspec.Struct, frozen=True):
         """Return the version as an entry of a fleet map."""
         names = ("format", "runtime", "pack", "offset", "length", "artifact", "state", "why")
         return Entry(self.id.segment, self.id.number, *(getattr(self, name) for name in names))
-
-
-class Head(msgspec.Struct, frozen=True):
-    """What a plan has to know of a segment."""
-
-    number: int | None
-    """The newest version; None when none could ever be built."""
-    digests: Digests | None
-    failed: bool
-    """Whether building it failed since."""
-    readable: bool = True
-    """Whether this version of modelmill reads its bytes."""
-
-    @property
-    def identity(self) -> Digest | None:
-        """Return the digest of what the newest version was computed from."""
-        return self.digests.identity if self.digests else None
 
 
 class Scored(msgspec.Struct, frozen=True, array_like=True):

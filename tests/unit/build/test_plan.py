@@ -13,7 +13,7 @@ from modelmill.model.declaration import Model
 from modelmill.model.loading import load_model_file
 from modelmill.names import POOLED, Digest, Segment, digest_of
 from modelmill.registry.change import Digests
-from modelmill.registry.versions import Head
+from modelmill.registry.records import Head
 
 MODEL = """
 import modelmill as mm
