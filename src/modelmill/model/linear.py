@@ -29,6 +29,8 @@ Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
 
 CONDITION = 1e5
+SINGULAR = 4e-6
+"""`LinearRegression` leaves out singular values of less than 1e-6 of the largest."""
 _EPSILON = float(np.finfo(np.float64).eps)
 
 
@@ -126,11 +128,14 @@ def _fit_all(x: Floats, y: Floats, starts: Places, ends: Places, alpha: float, f
     odd = (
         _drop_constant(x, starts, ends, means, grams, products) if fit_intercept else np.zeros(len(starts), dtype=bool)
     )
+    if not alpha:
+        odd |= _almost_singular(grams)
     diagonal = np.einsum("sii->si", grams)
     diagonal += alpha
     diagonal[diagonal == 0.0] = 1.0
     coef, conditions = _solve(grams, products)
-    for place in np.flatnonzero(odd | (conditions > CONDITION) | ((alpha > 0) & (ends - starts < x.shape[1]))):
+    alone = odd | (conditions > CONDITION) | ((alpha > 0) & (ends - starts < x.shape[1]))
+    for place in np.flatnonzero(alone & ~np.isnan(conditions)):
         rows = slice(starts[place], ends[place])
         coef[place] = _as_scikit_learn(x[rows], y[rows], alpha, fit_intercept)
     intercept = means[:, -1] - np.einsum("sk,sk->s", means[:, :-1], coef)
@@ -177,9 +182,20 @@ def _drop_constant(
     return odd
 
 
+def _almost_singular(grams: Floats) -> NDArray[np.bool_]:
+    """Return where scikit-learn's least squares leave out a direction, in which columns as they stand vary too little."""
+    empty = np.einsum("sii->si", grams) == 0.0
+    # A column of zeros is left out anyway, and is put where it is neither the least nor the largest.
+    rest = np.trace(grams, axis1=1, axis2=2) / np.maximum((~empty).sum(axis=1), 1)
+    filled = grams + np.where(empty, rest[:, None], 0.0)[:, :, None] * np.eye(grams.shape[1])
+    finite = np.isfinite(filled).all(axis=(1, 2))
+    values = np.linalg.eigvalsh(np.where(finite[:, None, None], filled, 0.0))
+    return finite & (values[:, :1] <= SINGULAR**2 * values[:, -1:]).any(axis=1)
+
+
 def _solve(grams: Floats, products: Floats) -> tuple[Floats, Floats]:
-    """Return the solutions, (segments, features), and the condition number of each scaled system, infinite where singular."""
-    coef, conditions = np.full(products.shape, np.nan), np.zeros(len(grams))
+    """Return the solutions, (segments, features), and the condition numbers of the scaled systems; NaN where there is NaN."""
+    coef, conditions = np.full(products.shape, np.nan), np.full(len(grams), np.nan)
     scale = 1.0 / np.sqrt(np.einsum("sii->si", grams))
     scaled = grams * scale[:, :, None] * scale[:, None, :]
     usable = np.flatnonzero(np.isfinite(scaled).all(axis=(1, 2)) & np.isfinite(products).all(axis=1))
@@ -196,7 +212,11 @@ def _as_scikit_learn(x: Floats, y: Floats, alpha: float, fit_intercept: bool) ->
     library = import_module("sklearn.linear_model")
     model = library.Ridge(alpha=alpha, fit_intercept=fit_intercept) if alpha else None
     model = model or library.LinearRegression(fit_intercept=fit_intercept)
+    # Of a constant column rounding may leave something, to which it would fit something.
+    varies = (x != x[0]).any(axis=0) if fit_intercept else np.ones(x.shape[1], dtype=bool)
+    coef = np.zeros(x.shape[1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the system is ill-conditioned is why it is asked
-        coef: Floats = model.fit(x, y).coef_
+        if varies.any():
+            coef[varies] = model.fit(x[:, varies], y).coef_
     return coef
