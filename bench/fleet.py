@@ -7,6 +7,8 @@ modelmill does everything: contract, three metrics, histograms of all columns, f
 digests, pack, rows. Rounds are interleaved, and the ratios are of medians. MLflow runs in an environment of its own,
 which is made under ``bench/out``.
 
+The family `linear` is `mm.linear`, which fits all segments together; beside it stand the same loops of Ridge.
+
 F and S alone are measured on a fifth of the segments and scaled. ``--flights`` adds the real flights, ``--mlflow`` adds
 MLflow; the raw output goes to ``bench/out/``.
 """
@@ -44,7 +46,8 @@ from families import estimator
 HERE = Path(__file__).parent
 OUT = HERE / "out"
 FEATURES = ["price", "footfall", "weekday", "promo", "weather"]
-FAMILIES = ("ridge", "lightgbm", "hgb")
+FAMILIES = ("ridge", "linear", "lightgbm", "hgb")
+"""`linear` is `mm.linear(alpha=1.0)`; its denominators are those of `ridge`."""
 MLFLOW = "3.17.2"
 sys.path.insert(0, str(HERE.parent / "examples" / "flights"))
 
@@ -84,14 +87,14 @@ def measurements(folder: Path, options: argparse.Namespace) -> Iterator[dict[str
     """Yield a result for each family and fleet, then MLflow beside this run's own figures."""
     own: dict[str, dict[str, Any]] = {}
     for family in options.families:
-        count = options.stores if family == "ridge" else options.slow_stores
-        project = folder / f"stores-{count}"
-        segments = stores_of(stores5k.write_project(project, stores=count, rows=options.rows))
+        count = options.stores if family in ("ridge", "linear") else options.slow_stores
+        project = folder / f"stores-{family}"
+        segments = stores_of(stores5k.write_project(project, stores=count, rows=options.rows, family=family))
         own[family] = measure(project, segments, Loop(family, as_they_are, prices), options.rounds)
         yield {"fleet": "stores5k", **own[family]}
-        if options.mlflow and family != "hgb":
+        if options.mlflow and family not in ("linear", "hgb"):
             yield {"fleet": "stores5k", **beside(measure_mlflow(folder, segments[:50], family), own[family])}
-    for family in options.families if options.flights else ():
+    for family in (name for name in options.families if options.flights and name != "linear"):
         project, segments = flights_of(folder / "flights")
         yield {"fleet": "flights", **measure(project, segments, Loop(family, season, hours), options.rounds)}
 
@@ -242,6 +245,9 @@ def ratios(found: dict[str, float]) -> dict[str, float]:
     """Return the figures that the goals speak of."""
     return {
         "build / P (wall)": found["build wall"] / found["P wall"],
+        "build / F (wall)": found["build wall"] / found["F wall"],
+        "build with start-up / F (wall)": (found["build wall"] + found["start-up wall"]) / found["F wall"],
+        "whole train / F (wall)": found["train wall"] / found["F wall"],
         "build / S (CPU)": found["build CPU"] / found["S CPU"],
         "build / S alone (CPU)": found["build CPU"] / found["S alone CPU"],
         "whole train - 1.5 P, seconds": found["train wall"] - 1.5 * found["P wall"],
@@ -267,8 +273,9 @@ def modelmill_once(project: Path, family: str) -> dict[str, float]:
 def train(project: Path, family: str) -> tuple[dict[str, Any], float]:
     """Run `modelmill train` as a process; return its answer and its seconds."""
     began = time.perf_counter()
+    chosen = [] if family == "linear" else ["--set", f"family={family}"]
     done = subprocess.run(
-        [sys.executable, "-m", "modelmill", "train", "--set", f"family={family}", "--json"],
+        [sys.executable, "-m", "modelmill", "train", *chosen, "--json"],
         cwd=project,
         capture_output=True,
         text=True,

@@ -61,11 +61,16 @@ def write_project(
     faults: dict[str, str] | None = None,
     timeout: float = 2.0,
     memory: int = 1024,
+    family: str = "",
 ) -> pl.DataFrame:
-    """Write a project that builds the fleet; return its rows."""
+    """Write a project that builds the fleet; return its rows. The family `linear` has a model file of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    for part in ("stores/stores.py", "families.py"):
-        shutil.copy(Path(__file__).parent / part, folder)
+    here = Path(__file__).parent
+    if family == "linear":
+        shutil.copy(here / "stores" / "linear.py", folder / "stores.py")
+    else:
+        shutil.copy(here / "stores" / "stores.py", folder)
+        shutil.copy(here / "families.py", folder)
     (folder / "modelmill.toml").write_text(_TOML.format(timeout=timeout, memory=memory))
     frame = make_rows(stores, rows)
     frame.write_parquet(folder / "rows.parquet")

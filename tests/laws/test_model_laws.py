@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from modelmill.model.columns import Column
-from modelmill.model.fitted import Asker, answer, category_codes, column_array, make_x, typical_row
+from modelmill.model.fitted import Asker, answer, category_codes, column_array, make_x, typical_row, typical_rows
 from modelmill.model.request import RequestParser, as_json
 from modelmill.model.rows import Coded, Rows
 from modelmill.model.schema import SchemaSpec
@@ -166,3 +166,20 @@ def test_a_moment_with_a_zone_is_taken_as_the_same_moment(moment: datetime) -> N
     assume(moment.year > 1900)
     (found,) = RequestParser(spec, ["at"]).parse_rows([{"at": elsewhere}])["at"].tolist()
     assert found == moment.replace(tzinfo=None)
+
+
+@given(tables(), st.data())
+def test_typical_rows_of_many_segments_are_those_of_each(
+    table: tuple[SchemaSpec, list[dict[str, Any]]], data: st.DataObject
+) -> None:
+    spec, given_rows = table
+    if not given_rows:
+        return
+    rows = rows_of(spec, given_rows)
+    cuts = data.draw(st.sets(st.integers(1, len(rows)), max_size=4))
+    bounds = sorted({0, len(rows), *cuts})
+    starts, lengths = np.array(bounds[:-1]), np.diff(bounds)
+    together = typical_rows(spec, rows, starts, lengths)
+    for place, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        alone = typical_row(spec, rows.take(slice(start, start + length)))
+        assert all(same(together[name][place], value) for name, value in alone.items())

@@ -189,8 +189,8 @@ def _almost_singular(grams: Floats) -> NDArray[np.bool_]:
     rest = np.trace(grams, axis1=1, axis2=2) / np.maximum((~empty).sum(axis=1), 1)
     filled = grams + np.where(empty, rest[:, None], 0.0)[:, :, None] * np.eye(grams.shape[1])
     finite = np.isfinite(filled).all(axis=(1, 2))
-    values = np.linalg.eigvalsh(np.where(finite[:, None, None], filled, 0.0))
-    return finite & (values[:, :1] <= SINGULAR**2 * values[:, -1:]).any(axis=1)
+    values = np.linalg.eigvalsh(np.nan_to_num(filled, posinf=0.0, neginf=0.0))
+    return np.asarray(finite & (values[:, :1] <= SINGULAR**2 * values[:, -1:]).any(axis=1))
 
 
 def _solve(grams: Floats, products: Floats) -> tuple[Floats, Floats]:

@@ -72,3 +72,9 @@ def test_an_abandoned_pack_leaves_nothing(tmp_path: Path) -> None:
         writer.add(b"x" * 10**6)
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_many_at_once_are_the_same_bytes(tmp_path: Path, pack: tuple[bytes, list[Place]]) -> None:
+    with PackWriter(tmp_path) as writer:
+        places = [writer.add(CONTENTS[0]), *writer.add_all(CONTENTS[1:3]), *writer.add_all([]), writer.add(CONTENTS[3])]
+    assert (writer.finish().read_bytes(), places) == pack
