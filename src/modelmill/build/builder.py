@@ -37,7 +37,8 @@ CHUNK_S = 0.5
 SMALLEST_CHUNK = 72
 """At least 64, and so many that a commit's seven flushes are less than a tenth of one a model."""
 _LARGEST_CHUNK = 2048
-_LARGEST_TOGETHER = 8192
+_LARGEST_TOGETHER = 1024
+"""Segments that are fitted together take as long to record as to build: one chunk is recorded while the next is built."""
 _PATIENCE = 20.0
 """The pooled model sees all rows at once: it may take so many times longer than a segment."""
 _WAITING_EACH = 4

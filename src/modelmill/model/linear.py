@@ -31,6 +31,8 @@ Places = NDArray[np.int64]
 CONDITION = 1e5
 SINGULAR = 4e-6
 """`LinearRegression` leaves out singular values of less than 1e-6 of the largest."""
+_BLOCK = 16_384
+"""So many rows are centred at once: what a whole table leaves behind in memory costs more than its sums."""
 _EPSILON = float(np.finfo(np.float64).eps)
 
 
@@ -152,17 +154,17 @@ def _moments(
     """Return the means of x and y, (segments, features + 1), then c'c and c'd; zero is the mean where none is wanted."""
     segments, features = len(starts), x.shape[1]
     means = np.zeros((segments, features + 1))
-    grams, products = np.empty((segments, features, features)), np.empty((segments, features))
-    total = np.add.reduce
+    grams, products = np.zeros((segments, features, features)), np.zeros((segments, features))
     for place, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-        c, d = x[start:end], y[start:end]
+        mean = means[place]
         if center:
-            mean = means[place]
-            mean[:-1], mean[-1] = total(c, axis=0), total(d)
+            mean[:-1], mean[-1] = np.add.reduce(x[start:end], axis=0), np.add.reduce(y[start:end])
             mean /= end - start
-            c, d = c - mean[:-1], d - mean[-1]
-        np.matmul(c.T, c, out=grams[place])
-        np.matmul(d, c, out=products[place])
+        for begin in range(start, end, _BLOCK):
+            rows = slice(begin, min(begin + _BLOCK, end))
+            c, d = x[rows] - mean[:-1], y[rows] - mean[-1]
+            grams[place] += c.T @ c
+            products[place] += d @ c
     return means, grams, products
 
 
