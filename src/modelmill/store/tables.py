@@ -6,6 +6,7 @@ made by `migrations` alone; a test compares the two.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -43,11 +44,19 @@ class DigestType(TypeDecorator[Digest]):
 
     def process_bind_param(self, value: Digest | None, dialect: Dialect) -> bytes | None:  # noqa: ARG002 - its shape is SQLAlchemy's
         """Turn hexadecimal digits into bytes."""
-        return None if value is None else bytes.fromhex(value)
+        return _bytes_of(value)
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Digest | None], bytes | None]:  # noqa: ARG002 - as above
+        """Return the same as one plain function: a version has four digests, and a fleet thousands of versions."""
+        return _bytes_of
 
     def process_result_value(self, value: bytes | None, dialect: Dialect) -> Digest | None:  # noqa: ARG002 - its shape is SQLAlchemy's
         """Turn bytes into hexadecimal digits."""
         return None if value is None else Digest(value.hex())
+
+
+def _bytes_of(digest: Digest | None) -> bytes | None:
+    return None if digest is None else bytes.fromhex(digest)
 
 
 class MomentType(TypeDecorator[datetime]):
