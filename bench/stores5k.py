@@ -53,7 +53,7 @@ def plant(names: list[str], count: int, seed: int = 0, kinds: Iterable[str] = KI
     return {str(name): known[place % len(known)] for place, name in enumerate(chosen)}
 
 
-def write_project(
+def write_project(  # noqa: PLR0913 - keywords
     folder: Path,
     *,
     stores: int,

@@ -19,7 +19,7 @@ from modelmill.artifact.saving import PACKED, PICKLE, encode
 from modelmill.artifact.unpackable import Unpackable
 from modelmill.build.asking import FleetAsker
 from modelmill.build.plan import Step
-from modelmill.build.printing import drain_output, is_too_loud
+from modelmill.build.printing import drain_output, has_printed, is_too_loud
 from modelmill.build.segment import GOLDEN_ROWS, Common, finite, plain_list, reseed, seed_of, who_answers
 from modelmill.data.histogram import count
 from modelmill.model.fitted import Floats, make_y
@@ -176,10 +176,10 @@ class Batch:
             reseed(seed_of(self.common.model.seed, self.steps[place].segment))
             try:
                 function(place)
-                self.left[place] = is_too_loud()
             except Exception:  # noqa: BLE001 - the border to user code: it is built again, one by one, and told there
                 self.left[place] = True
-            finally:
+            if has_printed():
+                self.left[place] |= is_too_loud()
                 drain_output()
         self._at(-1)
 

@@ -17,11 +17,15 @@ def is_too_loud() -> bool:
     return os.fstat(1).st_size > OUTPUT_MB << 20
 
 
+def has_printed() -> bool:
+    """Return whether user code has printed anything."""
+    sys.stdout.flush()
+    return os.fstat(1).st_size > 0
+
+
 def drain_output() -> str:
     """Return the beginning of what user code printed and forget the rest."""
-    sys.stdout.flush()
-    size = os.fstat(1).st_size
-    if not size:
+    if not has_printed():
         return ""
     shown = os.pread(1, _SHOWN_OUTPUT, 0).decode("utf-8", "replace")
     os.ftruncate(1, 0)
