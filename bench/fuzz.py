@@ -19,7 +19,7 @@ from typing import Any
 
 import atheris
 
-with atheris.instrument_imports(include=["modelmill.model.request", "modelmill.model.columns", "modelmill.serving"]):
+with atheris.instrument_imports(include=["modelmill.model", "modelmill.serving"]):
     from modelmill.serving import calls, invocations, plane, protocol, quick  # noqa: F401 - instrumented
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "unit" / "serving"))

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from modelmill.model.columns import Column
 from modelmill.model.fitted import Asker, answer, category_codes, column_array, make_x, typical_row, typical_rows
-from modelmill.model.request import RequestParser, as_json
+from modelmill.model.request import RequestParser
 from modelmill.model.rows import Coded, Rows
 from modelmill.model.schema import SchemaSpec
+from modelmill.model.values import as_json
 
 WORDS = ("car", "bus", "tram", "")
 START = datetime(1970, 1, 1)  # noqa: DTZ001 - the rows hold plain moments

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import modelmill as mm
 from modelmill.errors import ModelmillError
-from modelmill.model.request import Batch, RequestParser, read_json
+from modelmill.model.decoding import read_json
+from modelmill.model.request import Batch, RequestParser
 from modelmill.model.schema import schema_of
 
 

@@ -19,8 +19,8 @@ from modelmill.data.casting import cast
 from modelmill.data.journal import Record, request_id
 from modelmill.errors import BlobBroken
 from modelmill.model.columns import Column
-from modelmill.model.request import key_of_text
 from modelmill.model.schema import SchemaSpec
+from modelmill.model.values import key_of_text
 from modelmill.names import parse_segment
 
 ORDER = ("segment", "asked_at", "request_id", "row")

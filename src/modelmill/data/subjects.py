@@ -15,8 +15,8 @@ import polars as pl
 from sqlalchemy import Connection, delete, select
 
 from modelmill.data.tables import subjects
-from modelmill.model.request import key_text
 from modelmill.model.schema import SchemaSpec
+from modelmill.model.values import key_text
 from modelmill.names import Digest
 from modelmill.store.opening import Store
 

@@ -28,8 +28,8 @@ from modelmill.data.snapshot import (
 from modelmill.data.subjects import hash_subjects, record_subjects
 from modelmill.data.tables import snapshots
 from modelmill.errors import NotFound, SnapshotBroken
-from modelmill.model.request import key_text
 from modelmill.model.schema import SchemaSpec
+from modelmill.model.values import key_text
 from modelmill.names import Digest, Segment, digest_of, format_segment
 from modelmill.store.opening import Store
 from modelmill.store.tables import now

@@ -12,7 +12,8 @@ from modelmill.artifact.saving import decode as decode_artifact
 from modelmill.errors import NodeNotReady, NotFound, RequestError, UsageError, every_error
 from modelmill.model.declaration import Model
 from modelmill.model.fitted import answer, make_x
-from modelmill.model.request import parser_of, value_of_text
+from modelmill.model.request import parser_of
+from modelmill.model.values import value_of_text
 from modelmill.names import POOLED, ModelName, Segment, format_segment, parse_target
 from modelmill.orchestrator.checking import fit_one
 from modelmill.orchestrator.outcomes import Answer, PredictOutcome, Progress, no_progress

@@ -20,8 +20,8 @@ from modelmill.data.build_table import write_build_table
 from modelmill.data.snapshot import Segments, starts_of
 from modelmill.errors import ModelReturned
 from modelmill.model.columns import Column
-from modelmill.model.request import key_text
 from modelmill.model.schema import SchemaSpec
+from modelmill.model.values import key_text
 from modelmill.names import Digest, Segment, format_target
 from modelmill.registry.facts import extract_code
 from modelmill.registry.fleet import FAILED, Entry, FleetMap

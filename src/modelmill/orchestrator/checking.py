@@ -25,7 +25,7 @@ from modelmill.errors import LawFailed, ModelmillError, NotFound, Unsaveable, Us
 from modelmill.model.declaration import Model
 from modelmill.model.fitted import typical_row
 from modelmill.model.loading import user_frames
-from modelmill.model.request import as_json
+from modelmill.model.values import as_json
 from modelmill.names import POOLED, Digest, Segment, digest_of, format_segment, parse_segment
 from modelmill.orchestrator.outcomes import CheckOutcome, CheckStep, Comparison, Progress, no_progress
 from modelmill.orchestrator.project import Project, open_project

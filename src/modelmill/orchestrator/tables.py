@@ -12,7 +12,8 @@ import polars as pl
 from modelmill.data.contract import check as check_contract
 from modelmill.data.sources import describe, read_table
 from modelmill.errors import ColumnMissing, NotFound, UsageError, did_you_mean
-from modelmill.model.request import key_text, parser_of
+from modelmill.model.request import parser_of
+from modelmill.model.values import key_text
 from modelmill.names import format_segment, parse_target
 from modelmill.orchestrator.batch import Answers, answer_rows, names_of_answers
 from modelmill.orchestrator.logged import check_ending, write_frame

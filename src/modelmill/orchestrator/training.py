@@ -27,8 +27,8 @@ from modelmill.model.declaration import Model
 from modelmill.model.fitted import make_y, typical_row
 from modelmill.model.linear import LinearTrain
 from modelmill.model.loading import imported_files
-from modelmill.model.request import as_json
 from modelmill.model.rows import Rows
+from modelmill.model.values import as_json
 from modelmill.names import Digest, digest_of
 from modelmill.orchestrator import summary
 from modelmill.orchestrator.outcomes import Progress, TrainOutcome, no_progress

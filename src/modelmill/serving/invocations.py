@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from modelmill.errors import BodyUnreadable
 from modelmill.model.columns import Column
-from modelmill.model.request import value_of_text
+from modelmill.model.values import value_of_text
 
 Row = dict[str, Any]
 

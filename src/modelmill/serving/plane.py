@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from modelmill.errors import BodyUnreadable, NodeNotReady
-from modelmill.model.request import read_json
+from modelmill.model.decoding import read_json
 from modelmill.names import Segment, parse_target
 from modelmill.serving import invocations, protocol
 from modelmill.serving.applied import Answered, Applied, ServedModel, describe_answers

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from modelmill.errors import BodyUnreadable, FieldInvalid, FieldMissing, FieldUnknown, did_you_mean
 from modelmill.model.columns import Column
-from modelmill.model.request import UNREADABLE, Batch, RequestParser, key_of_text, may_repeat, refuse_duplicates
+from modelmill.model.decoding import UNREADABLE, may_repeat, refuse_duplicates
+from modelmill.model.request import Batch, RequestParser
+from modelmill.model.values import key_of_text
 from modelmill.names import Segment
 from modelmill.serving.applied import Answered, ServedModel
 

@@ -22,8 +22,9 @@ import numpy as np
 from modelmill.artifact.packed import Packed
 from modelmill.artifact.tracing import Program, open_program
 from modelmill.errors import ModelmillError
+from modelmill.model.decoding import Values, may_repeat
 from modelmill.model.fitted import Floats, as_matrix
-from modelmill.model.request import Batch, Values, may_repeat
+from modelmill.model.request import Batch
 from modelmill.names import Segment, format_segment
 from modelmill.registry.fleet import NOT_BUILT, Entry
 from modelmill.serving import protocol
