@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -87,6 +88,24 @@ def test_what_was_asked_comes_back(logging: Any, trained: Path, modelmill: Comma
     batch = found.filter(pl.col("request_id") == "all-of-them").sort("row")
     assert batch["answer"].to_list() == [answer["sales"] for answer in together.json()]
     assert batch.select(f"input_{name}" for name in FIELDS).rows() == [tuple(row.values()) for row in some]
+
+
+def test_journals_become_a_dataset_in_the_background_and_wait_where_they_cannot(
+    logging: Any, trained: Path, modelmill: Command
+) -> None:
+    node = logging("os")
+    httpx.post(f"{node.url}/sales", json=rows(trained)[0], headers={"x-request-id": "waits"}).raise_for_status()
+    modelmill("down", cwd=trained)
+    journals, keys = trained / ".modelmill" / "predictions", trained / ".modelmill" / "keys"
+    keys.rename(trained / "gone")
+    failed = subprocess.run(node.log.settle, capture_output=True, text=True, check=False)
+    (trained / "gone").rename(keys)
+    assert failed.returncode == 1
+    assert "predictions stay in journals" in failed.stderr
+    assert list(journals.glob("*.journal"))
+    assert subprocess.run(node.log.settle, check=False).returncode == 0
+    assert not list(journals.glob("*.journal"))
+    assert "waits" in set(logged(trained)["request_id"])
 
 
 def ask_until(node: NodeInfo, asked: list[dict[str, Any]], stop: Callable[[int], bool]) -> list[str]:

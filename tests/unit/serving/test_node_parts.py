@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,27 @@ from modelmill.artifact.linear import Linear
 from modelmill.artifact.packed import Packed, Programs
 from modelmill.artifact.saving import PACKED
 from modelmill.artifact.tracing import Constant, Program, Reference, Step
+from modelmill.data.journal import Journal
 from modelmill.errors import AnswerInvalid, BlobBroken, PortInUse
 from modelmill.model.request import Batch, RequestParser
 from modelmill.model.schema import schema_of
 from modelmill.names import Digest, digest_of
 from modelmill.registry.fleet import Entry
 from modelmill.serving.app import App
-from modelmill.serving.control import NodeInfo, _bind, _is_local, check_port, find_node, node_file, who_listens
+from modelmill.serving.control import (
+    NodeInfo,
+    NodeOrder,
+    _bind,
+    _is_local,
+    check_port,
+    find_node,
+    node_file,
+    who_listens,
+)
 from modelmill.serving.door import Door
+from modelmill.serving.log import LogPlan
 from modelmill.serving.meters import CLASSES
+from modelmill.serving.node import Node
 from modelmill.serving.packed import PackedRuntime
 from modelmill.serving.plane import Plane
 from modelmill.serving.state import NodeState, WorkerState, make_state
@@ -202,3 +215,26 @@ def test_a_node_that_has_died_is_not_found(tmp_path: Path) -> None:
     os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie
     assert find_node(tmp_path) is None
     dead.wait()
+
+
+def test_a_node_has_closed_journals_settled_now_and_then(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    command = (sys.executable, "-c", f"open({str(told)!r}, 'a').write('x')")
+    log = LogPlan(folder=str(tmp_path / "predictions"), level="memory", settle=command)
+    info = NodeInfo(1, "127.0.0.1", 1, "dev", 1, datetime.now(UTC), log=log)
+    node = Node(NodeOrder(info, str(tmp_path), listening=0))
+    open_journal = Journal(Path(log.folder), "w", 1)
+
+    def look(*, due: bool) -> str:
+        node.settles_at = 0.0 if due else time.monotonic() + 60
+        node._settle_log()
+        if node.settler is not None:
+            node.settler.wait(10)
+        return told.read_text() if told.exists() else ""
+
+    assert look(due=True) == ""  # a worker still writes to it
+    open_journal.write(b"\x01", 0, 1)
+    open_journal.close()
+    assert look(due=False) == ""
+    assert look(due=True) == "x"
+    assert look(due=True) == "xx"
