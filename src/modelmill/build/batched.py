@@ -103,7 +103,7 @@ class Batch:
 
     def predict(self, x: Floats) -> None:
         """Answer the test rows of all segments."""
-        self.x, self.truth = x[self.test], self.y[self.test]
+        self.x, self.truth = x.compress(self.test, axis=0), self.y[self.test]
         if self.common.predict is None:
             coef, intercept = (np.repeat(part, self.tested, axis=0) for part in self.models)
             self.found = Linear.scores(coef, intercept, self.x)

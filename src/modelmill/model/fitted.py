@@ -221,7 +221,7 @@ def _medians(values: Array, starts: NDArray[np.int64], lengths: NDArray[np.int64
     found = np.empty(len(starts), dtype=numbers.dtype)
     for length in np.unique(lengths).tolist():
         which, middle = np.flatnonzero(lengths == length), (length - 1) // 2
-        block = numbers[starts[which][:, None] + np.arange(length)]
+        block = numbers.take(starts[which][:, None] + np.arange(length))
         block.partition(middle, axis=1)
         found[which] = block[:, middle]
     return found.view(values.dtype)
