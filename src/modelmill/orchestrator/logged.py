@@ -18,6 +18,8 @@ from modelmill.store.opening import Store
 
 LOGGED = "predictions/"
 _SHOWN = 10
+_LOOKED_AT = 100_000
+"""How many rows are looked at where nobody asks for more."""
 _WIDTH = 120
 _WRITERS = {".parquet": "write_parquet", ".csv": "write_csv"}
 
@@ -68,10 +70,10 @@ def show_logged(store: Store, settings: Settings, request: SnapshotShowRequest) 
     """Show what was logged of one model; with `out`, write the rows to a file."""
     assert request.snapshot is not None  # noqa: S101 - its caller has looked
     model = ModelName(request.snapshot.removeprefix(LOGGED))
-    frame = read_logged(store, settings, model, request.last)
+    frame = read_logged(store, settings, model, request.last or (None if request.out else _LOOKED_AT))
     files = [file for file in list_files(store) if file.model == model]
     facts = {
-        "rows": f"{len(frame):,} of {frame['request_id'].n_unique():,} requests",
+        "rows": f"{len(frame):,}, the newest, of {frame['request_id'].n_unique():,} requests",
         "asked": _span(frame["asked_at"]),
         "kept": f"{sum(file.rows for file in files):,} rows in {len(files)} file(s), "
         f"{sum(file.bytes for file in files):,} bytes; what was just asked is in journals still",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,6 @@ from modelmill.errors import NodeNotReady, NodesLagging, StoreLocked
 from modelmill.orchestrator.outcomes import DownOutcome, NodeFacts, Progress, ServeOutcome, no_progress
 from modelmill.orchestrator.requests import DownRequest, ServeRequest
 from modelmill.orchestrator.rows import ENVIRONMENT
-from modelmill.orchestrator.settling import settling_command
 from modelmill.release.pointers import Published, find_published
 from modelmill.serving.control import (
     NodeInfo,
@@ -113,7 +113,8 @@ def log_plan(settings: Settings) -> LogPlan:
         sample=wanted.sample,
         models=dict(wanted.models),
         keep_mb=wanted.keep_mb,
-        settle=settling_command(settings.root),
+        # Named, not imported: what only starts a node, or looks at one, need not load polars.
+        settle=(sys.executable, "-P", "-m", "modelmill.orchestrator.settling", str(settings.root)),
     )
 
 

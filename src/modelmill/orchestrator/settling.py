@@ -23,11 +23,6 @@ from modelmill.store.opening import Store, open_store
 _LOWEST = 19
 
 
-def settling_command(root: Path) -> tuple[str, ...]:
-    """Return the command by which a node settles the journals of a project."""
-    return sys.executable, "-P", "-m", "modelmill.orchestrator.settling", str(root)
-
-
 def settle_in(store: Store, settings: Settings) -> Settled:
     """Turn the journals of a store into files; nothing is looked at where there never were any."""
     if not journal_folder(store).is_dir():

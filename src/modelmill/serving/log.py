@@ -110,7 +110,13 @@ class PredictionLog:
         if len(self._pending) > MOST_PENDING:
             self._overflow += 1
             return
-        self._encode((answerer, name, began + self._epoch, *rest), self._pending, -1)
+        length = len(self._pending)
+        try:
+            self._encode((answerer, name, began + self._epoch, *rest), self._pending, -1)
+        except (TypeError, ValueError, OverflowError):  # no answer may fail for its record
+            del self._pending[length:]
+            self._overflow += 1
+            return
         self._count += 1
         if self._at_once:
             self._write(*self._taken())
@@ -123,7 +129,7 @@ class PredictionLog:
             await self.settled()
         elif self._at_once:
             self._write(*self._taken())
-        elif self.is_on:
+        elif self._count or self._journal is not None:
             await asyncio.to_thread(self._write, *self._taken())
 
     async def settled(self) -> None:

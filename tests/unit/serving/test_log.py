@@ -119,6 +119,16 @@ def test_what_does_not_fit_is_dropped_and_counted(tmp_path: Path, monkeypatch: p
     assert counts == [100, kept, 100 - kept]
 
 
+@pytest.mark.parametrize("value", [2**80, "\ud800", object()], ids=["huge", "surrogate", "object"])
+def test_what_has_no_form_is_dropped_and_no_answer_fails(tmp_path: Path, value: Any) -> None:
+    log, counts = made(tmp_path)
+    for odd in (1.5, value, 2.5):
+        assert log.keep(RAW, 1.0, (0.0, 0.002, [("north", odd)], [7.0]))
+    log.finish()
+    assert [record.inputs for record in written(tmp_path)] == [[["north", 1.5]], [["north", 2.5]]]
+    assert counts == [3, 2, 1]
+
+
 def test_what_cannot_be_written_is_dropped_and_said_until_it_can(tmp_path: Path) -> None:
     folder = tmp_path / "here"
     folder.write_text("no folder")
