@@ -103,7 +103,7 @@ class HttpProtocol(HttpToolsProtocol):
         busy = self.cycle is not None and not self.cycle.response_complete and not self._arriving
         allowed = _SLOW_S if self._arriving else _IDLE_S
         left = self._since + allowed - self.loop.time()
-        if not busy and left <= 0:
+        if not busy and left <= 0 and (self._arriving or not self._has_unread()):
             self.transport.close()
             return
         self._watch = self.loop.call_later(_SLOW_S if busy else max(left, 0.1), self._look)
@@ -221,12 +221,17 @@ class HttpProtocol(HttpToolsProtocol):
     # ---------------------------------------------------------------- refusals and the end
 
     def shutdown(self) -> None:
-        """End with the process - unless a request has come that nobody has read: its answer ends the connection then.
+        """End with the process - unless a request has come, if only in part: its answer ends the connection then.
 
         A client may send at any moment over a connection that has been idle; closing behind what it sent would fail it.
         """
-        if not self._has_unread():
+        if not self._arriving and not self._has_unread():
             super().shutdown()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End a connection that has been idle for long, as uvicorn does, unless a request has just come."""
+        if not self._has_unread():
+            super().timeout_keep_alive_handler()
 
     def _has_unread(self) -> bool:
         try:

@@ -300,30 +300,90 @@ def test_an_idle_connection_is_closed(server: Server, monkeypatch: pytest.Monkey
     assert server.talk(ONE, pause=0.6).endswith(ANSWER + b"<closed>")
 
 
-def test_a_request_that_nobody_has_read_is_answered_at_the_end(server: Server) -> None:
-    """A request arrives over an idle connection in the very moment in which the worker closes those."""
+@pytest.fixture
+def kept(server: Server) -> Iterator[tuple[socket.socket, HttpProtocol]]:
+    """Return a connection that was answered once and stays, and the protocol at its other end."""
     running, _ = server._servers[0]
-    ended: list[bytes] = []
-
-    async def end_idle_connections(link: socket.socket) -> None:
-        (protocol,) = running.server_state.connections
-        link.sendall(ONE)  # it is there, and the loop has not looked since
-        server.plane.draining = True
-        protocol.shutdown()
-
     with socket.create_connection(("127.0.0.1", server.ports[True])) as link:
-        link.sendall(ONE)
         link.settimeout(5)
+        link.sendall(ONE)
         while ANSWER not in link.recv(1 << 16):
             pass
-        asyncio.run_coroutine_threadsafe(end_idle_connections(link), running.loop).result(5)
-        try:
-            while part := link.recv(1 << 16):
-                ended.append(part)
-        finally:
-            server.plane.draining = False
-    assert ANSWER in b"".join(ended)
-    assert b"connection: close" in b"".join(ended)
+        (protocol,) = [one for one in running.server_state.connections if one.client == link.getsockname()]
+        yield link, protocol
+    server.plane.draining = False
+
+
+def in_loop(server: Server, step: Callable[[], Any]) -> Any:
+    """Take a step in the server's loop, between two of its looks at its sockets."""
+
+    async def taken() -> Any:
+        return step()
+
+    return asyncio.run_coroutine_threadsafe(taken(), server._servers[0][0].loop).result(5)
+
+
+def rest_of(link: socket.socket) -> bytes:
+    """Return all that comes until the server closes."""
+    found = b""
+    while part := link.recv(1 << 16):
+        found += part
+    return found
+
+
+def begin_drain(server: Server, protocol: HttpProtocol) -> None:
+    """Do what a worker does when its time to drain is over."""
+    server.plane.draining = True
+    protocol.shutdown()
+
+
+def test_a_request_that_nobody_has_read_is_answered_at_the_end(server: Server, kept: Any) -> None:
+    """A request arrives over an idle connection in the very moment in which the worker closes those."""
+    link, protocol = kept
+
+    def end() -> None:
+        link.sendall(ONE)  # it is there, and the loop has not looked since
+        begin_drain(server, protocol)
+
+    in_loop(server, end)
+    found = rest_of(link)
+    assert ANSWER in found
+    assert b"connection: close" in found
+
+
+@pytest.mark.parametrize("there", [1, 40, ONE.index(b"\r\n\r\n") + 4, len(ONE) - 1])
+@pytest.mark.parametrize("path", [b"/fleet", b"/flet?"], ids=["hot", "refused"])
+def test_a_request_that_is_arriving_is_answered_at_the_end(server: Server, kept: Any, path: bytes, there: int) -> None:
+    """Many clients send head and body apart: a part of a request is no idle connection."""
+    link, protocol = kept
+    asked = ONE.replace(b"/fleet", path)
+    link.sendall(asked[:there])
+    while not in_loop(server, lambda: protocol._arriving):
+        time.sleep(0.001)
+    in_loop(server, lambda: begin_drain(server, protocol))
+    link.sendall(asked[there:])
+    found = rest_of(link)
+    assert found.startswith(b"HTTP/1.1 200 " if path == b"/fleet" else b"HTTP/1.1 404 ")
+    assert b"connection: close" in found
+
+
+@pytest.mark.parametrize("timer", ["_look", "timeout_keep_alive_handler"])
+def test_a_timer_closes_no_connection_on_which_a_request_has_come(server: Server, kept: Any, timer: str) -> None:
+    link, protocol = kept
+
+    def fire() -> None:
+        protocol._since = -1e9  # silent for ever
+        link.sendall(ONE)
+        getattr(protocol, timer)()
+
+    in_loop(server, fire)
+    assert ANSWER in link.recv(1 << 16)
+
+
+def test_a_connection_without_a_request_is_closed_at_the_end(server: Server, kept: Any) -> None:
+    link, protocol = kept
+    in_loop(server, lambda: begin_drain(server, protocol))
+    assert rest_of(link) == b""
 
 
 def test_a_draining_worker_answers_and_closes(server: Server) -> None:
