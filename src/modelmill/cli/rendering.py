@@ -148,6 +148,8 @@ def render_status(status: o.StatusOutcome) -> Iterator[str]:
     for model in status.models:
         yield line("model", *_model_parts(model))
     yield line("node", *_node_parts(status.node)) if status.node else line("node", "none runs")
+    for name, what in status.node.broken.items() if status.node else ():
+        yield line("broken", name, what)
     if status.holder:
         yield line("busy", f"the store is being written by {status.holder}")
     yield from lines("note", status.notices)

@@ -199,6 +199,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     log_dropped: int = 0
     """Records that it could not keep up with, or had no room for, or that a killed worker took with it."""
     healthy: bool = True
+    broken: Mapping[str, str] = {}
+    """What is wrong with models: a release that cannot be opened, damage found when it was asked."""
     models: tuple[str, ...] = ()
     releases: Mapping[str, int] = {}
 

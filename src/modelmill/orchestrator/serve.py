@@ -154,6 +154,7 @@ def node_facts(node: NodeInfo) -> NodeFacts:
         log_dropped=logged.get("dropped", 0) + logged.get("lost", 0),
         opened=max((worker["opened"] for worker in workers), default=0),
         healthy=told is not None and not told.get("broken") and len(workers) >= node.workers,
+        broken=facts.get("broken", {}),
         models=tuple(facts.get("models", {})),
         releases={name: model["release"] for name, model in facts.get("models", {}).items()},
     )

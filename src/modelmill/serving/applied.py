@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -98,12 +99,20 @@ class ServedModel:
     """One model of a release."""
 
     def __init__(self, store: Path, blobs: FolderBlobs, pointer: Pointer, before: ServedModel | None = None) -> None:
-        """Open and verify the map; what the release before has open stays so. Runtimes start with `start`."""
+        """Open and verify the map; what the release before has open stays so. Runtimes start with `start`.
+
+        What replaces a release that serves is verified as a whole: one damaged byte, and the one before serves on. A
+        first release is verified entry by entry, when each is asked: the pooled model answers for what is damaged.
+        """
         self.pointer = pointer
+        self.damage = ""
+        """What was found damaged when it was asked."""
         self._store, self._blobs = store, blobs
         self.versions: dict[int, ServedModel] = {}
         """Other versions that were asked, opened."""
         self.map: FleetMap = open_map(blobs, pointer, public_key(store))
+        if before is not None:
+            _verify_packs(blobs, set(self.map.packs) - set(before.map.packs))
         self.header = self.map.header
         self.parser = parser_of(self.header.spec, self.header.by, self.header.feature_names)
         self.entry_for = lru_cache(maxsize=_MOST_FOUND)(self.map.entry_for)
@@ -182,7 +191,7 @@ class ServedModel:
             try:
                 numbers = self._packed.answer(entry, batch)
             except (AnswerInvalid, BlobBroken) as error:
-                entry = asking.throw(error)
+                entry = self._ask_other(asking, error)
                 continue
             return _part(segment, asking, numbers, places)
 
@@ -193,7 +202,7 @@ class ServedModel:
             try:
                 numbers = await self._ask(entry, batch)
             except (AnswerInvalid, BlobBroken) as error:
-                entry = asking.throw(error)
+                entry = self._ask_other(asking, error)
                 continue
             return _part(segment, asking, numbers, places)
 
@@ -201,6 +210,12 @@ class ServedModel:
         if entry.format == PACKED:
             return self._packed.answer(entry, batch)
         return await self._python[entry.code or self.header.code].answer(entry, batch)
+
+    def _ask_other(self, asking: Asking, error: AnswerInvalid | BlobBroken) -> Entry:
+        """Return what is asked instead of an entry that has no answer; damage is remembered, for the node to tell."""
+        if isinstance(error, BlobBroken):
+            self.damage = f"release {self.pointer.release} is damaged: {error.what}"
+        return asking.throw(error)
 
     def _asking(self, segment: Segment) -> Asking:
         """Yield what is to be asked for a segment, take its answers or what it raised, return who answered and why.
@@ -225,6 +240,17 @@ class ServedModel:
     def open_packed(self, entry: Entry) -> Packed:
         """Return a packed entry, opened."""
         return self._packed.open(entry)
+
+
+def _verify_packs(blobs: FolderBlobs, packs: Collection[Digest]) -> None:
+    """Raise `BlobBroken` where the bytes of a pack are not those that its name was made of."""
+    for pack in packs:
+        if hashlib.sha256(blobs.open(pack)).hexdigest() != pack:
+            raise BlobBroken(
+                f"pack `{pack[:12]}` does not hold the bytes that were recorded",
+                where=str(blobs.path_of(pack)),
+                next="modelmill fsck",
+            )
 
 
 def _part(segment: Segment, asking: Asking, numbers: NDArray[np.float64], places: Sequence[int] | None) -> Part:
@@ -253,15 +279,23 @@ def _by_segment(batch: Batch) -> Iterator[tuple[Segment, Batch, Sequence[int] | 
 class Applied:
     """All models of an environment at one revision."""
 
-    def __init__(self, revision: int, models: Mapping[ModelName, ServedModel], broken: Mapping[ModelName, str]) -> None:
+    def __init__(
+        self, revision: int, models: Mapping[ModelName, ServedModel], unopened: Mapping[ModelName, str]
+    ) -> None:
         """Take the models that could be opened, and why the others could not."""
-        self.revision, self.models, self.broken = revision, models, broken
+        self.revision, self.models, self.unopened = revision, models, unopened
+
+    @property
+    def broken(self) -> dict[ModelName, str]:
+        """Return what is wrong with models: they could not be opened, or a part was found damaged when it was asked."""
+        damaged = {name: model.damage for name, model in self.models.items() if model.damage}
+        return damaged | dict(self.unopened)
 
     def get(self, name: str) -> ServedModel:
         """Return a model by name."""
         model = self.models.get(ModelName(name))
         if model is None:
-            likely = self.broken.get(ModelName(name)) or did_you_mean(name[:80], self.models)
+            likely = self.unopened.get(ModelName(name)) or did_you_mean(name[:80], self.models)
             raise ModelUnknown(f"this node serves no model `{name[:80]}`", likely=likely)
         return model
 
@@ -273,7 +307,7 @@ async def apply(store: Path, published: Published, before: Applied | None) -> Ap
     """
     blobs = blobs_of(store)
     models: dict[ModelName, ServedModel] = {}
-    broken: dict[ModelName, str] = {}
+    unopened: dict[ModelName, str] = {}
     for name, pointer in published.models.items():
         known = before.models.get(name) if before else None
         if known is not None and known.pointer == pointer:
@@ -282,10 +316,10 @@ async def apply(store: Path, published: Published, before: Applied | None) -> Ap
         try:
             models[name] = await open_model(store, blobs, pointer, known)
         except ModelmillError as error:
-            broken[name] = f"release {pointer.release} cannot be opened: {error.what}"
+            unopened[name] = f"release {pointer.release} cannot be opened: {error.what}"
             if known is not None:
                 models[name] = known
-    return Applied(published.revision, models, broken)
+    return Applied(published.revision, models, unopened)
 
 
 async def open_model(

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelmill.errors import AnswerInvalid, NodeNotReady, RequestError, every_error
+from modelmill.errors import AnswerInvalid, BlobBroken, NodeNotReady, RequestError, every_error
 from modelmill.model.request import Batch
 from modelmill.names import Digest, Segment
 from modelmill.registry.fleet import Entry
@@ -35,7 +35,7 @@ _FATAL = 2
 _TRIES = 5
 _MOST_OWED = 1_000
 """Requests that may wait for one child; more are refused at once, which is kinder than a time limit reached."""
-_OF_REQUESTS = {kind.code: kind for kind in every_error() if issubclass(kind, RequestError)}
+_TOLD = {kind.code: kind for kind in every_error() if issubclass(kind, RequestError | BlobBroken)}
 
 
 class PythonRuntime:
@@ -201,9 +201,9 @@ async def _start_child(setup: ChildSetup) -> _Link:
     return link
 
 
-def _as_ours(error: dict[str, Any]) -> RequestError:
+def _as_ours(error: dict[str, Any]) -> RequestError | BlobBroken:
     what = str(error.pop("error"))
-    kind = _OF_REQUESTS.get(str(error.pop("code")))
+    kind = _TOLD.get(str(error.pop("code")))
     if kind is not None:
         return kind(what, **error)
     # What the user's code raised is for its owner: the caller learns that there is no answer, not why.

@@ -171,7 +171,7 @@ class Worker:
         applied = self.plane.applied
         if applied is None or applied.revision != published.revision:
             return applied is not None and applied.revision > published.revision
-        return not applied.broken or time.monotonic() < self._retry_at
+        return not applied.unopened or time.monotonic() < self._retry_at
 
     def _close_later(self, before: Applied, now: Applied) -> None:
         replaced = [model for name, model in before.models.items() if now.models.get(name) is not model]

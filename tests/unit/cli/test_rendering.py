@@ -116,6 +116,13 @@ def test_what_is_shown_is_aligned_by_its_longest_label() -> None:
     assert text.splitlines()[1:] == ["by             run 3", "from the data  s1"]
 
 
+def test_status_says_what_is_broken_on_the_node() -> None:
+    node = msgspec.structs.replace(NODE, healthy=False, broken={"air-time": "release 2 cannot be opened: pack"})
+    text = text_of(o.StatusOutcome(project="/p", store="/p/.modelmill", node=node))
+    assert "does not answer as it should" in text
+    assert "broken    air-time   release 2 cannot be opened: pack" in text
+
+
 def test_fsck_says_what_is_broken() -> None:
     broken = o.FsckOutcome(
         checked={"blobs": 3}, problems=(o.Problem(code="MM505", what="pack damaged", where="ab/cd"),)

@@ -103,11 +103,11 @@ class Released:
         asyncio.run(run())
 
 
-def _write(store: Path) -> list[Entry]:
+def _write(store: Path, times: float = 1.0) -> list[Entry]:
     blobs = blobs_of(store)
     blobs.put([b"makes the folders"])
     with PackWriter(blobs.scratch) as writer:
-        contents = {segment: cloudpickle.dumps(factor) for segment, factor in SEGMENTS.items()}
+        contents = {segment: cloudpickle.dumps(times * factor) for segment, factor in SEGMENTS.items()}
         places = {segment: writer.add(content) for segment, content in contents.items()}
         pack = blobs.put_file(writer.finish())
     return [
@@ -281,5 +281,63 @@ def test_a_broken_release_leaves_the_one_before(released: Released) -> None:
         assert now.models[name] is good.models[name]
         assert "release 2" in now.broken[name]
         await now.models[name].close()
+
+    asyncio.run(run())
+
+
+def test_damage_is_told_and_the_pooled_model_answers(tmp_path: Path) -> None:
+    """Bytes that are damaged after the release was opened, of an entry that nobody has asked yet."""
+    released = Released(tmp_path)
+    damage(blobs_of(released.store).path_of(released.entries["B"].pack), released.entries["B"].offset)
+
+    async def run() -> None:
+        now = await apply(released.store, Published("dev", 1, {NAME: released.pointer}), None)
+        assert not now.broken
+        try:
+            (part,) = (await now.models[NAME].answer(row(2, store="B"))).parts
+        finally:
+            await now.models[NAME].close()
+        assert (part.entry.segment, part.numbers.tolist()) == ((), [2])
+        assert "release 1 is damaged: entry" in now.broken[NAME]
+        assert not now.unopened  # so nothing is opened again and again
+
+    asyncio.run(run())
+
+
+NAME = ModelName("sales")
+
+
+def damage(file: Path, place: int) -> None:
+    """Change one byte, in the very file that others may have mapped."""
+    file.chmod(0o600)
+    with file.open("r+b") as bytes_:
+        bytes_.seek(place)
+        byte = bytes_.read(1)[0]
+        bytes_.seek(place)
+        bytes_.write(bytes([byte ^ 1]))
+
+
+def test_one_damaged_byte_and_the_release_before_serves_on(tmp_path: Path) -> None:
+    released = Released(tmp_path)
+    blobs = blobs_of(released.store)
+    after = FleetMap.build(released.map.header, _write(released.store, 2.0))
+    signed = sign(released.key, after)
+    second = Pointer(2, blobs.put([signed.content])[0], signed.signature)
+    (pack,) = after.packs
+    size = blobs.path_of(pack).stat().st_size
+
+    async def run() -> None:
+        before = await apply(released.store, Published("dev", 1, {NAME: released.pointer}), None)
+        for place in (size // 2, size - 1, 0):  # inside an entry, at its end, in the header
+            damage(blobs.path_of(pack), place)
+            now = await apply(released.store, Published("dev", 2, {NAME: second}), before)
+            assert now.models[NAME] is before.models[NAME]
+            assert "release 2 cannot be opened: pack" in now.broken[NAME]
+            damage(blobs.path_of(pack), place)  # and back
+        repaired = await apply(released.store, Published("dev", 2, {NAME: second}), now)
+        assert repaired.models[NAME].pointer.release == 2
+        assert not repaired.broken
+        for model in (before.models[NAME], repaired.models[NAME]):
+            await model.close()
 
     asyncio.run(run())
