@@ -7,6 +7,11 @@ import resource
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Timing decides no test: this machine may be busy with something else.
+settings.register_profile("modelmill", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("modelmill")
 
 _MISSING = "optional component missing: "
 
