@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 from tests.journeys.conftest import Command, environment
 from tests.journeys.test_cli_fleet import FIELDS, ROW, post
@@ -14,6 +16,39 @@ from tests.journeys.test_cli_fleet import FIELDS, ROW, post
 ITS_OWN = """@air_time.train
 def train(x: np.ndarray, y: np.ndarray, alpha: float = 1.0) -> Ridge:
     return Ridge(alpha=alpha).fit(x, y)
+"""
+
+
+DEADLY = """
+import os
+from datetime import datetime
+
+import numpy as np
+
+import modelmill as mm
+
+
+class Sale(mm.Schema):
+    store: str = mm.key()
+    at: datetime = mm.time()
+    size: float = mm.col()
+    sales: float = mm.target()
+
+
+sales = mm.Model("sales", Sale, by=[Sale.store], min_rows=5)
+sales.train(mm.linear())
+
+
+@sales.data
+def rows(window):
+    return mm.read("rows")
+
+
+@sales.features
+def features(rows):
+    if "s07" in rows.store and len(set(rows.store)) < 20:
+        os._exit(3)
+    return rows.size
 """
 
 
@@ -73,3 +108,22 @@ def test_a_node_answers_with_it(modelmill: Command, linear: Path) -> None:
     told = modelmill("predict", *FIELDS, "--json", cwd=linear).json
     assert answered["answered_by"] == "own"
     assert answered["air_time"] == pytest.approx(told["answers"][0]["value"])
+
+
+def test_the_segment_that_ends_its_worker_is_found_among_all(modelmill: Command, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    store = np.repeat([f"s{number:02d}" for number in range(20)], 10)
+    at = np.datetime64("2026-01-01", "us") + np.arange(200) * np.timedelta64(1, "D")
+    size = rng.normal(size=200)
+    frame = pl.DataFrame({"store": store, "at": at, "size": size, "sales": size + rng.normal(size=200)})
+    frame.filter(pl.col("store") != "s19").write_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "deadly.py").write_text(DEADLY.replace("< 20", "< 19"))
+    (tmp_path / "modelmill.toml").write_text('model = "deadly.py"\n[connections.rows]\ndev = "rows.parquet"\n')
+    modelmill("train", cwd=tmp_path)
+    frame.with_columns(pl.col("sales") + (pl.col("store") < "s12").cast(pl.Float64)).write_parquet(
+        tmp_path / "rows.parquet"
+    )
+    again = modelmill("train", "--json", cwd=tmp_path)
+    assert again.code == 1, again.err
+    assert [group["segments"] for group in again.json["failures"]] == [["s07"]]
+    assert again.json["counts"]["built"] == 12  # s00 to s11 changed and s19 is new, less s07

@@ -83,6 +83,8 @@ class Builder:
         self._next_chunk = max(runs.recorded_chunks(store.database, run), default=-1) + 1
         self._ids = itertools.count()
         self._segment_s = 0.0
+        self._together = _LARGEST_TOGETHER
+        """How many segments are fitted together at most: fewer, while it is looked for the one that ends its worker."""
         self._total = 0
         self._todo: deque[Step] = deque()
         self._pooled_step: Step | None = None
@@ -200,7 +202,7 @@ class Builder:
     def _cut_together(self) -> list[Step]:
         """Take as many steps as are fitted together."""
         steps, rows = [self._todo.popleft()], 0
-        while self._todo and len(steps) < _LARGEST_TOGETHER:
+        while self._todo and len(steps) < self._together:
             rows += steps[-1].rows
             if rows + self._todo[0].rows > self.setup.together:
                 break
@@ -229,6 +231,7 @@ class Builder:
             self._end_pooled(progress)
         else:
             self._segment_s = max(result.seconds / len(payload.steps), 1e-6)
+            self._together = min(2 * self._together, _LARGEST_TOGETHER)
             self._take_chunk(payload, result, progress)
 
     def _take_chunk(self, chunk: Chunk, result: ChunkResult, progress: Progress) -> None:
@@ -256,7 +259,7 @@ class Builder:
             middle = len(steps) // 2
             self._todo.extendleft(reversed(steps[middle:]))
             self._todo.extendleft(reversed(steps[:middle]))
-            self._segment_s = CHUNK_S / middle
+            self._segment_s, self._together = CHUNK_S / middle, middle
             return
         guilty = steps.pop(max(ended.item, 0))
         self._todo.extendleft(reversed(steps))
