@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from modelmill.errors import BodyUnreadable
+from modelmill.errors import BodyUnreadable, ModelmillError, NodeNotReady
 from modelmill.serving.calls import CHANGING, JSON, MOST_BYTES, REQUEST_ID, Call, Pairs, usable_id
 from modelmill.serving.plane import Plane
 
@@ -38,6 +38,9 @@ _TRACING = frozenset(
 """Headers that differ from request to request: there is no use in knowing a head that has one."""
 _WATCHED = CHANGING | _TRACING | {b"expect", REQUEST_ID}
 _MOST_HEADER_BYTES = 64 << 10
+_MOST_HELD_BYTES = 256 << 20
+"""How much of bodies that are still arriving a worker holds; beyond that, those that are large are refused."""
+_LARGE_BYTES = 1 << 20
 
 
 class Head(NamedTuple):
@@ -72,6 +75,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_plain = True
         """Whether no header changes what the body means."""
         self._is_too_long = False
+        self._held = 0
+        """How much of the body that is arriving has come."""
         self._is_unique = False
         """Whether the head is unlike all others."""
         self._request = b""
@@ -93,9 +98,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._watch = self.loop.call_later(_SLOW_S, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer."""
+        """Forget the timer, and what had come of a body."""
         if self._watch is not None:
             self._watch.cancel()
+        self._let_go()
         super().connection_lost(exc)
 
     def _look(self) -> None:
@@ -167,6 +173,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Collect a piece of the body."""
+        self._held += len(body)
+        self._plane.held += len(body)
+        if self._plane.held > _MOST_HELD_BYTES and self._held > _LARGE_BYTES:
+            raise _TooMuchHeld
         if self._collected is None:
             super().on_body(body)
             return
@@ -178,6 +188,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Answer, or let uvicorn do so."""
         self._arriving = False
+        self._let_go()
         if self._collected is None:
             super().on_message_complete()
             return
@@ -194,6 +205,10 @@ class HttpProtocol(HttpToolsProtocol):
         if reply.status < 400:  # what was refused may have been so for its head
             self._taken.append(Head(path, self._is_plain, keep_alive, len(body)))
         self._send(reply.status, reply.headers, reply.body, reply.request, keep_alive=keep_alive)
+
+    def _let_go(self) -> None:
+        self._plane.held -= self._held
+        self._held = 0
 
     def _hand_over(self) -> None:
         """Give uvicorn the request as far as it has come."""
@@ -280,12 +295,18 @@ class HttpProtocol(HttpToolsProtocol):
             self._heads[data[:end]] = head
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP, such as an impossible content-length, and close."""
-        flooded = len(self.headers or ()) > MOST_HEADERS or self._size > _MOST_HEADER_BYTES
-        what = "the request has too many headers" if flooded else "this is not a valid HTTP request"
-        body = msgspec.json.encode(BodyUnreadable(what, got=msg).as_dict())
-        self.transport.write(_HEAD % (STATUS_LINE[431 if flooded else 400], len(body), body))
+        """Refuse what is not HTTP, such as an impossible content-length, or more than there is room for, and close."""
+        status, error = self._wrong(msg)
+        body = msgspec.json.encode(error.as_dict())
+        self.transport.write(_HEAD % (STATUS_LINE[status], len(body), body))
         self.transport.close()
+
+    def _wrong(self, msg: str) -> tuple[int, ModelmillError]:
+        if self._plane.held > _MOST_HELD_BYTES and self._held > _LARGE_BYTES:
+            return 503, NodeNotReady("too many large requests are arriving at once", next="try again")
+        if len(self.headers or ()) > MOST_HEADERS or self._size > _MOST_HEADER_BYTES:
+            return 431, BodyUnreadable("the request has too many headers", got=msg)
+        return 400, BodyUnreadable("this is not a valid HTTP request", got=msg)
 
 
 def _start_of(status: int, headers: Pairs, defaults: list[tuple[bytes, bytes]]) -> bytes:
@@ -311,3 +332,7 @@ _usual = _Usual()
 
 class _TooManyHeaders(Exception):
     """A request has more headers than any client needs; httptools makes its own error of it."""
+
+
+class _TooMuchHeld(Exception):
+    """There is no room for a body that is arriving; httptools makes its own error of it."""

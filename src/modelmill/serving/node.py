@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ _DRAIN_S = 15.0
 _READY_S = 30.0
 _SETTLE_S = 60.0
 """How often the node looks whether a journal was closed."""
+_MOST_FILES = 65_536
 _CRASH_LOOP_S = 2.0
 """A worker that dies younger than this, and before it has served, is replaced only after as long."""
 
@@ -208,6 +210,13 @@ def _age(born: float) -> float:
     return time.monotonic() - born
 
 
+def _allow_connections() -> None:
+    """Let workers hold as many connections as they may: by default a process has 1,024 files, and slow clients take them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+
+
 def _warm() -> None:
     """Load the kernels and run each once, so that no worker and no request does."""
     from modelmill.artifact.warming import warm
@@ -220,6 +229,7 @@ def _warm() -> None:
 def main(argv: list[Any] | None = None) -> None:
     """Run the node that was ordered."""
     order = msgspec.json.decode((argv or sys.argv[1:])[0], type=NodeOrder)
+    _allow_connections()
     _warm()
     Node(order).run()
 

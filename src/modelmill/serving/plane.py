@@ -69,6 +69,8 @@ class Plane:
         self.meters = Meters()
         self.draining = False
         """Whether the worker is about to end: it is not ready, and closes each connection behind its answer."""
+        self.held = 0
+        """How many bytes have come of bodies that are still arriving, over all connections."""
         self._targets: dict[bytes, Target] = {}
         self._targets_of: Applied | None = None
         self._quick: dict[ServedModel, Quick] = {}

@@ -277,6 +277,27 @@ def test_a_body_that_grows_too_large_is_refused(server: Server, monkeypatch: pyt
     assert server.talk(head, chunk, chunk, chunk).startswith(b"HTTP/1.1 413")
 
 
+@pytest.mark.parametrize("hot", [True, False])
+def test_large_bodies_that_do_not_all_fit_are_refused(
+    server: Server, monkeypatch: pytest.MonkeyPatch, hot: bool
+) -> None:
+    monkeypatch.setattr(http, "_MOST_HELD_BYTES", 1 << 20)
+    monkeypatch.setattr(http, "_LARGE_BYTES", 1 << 18)
+    head = b"POST /fleet HTTP/1.1\r\nhost: node\r\ncontent-length: 700000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.ports[hot])) as first:
+        first.sendall(head + b" " * 600_000)
+        while server.plane.held < 600_000:
+            time.sleep(0.001)
+        found = server.talk(head, b" " * 600_000, hot=hot)
+        assert found.startswith(b"HTTP/1.1 503 ")
+        assert b"MM508" in found
+        assert found.endswith(b"<closed>")
+        assert ANSWER in server.talk(ONE, hot=hot)  # what is small is answered all the time
+        first.sendall(b" " * 99_989 + b'{"size": 3}')
+        assert ANSWER in first.recv(1 << 16)
+    assert server.plane.held == 0
+
+
 @pytest.mark.parametrize("count", [MOST_HEADERS + 1, 20_000])
 def test_too_many_headers_are_refused(server: Server, count: int) -> None:
     flood = b"".join(b"x-%d: y\r\n" % place for place in range(count))
