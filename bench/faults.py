@@ -28,6 +28,8 @@ from modelmill.serving.control import NodeInfo, describe_node, find_node, restar
 
 PACK = b"modelmill pack"
 PATIENCE_S = 60
+HOARDERS = 50
+"""Clients that each send 31 MB of a body, and then nothing: three times as much as two workers hold of such."""
 
 
 def request_of(folder: Path) -> bytes:
@@ -153,13 +155,13 @@ def be_rude(folder: Path, rounds: int, *, slow: int) -> dict[str, Any]:
                 status = do(info.port)
                 unlike[f"{do.__name__} {status}"] += status not in expected
                 load.answer_more(20)
-            with clients.Hoard(info.port, 30):
+            with clients.Hoard(info.port, HOARDERS):
                 load.answer_more(20)
             unlike["half_closed"] += clients.half_closed(info.port, body) != 200
     after = peaks(info)
     assert after.keys() == before.keys(), "a worker ended"
     return {
-        "clients": rounds * (len(clients.RUDE) + 31) + slow + 1,
+        "clients": rounds * (len(clients.RUDE) + HOARDERS + 1) + slow + 1,
         "answered": load.answered,
         "failed": len(load.failures) + sum(unlike.values()),
         "grew mb": max(after[pid] - before[pid] for pid in after),
