@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from functools import cached_property, lru_cache
@@ -26,6 +27,9 @@ UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 """What reading JSON raises; a text that is no UTF-8 is noticed only where the text is read."""
 _NAME_END = re.compile(rb'"\s*:')
 _MOST_ADDRESSES = 100_000
+MOST_ROWS = 100_000
+_MOST_PARTS = 4 * MOST_ROWS
+_LARGE_BYTES = 1 << 20
 _TYPES: dict[str, Any] = {"float": float, "int": int, "bool": bool, "str": str, "date": date, "datetime": datetime}
 
 Values = tuple[Any, ...]
@@ -131,13 +135,20 @@ class RowDecoder:
 
 
 def read_json(body: bytes) -> Any:
-    """Return a body of JSON; raises `BodyUnreadable` where it is none, or names a field twice."""
+    """Return a body of JSON; raises `BodyUnreadable` where it is none, names a field twice, or has too many rows."""
+    refuse_too_many(body)
     try:
         decoded = msgspec.json.decode(body)
     except UNREADABLE as error:
         raise BodyUnreadable("the body is not valid JSON", got=str(error)[:200]) from None
     refuse_duplicates(body)
     return decoded
+
+
+def refuse_too_many(body: bytes) -> None:
+    """Raise `BodyUnreadable` for a large body of more objects and lists than rows need: each takes 20 times its bytes."""
+    if len(body) > _LARGE_BYTES and body.count(b"{") + body.count(b"[") > _MOST_PARTS:
+        raise BodyUnreadable(f"a request has 1 to {MOST_ROWS} rows")
 
 
 def may_repeat(body: bytes, names: int) -> bool:
@@ -159,8 +170,7 @@ def refuse_duplicates(body: bytes) -> None:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
         raise BodyUnreadable(f"`{twice[:80]}` stands twice in one object")
     return found
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from modelmill.errors import BodyUnreadable, FieldInvalid, FieldMissing, FieldUnknown, did_you_mean
 from modelmill.model.columns import Column
-from modelmill.model.decoding import UNREADABLE, RowDecoder, Values, read_json
+from modelmill.model.decoding import UNREADABLE, RowDecoder, Values, read_json, refuse_too_many
 from modelmill.model.fitted import Floats, column_array, make_x
 from modelmill.model.rows import Rows
 from modelmill.model.schema import SchemaSpec
@@ -124,6 +124,7 @@ class RequestParser:
         `address` is the segment that stands in the address: rows need no keys then. Raises `BodyUnreadable`,
         `FieldMissing`, `FieldUnknown` or `FieldInvalid`, naming field and row.
         """
+        refuse_too_many(body)
         found = self._read_fast(body, address)
         if found is not None:
             return found

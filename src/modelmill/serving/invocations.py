@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 
 from modelmill.errors import BodyUnreadable
 from modelmill.model.columns import Column
+from modelmill.model.decoding import MOST_ROWS
 from modelmill.model.values import value_of_text
 
 Row = dict[str, Any]
+_MOST_CELLS = 10_000
 
 
 def rows_of(body: Any) -> list[Row]:
@@ -33,15 +36,30 @@ def rows_of_csv(body: bytes, columns: Mapping[str, Column]) -> list[Row]:
 
     Raises `BodyUnreadable`, or `FieldInvalid` for a cell that is none of its column's type.
     """
+    text = io.TextIOWrapper(io.BytesIO(body), "utf-8-sig", newline="")
     try:
-        lines = list(csv.reader(io.StringIO(body.decode("utf-8-sig")), strict=True))
+        lines = list(islice(csv.reader(map(_narrow, text), strict=True), MOST_ROWS + 2))
     except (UnicodeDecodeError, csv.Error) as error:
         raise BodyUnreadable("the body is not valid CSV", got=str(error)[:200]) from None
     names, *rows = lines or [[]]
+    check_count(len(rows))
     if any(len(row) != len(names) for row in rows) or len(set(names)) < len(names):
         raise BodyUnreadable("a CSV body has a line of different names, then as many cells in each line")
     cells = [[(name, text) for name, text in zip(names, row, strict=True) if text] for row in rows]
     return [{n: value_of_text(columns[n], text) if n in columns else text for n, text in row} for row in cells]
+
+
+def check_count(rows: int) -> None:
+    """Raise `BodyUnreadable` where a request has no rows, or too many."""
+    if not 0 < rows <= MOST_ROWS:
+        raise BodyUnreadable(f"a request has 1 to {MOST_ROWS} rows", got=str(rows))
+
+
+def _narrow(line: str) -> str:
+    """Return a line of no more cells than a table has columns."""
+    if line.count(",") > _MOST_CELLS:
+        raise BodyUnreadable(f"a line of CSV has at most {_MOST_CELLS} cells")
+    return line
 
 
 def _split(given: Any) -> list[Row]:
@@ -62,6 +80,7 @@ def _inputs(given: Any) -> list[Row]:
         return _records(given)
     if len({len(values) for values in given.values()}) != 1:
         raise BodyUnreadable("the columns of `inputs` have different numbers of rows")
+    check_count(max(map(len, given.values())))
     return [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
 
 

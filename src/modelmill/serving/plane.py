@@ -215,7 +215,7 @@ class Plane:
         """Read an object or a list of objects, to be answered by one answer or a list of answers."""
         model = target.model
         batch, is_list = model.parser.read(body_of(call), target.segment)
-        _check_count(len(batch))
+        invocations.check_count(len(batch))
 
         def tell(answered: Answered) -> Reply:
             told = describe_answers(model, answered)
@@ -246,17 +246,12 @@ class Plane:
         body = body_of(call)
         rows = invocations.rows_of_csv(body, model.parser.columns) if is_csv else invocations.rows_of(read_json(body))
         rows = [model.parser.with_segment(target.segment, row) for row in rows] if target.segment else rows
-        _check_count(len(rows))
+        invocations.check_count(len(rows))
 
         def tell(answered: Answered) -> Reply:
             return reply_of({"predictions": invocations.predictions(model.header.labels, answered.numbers())})
 
         return Question(model.parser.batch(rows), tell)
-
-
-def _check_count(rows: int) -> None:
-    if not 0 < rows <= protocol.MOST_ROWS:
-        raise BodyUnreadable(f"a request has 1 to {protocol.MOST_ROWS} rows", got=str(rows))
 
 
 def _json_bytes(call: Call) -> int | None:

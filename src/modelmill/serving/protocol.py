@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from modelmill.errors import BodyUnreadable, FieldInvalid, FieldMissing, FieldUnknown, did_you_mean
 from modelmill.model.columns import Column
-from modelmill.model.decoding import UNREADABLE, may_repeat, refuse_duplicates
+from modelmill.model.decoding import MOST_ROWS, UNREADABLE, may_repeat, refuse_duplicates
 from modelmill.model.request import Batch, RequestParser
 from modelmill.model.values import key_of_text
 from modelmill.names import Segment
@@ -28,7 +28,6 @@ from modelmill.serving.applied import Answered, ServedModel
 MATRIX = "x"
 """The input that holds all features at once."""
 LENGTH_HEADER = b"inference-header-content-length"
-MOST_ROWS = 100_000
 _MOST_INPUTS = 4_096
 _DATATYPES = {"float": "FP64", "int": "INT64", "bool": "BOOL"}
 _NUMPY = {
@@ -40,6 +39,9 @@ NUMBERS = frozenset(name for name in _NUMPY if name.startswith("FP"))
 _LENGTH = struct.Struct("<I")
 
 
+Parameters = dict[str, str | int | float | bool | None]
+
+
 class Input(msgspec.Struct):
     """One input tensor; its data stand here or, in order, behind the JSON."""
 
@@ -47,7 +49,7 @@ class Input(msgspec.Struct):
     shape: list[int]
     datatype: str
     data: Raw | UnsetType = UNSET
-    parameters: dict[str, Any] = {}
+    parameters: Parameters = {}
 
 
 class Output(msgspec.Struct, omit_defaults=True):
@@ -57,7 +59,7 @@ class Output(msgspec.Struct, omit_defaults=True):
     datatype: str = ""
     shape: list[int] = []
     data: Any = UNSET
-    parameters: dict[str, Any] = {}
+    parameters: Parameters = {}
 
 
 class InferRequest(msgspec.Struct):
@@ -66,7 +68,7 @@ class InferRequest(msgspec.Struct):
     inputs: list[Input]
     id: str = ""
     outputs: list[Output] = []
-    parameters: dict[str, Any] = {}
+    parameters: Parameters = {}
 
 
 class InferReply(msgspec.Struct, omit_defaults=True):
@@ -219,6 +221,8 @@ def _from_json(tensor: Input, parser: RequestParser, count: int) -> Any:
 
 def _flattened(tensor: Input) -> list[Any]:
     """Return the values of data that are nested as the shape says; raises where they are not of the datatype."""
+    if tensor.datatype != "BYTES" and bytes(tensor.data).count(b"[") > tensor.shape[0] + 1:  # type: ignore[arg-type]
+        raise _wrong(tensor, "has another shape than its data", expected=str(tensor.shape)[:80])
     try:
         nested = msgspec.json.decode(tensor.data, type=list[list[Any]])  # type: ignore[arg-type]
         if [len(tensor.shape), *{len(row) for row in nested}] == [2, tensor.shape[-1]]:
