@@ -136,14 +136,24 @@ class Node:
         os.execv(sys.executable, [sys.executable, *node_command(order)])  # noqa: S606 - our own module
 
     def _replace_old(self) -> None:
-        """Replace the workers of the parent before, one after the other: each ends when its successor is ready."""
+        """Replace the workers of the parent before: each is told to end when its successor is ready, and may do so while
+        the next one starts.
+        """
+        ending: list[int] = []
         for slot, pid in list(self.old.items()):
             if self._is_stopping():
                 return
             self._await_applied(self._spawn())
-            _end(pid)
-            del self.old[slot]
-            self.state.retire(slot)
+            _tell_to_end(pid)
+            ending.append(slot)
+            if len(ending) > 1:
+                self._await_end(ending.pop(0))
+        for slot in ending:
+            self._await_end(slot)
+
+    def _await_end(self, slot: int) -> None:
+        _await_end(self.old.pop(slot))
+        self.state.retire(slot)
 
     def _await_applied(self, slot: int) -> None:
         """Wait until a new worker has applied as much as the old ones, or takes too long for it."""
@@ -156,8 +166,7 @@ class Node:
 
     def _drain(self) -> None:
         for pid in (*self.workers.values(), *self.old.values()):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+            _tell_to_end(pid)
         deadline = time.monotonic() + _DRAIN_S
         for pid in (*self.workers.values(), *self.old.values()):
             while not _has_ended(pid) and time.monotonic() < deadline:
@@ -178,10 +187,13 @@ def _become_worker(order: WorkerOrder) -> None:
         os._exit(code)
 
 
-def _end(pid: int) -> None:
-    """Let a worker finish what it holds; kill it when it does not."""
+def _tell_to_end(pid: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
+
+
+def _await_end(pid: int) -> None:
+    """Wait until a worker has finished what it holds; kill it when it does not."""
     deadline = time.monotonic() + _DRAIN_S
     while not _has_ended(pid):
         if time.monotonic() > deadline:
