@@ -114,6 +114,21 @@ def many_headers(port: int, count: int = 100_000) -> int:
     return pour(port, b"POST /sales HTTP/1.1\r\nhost: node\r\n", pieces)
 
 
+def many_lines(port: int, size: int = 31 << 20) -> int:
+    """Send a table of empty lines."""
+    head = (
+        b"POST /invocations/sales HTTP/1.1\r\nhost: node\r\ncontent-type: text/csv\r\ncontent-length: %d\r\n\r\n" % size
+    )
+    return pour(port, head, iter([b"\n" * size]))
+
+
+def many_objects(port: int, size: int = 31 << 20) -> int:
+    """Send a list of ten million objects."""
+    body = b"[" + b"{}," * (size // 3) + b"{}]"
+    head = b"POST /sales HTTP/1.1\r\nhost: node\r\ncontent-length: %d\r\n\r\n" % len(body)
+    return pour(port, head, iter([body]))
+
+
 def half_closed(port: int, body: bytes) -> int:
     """Send a request, say that nothing else will come, and wait for the answer."""
     with connect(port) as link:
@@ -201,6 +216,8 @@ Rude = Callable[[int], int]
 RUDE: dict[Rude, set[int]] = {
     large_body: {413},
     large_chunks: {413},
+    many_lines: {400},
+    many_objects: {400},
     many_headers: {431, 0},  # it may still be sending when the node ends the connection: then no answer can reach it
     half_sent: {400, 0},
     left: {0},

@@ -136,8 +136,9 @@ class Node:
         os.execv(sys.executable, [sys.executable, *node_command(order)])  # noqa: S606 - our own module
 
     def _replace_old(self) -> None:
-        """Replace the workers of the parent before: each is told to end when its successor is ready, and may do so while
-        the next one starts.
+        """Replace the workers of the parent before, one after the other: each ends when its successor is ready.
+
+        It may do so while the successor of the next one starts.
         """
         ending: list[int] = []
         for slot, pid in list(self.old.items()):
