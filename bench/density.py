@@ -4,7 +4,8 @@ A few HistGradientBoosting classifiers (100 iterations of 15 leaves, 2,900 nodes
 one of them with other leaf values, so no two share bytes. They are released into a store as a build would do it, and
 served by one worker and by two. Measured: when the node is ready, the CPU of a request to one model and to a random one
 of all, the first request to a model, the memory of the node beside that of the scikit-learn objects, what one new
-version costs a live node, and what a thousand new versions cost the requests meanwhile.
+version costs a live node, and what a thousand new versions cost the requests meanwhile. With ``--mlserver`` a thousand of
+them are served by MLServer, too, in the environment that ``bench/serving`` makes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import json
 import os
 import pickle
 import platform
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -49,6 +52,7 @@ import loadgen
 import processes
 
 OUT = Path(__file__).parent / "out" / "density"
+MLSERVER = Path(__file__).parent / "out" / "serving" / "envs" / "mlserver" / "bin" / "mlserver"
 FEATURES, DISTINCT, PER_PACK = 10, 8, 500
 REPLACED, ASKED_A_SECOND = 1_000, 500
 NATIVE = 60
@@ -227,6 +231,65 @@ def replaced_under_load(fleet: Fleet, info: NodeInfo, requests: Sequence[bytes])
     return {"asked": asked[0], "failed": failures[:3], "old answers after": late[0], "s": took, "laggards": laggards}
 
 
+@contextmanager
+def mlserver(
+    folder: Path, names: Sequence[str], fitted: Sequence[HistGradientBoostingClassifier]
+) -> Iterator[tuple[int, int]]:
+    """Serve a scikit-learn object a name by MLServer with its default settings; yield its pid and port."""
+    port = 18_900
+    places = {"http_port": port, "grpc_port": port + 1, "metrics_port": port + 2}
+    settings = {"debug": False, "host": "127.0.0.1", "environments_dir": str(folder / ".envs"), **places}
+    (folder / "settings.json").write_text(json.dumps(settings | {"metrics_dir": str(folder / ".metrics")}))
+    for place, one in enumerate(fitted):
+        (folder / f"{place}.pickle").write_bytes(pickle.dumps(one))
+    for place, name in enumerate(names):
+        told = {"name": name, "implementation": "mlserver_sklearn.SKLearnModel"}
+        told["parameters"] = {"uri": str(folder / f"{place % len(fitted)}.pickle")}  # type: ignore[assignment]
+        (folder / name).mkdir()
+        (folder / name / "model-settings.json").write_text(json.dumps(told))
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            ["taskset", "-c", "0", MLSERVER, "start", folder], stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        while not all_ready(port, names):
+            assert server.poll() is None, (folder / "log").read_text()[-2000:]
+            time.sleep(1)
+        yield server.pid, port
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def all_ready(port: int, names: Sequence[str]) -> bool:
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+            return all(client.get(f"/v2/models/{name}/ready").status_code == 200 for name in names)
+    except httpx.HTTPError:
+        return False
+
+
+def beside_mlserver(
+    small: Fleet, program: Path, row: Sequence[float], fitted: Sequence[HistGradientBoostingClassifier], seconds: float
+) -> dict[str, Any]:
+    """Return both servers' requests a second on one core, a thousand models asked at random, in turns."""
+    ours = [request(name, row) for name in small.names]
+    theirs = [one.replace(b"density%5B", b"").replace(b"%5D", b"") for one in ours]
+    found: dict[str, Any] = {"modelmill": [], "MLServer": []}
+    with tempfile.TemporaryDirectory() as folder, node(small.store, 1) as (info, _):
+        began = time.perf_counter()
+        with mlserver(Path(folder), small.names, fitted) as (pid, port):
+            found["MLServer ready s"] = time.perf_counter() - began
+            for _ in range(3):
+                found["modelmill"].append(measure_requests(info, program, ours, seconds)["requests_s"])
+                found["MLServer"].append(
+                    loadgen.run(program, loadgen.Load(port, theirs, 32, seconds, core=1))["requests_s"]
+                )
+            found["MLServer PSS MB"] = processes.memory(pid).pss
+    found["ratio"] = statistics.median(found["modelmill"]) / statistics.median(found["MLServer"])
+    return found
+
+
 def native_mb(bases: Sequence[HistGradientBoostingClassifier]) -> float:
     """Return the megabytes that one scikit-learn object takes once it is opened, read off this process."""
     contents = [pickle.dumps(bases[n % len(bases)]) for n in range(NATIVE)]
@@ -244,6 +307,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--mlserver", action="store_true", help="a thousand models behind MLServer as well")
     options = parser.parse_args()
     program = loadgen.compile_loadgen(OUT)
     fitted = [fit(seed) for seed in range(DISTINCT)]
@@ -251,7 +315,12 @@ def main() -> None:
     bases = [pack(one, FEATURES, 2, Programs()) for one in fitted]
     row = np.random.default_rng(0).normal(size=FEATURES).round(4).tolist()
     with tempfile.TemporaryDirectory() as scratch:
-        result = measure(Fleet(Path(scratch), options.models, bases), program, row, native, options)
+        fleet = Fleet(Path(scratch), options.models, bases)
+        result = measure(fleet, program, row, native, options)
+        if options.mlserver:
+            small = Fleet(Path(tempfile.mkdtemp(dir=scratch)), 1_000, bases)
+            small.release()
+            result["1,000 models beside MLServer"] = beside_mlserver(small, program, row, fitted, options.seconds)
     result |= {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "python": platform.python_version()}
     result |= {name: version(name) for name in ("numpy", "numba", "scikit-learn", "uvicorn")}
     OUT.mkdir(parents=True, exist_ok=True)

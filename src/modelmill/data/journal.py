@@ -10,12 +10,12 @@ Light on purpose: a serving node writes journals, and loads neither polars nor a
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import struct
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ _GROUP = struct.Struct("<4sIIIQ")
 _CHECKED = 8
 """Where the checksummed bytes begin."""
 _MAGIC = b"MMJ1"
+_PART_BYTES = 128 << 10
 _ARRAY = struct.Struct(">BI")
 _ARRAY_32 = 0xDD
 """In msgpack: an array, whose length follows in four bytes."""
@@ -93,22 +94,31 @@ class Journal:
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.size = 0
 
-    def write(self, payload: bytes | bytearray, first: int, count: int) -> None:
-        """Append a record group; raises `OSError`, and then nothing of it is there."""
+    def write(self, payload: bytes | bytearray, first: int, count: int, pause: float = 0.0) -> None:
+        """Append a record group; raises `OSError`, and then nothing of it is there.
+
+        `pause`: so many seconds between its parts. A thread that writes megabytes at once keeps the core for milliseconds
+        from the one that answers.
+        """
         rest = _GROUP.pack(_MAGIC, 0, len(payload), count, first)[_CHECKED:]
-        checksum = zlib.crc32(payload, zlib.crc32(rest))
+        parts = [memoryview(payload)[begin : begin + _PART_BYTES] for begin in range(0, len(payload), _PART_BYTES)]
+        checksum = zlib.crc32(rest)
+        for part in _paced(parts, pause):
+            checksum = zlib.crc32(part, checksum)
         head = _MAGIC + checksum.to_bytes(4, "little") + rest
+        first_part = memoryview(head + parts[0]) if parts else memoryview(head)
         try:
-            written = os.writev(self._file, (head, payload)) - len(head)
-            if written < 0:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            while written < len(payload):  # a full disk takes a part, and refuses at the next attempt
-                written += os.write(self._file, memoryview(payload)[written:])
+            for part in _paced([first_part, *parts[1:]], pause):
+                self._append(part)
         except OSError:
             with suppress(OSError):
                 os.ftruncate(self._file, self.size)
             raise
         self.size += len(head) + len(payload)
+
+    def _append(self, part: memoryview) -> None:
+        while part:  # a full disk takes a part of it, and refuses at the next attempt
+            part = part[os.write(self._file, part) :]
 
     def sync(self) -> None:
         """Return once everything is on the disk."""
@@ -120,6 +130,13 @@ class Journal:
             with suppress(OSError):
                 self.path.unlink()
         os.close(self._file)
+
+
+def _paced(parts: Iterable[memoryview], pause: float) -> Iterator[memoryview]:
+    for part in parts:
+        yield part
+        if pause:
+            time.sleep(pause)
 
 
 def list_journals(folder: Path) -> list[Path]:

@@ -25,6 +25,8 @@ Level = Literal["off", "memory", "os", "fsync"]
 
 FLUSH_S = 0.25
 """How long records stay in memory at the level `memory`: what is lost, at most, when the worker is killed."""
+_PAUSE_S = 0.0005
+"""Between the parts of what is written behind the answers."""
 MOST_PENDING = 16 << 20
 """Bytes that may wait to be written; what does not fit is dropped."""
 _FILE_BYTES = 64 << 20
@@ -166,7 +168,8 @@ class PredictionLog:
         if self._is_over:
             raise OSError(f"{self._plan.folder} holds {self._plan.keep_mb} MB already")
         journal = self._journal or self._begin()
-        journal.write(payload, self._counts[_WRITTEN] + self._counts[_DROPPED], count)
+        pause = 0.0 if self.waits or self._at_once else _PAUSE_S
+        journal.write(payload, self._counts[_WRITTEN] + self._counts[_DROPPED], count, pause)
         if self.waits:
             journal.sync()
         self._counts[_WRITTEN] += count
