@@ -6,6 +6,7 @@
         DataError    MM1xx      rows are not what the schema declares
         RequestError MM2xx      one request to a serving node
         ModelError   MM3xx      the model file says something impossible
+        ReproductionError MM6xx what was built cannot be built again
       Refused        MM4xx      a law, a gate or a policy said no exit 1/3 HTTP 409
       PlatformError  MM5xx      ours to fix                       exit 70  HTTP 5xx
 
@@ -429,6 +430,45 @@ class StoreTooNew(PlatformError):
 
     code = "MM509"
     exit = 2
+
+
+# ------------------------------------------------------------------ MM6xx: what was built is built again
+
+
+class ReproductionError(UserError):
+    """A version cannot be built again."""
+
+    code = "MM600"
+
+
+class LockUnsatisfiable(ReproductionError):
+    """A package of the lock cannot be had."""
+
+    code = "MM601"
+
+
+class IndexUnreachable(ReproductionError):
+    """The packages of the lock are not in the cache, and the package index cannot be reached."""
+
+    code = "MM602"
+
+
+class InterpreterMissing(ReproductionError):
+    """The Python of the lock is not installed."""
+
+    code = "MM603"
+
+
+class RerunFailed(ReproductionError):
+    """The recorded code does not run in the environment of its lock."""
+
+    code = "MM604"
+
+
+class NotRecorded(ReproductionError):
+    """What the version was built from was not recorded."""
+
+    code = "MM605"
 
 
 def every_error() -> list[type[ModelmillError]]:

@@ -65,6 +65,10 @@ class Mill:
         """Ask the training path what the node was asked, and compare the answers."""
         return self._ask("parity", outcomes.ParityOutcome, model=model, **options)
 
+    def reproduce(self, *what: str | int, **options: Any) -> outcomes.ReproduceOutcome:
+        """Build versions again from their record: ``reproduce("air-time", 3)``, ``reproduce(3, sample="1%")``."""
+        return self._ask("reproduce", outcomes.ReproduceOutcome, what=tuple(map(str, what)), **options)
+
     def search(self, model: str | None = None, **options: Any) -> outcomes.SearchOutcome:
         """Find versions; `after` of one page asks for the next."""
         return self._ask("search", outcomes.SearchOutcome, model=model, **options)

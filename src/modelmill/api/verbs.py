@@ -120,6 +120,20 @@ VERBS = (
         examples=("modelmill parity", "modelmill parity air-time --last 1000"),
     ),
     Verb(
+        "reproduce",
+        "Build a version again from its record, in the environment of its lock, and compare.",
+        requests.ReproduceRequest,
+        outcomes.ReproduceOutcome,
+        "modelmill.orchestrator.reproducing:reproduce",
+        "viewer",
+        project=False,
+        examples=(
+            "modelmill reproduce 1",
+            "modelmill reproduce 'air-time[JFK,B6,BOS]' 3",
+            "modelmill reproduce 3 --sample 1%",
+        ),
+    ),
+    Verb(
         "search",
         "Find versions by model, segment, tag or metric.",
         requests.SearchRequest,

@@ -20,7 +20,16 @@ from modelmill.artifact.unpackable import Unpackable
 from modelmill.build.asking import FleetAsker
 from modelmill.build.plan import Step
 from modelmill.build.printing import drain_output, has_printed, is_too_loud
-from modelmill.build.segment import GOLDEN_ROWS, Common, finite, plain_list, reseed, seed_of, who_answers
+from modelmill.build.segment import (
+    GOLDEN_ROWS,
+    Common,
+    digest_of_answers,
+    finite,
+    plain_list,
+    reseed,
+    seed_of,
+    who_answers,
+)
 from modelmill.data.histogram import count
 from modelmill.model.fitted import Floats, make_y
 from modelmill.model.linear import Coefficients, LinearTrain
@@ -75,20 +84,24 @@ class Batch:
 
     def build(self, pack: PackWriter) -> list[VersionRecord]:
         """Take all segments through the stages; return the versions of those that are not left."""
+        return list(self.records(pack)) if self.work() else []
+
+    def work(self) -> bool:
+        """Take all segments through the stages; return whether any came along."""
         if self.stretch.x is None:
             self.left[:] = True
-            return []
+            return False
         try:
             self.fit(self.stretch.x)
         except ValueError:  # such as a negative alpha: every segment is told
             self.left[:] = True
-            return []
+            return False
         self.predict(self.stretch.x)
         self.judge()
         if self.left.all():
-            return []
+            return False
         self.save()
-        return list(self.records(pack))
+        return True
 
     # ---------------------------------------------------------------- the stages
 
@@ -245,6 +258,7 @@ class Batch:
                     "rows": {name: column[end - many : end] for name, column in columns.items()},
                     "answers": answers[cut.stop - many : cut.stop],
                     "histograms": [h[place * w : (place + 1) * w] for h, w in zip(histograms, widths, strict=True)],
+                    "found": digest_of_answers(self.found[cut]),
                 }
             )
 

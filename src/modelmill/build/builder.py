@@ -349,6 +349,9 @@ def start_template(root: Path, *, together: bool = False) -> Template:
 def used_libraries(root: Path) -> list[str]:
     """Return the heavy libraries that the user's imported files name, or have brought in."""
     source = "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in imported_files(root))
-    packages = [name.partition(".")[0] for name in _LIBRARIES]
-    named = zip(_LIBRARIES, packages, strict=True)
-    return [name for name, package in named if package in sys.modules or package in source]
+    return [name for name in _LIBRARIES if name.partition(".")[0] in sys.modules or name in libraries_named(source)]
+
+
+def libraries_named(source: str) -> list[str]:
+    """Return the heavy libraries that a source text names."""
+    return [name for name in _LIBRARIES if name.partition(".")[0] in source]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -296,7 +297,13 @@ class SegmentFit:
         golden = self.rows.take(_last(self.test, GOLDEN_ROWS))
         columns = {name: plain_list(golden[name]) for name in golden}
         answers = self.found[-GOLDEN_ROWS:].tolist()
-        return msgspec.msgpack.encode({"rows": columns, "answers": answers, "histograms": self.histograms})
+        extras = {
+            "rows": columns,
+            "answers": answers,
+            "histograms": self.histograms,
+            "found": digest_of_answers(self.found),
+        }
+        return msgspec.msgpack.encode(extras)
 
     def record(self, pack: PackWriter) -> VersionRecord:
         """Put the bytes into the pack and return the row that describes them."""
@@ -370,9 +377,14 @@ def seed_of(seed: int, segment: Segment) -> int:
 
 
 def reseed(seed: int) -> None:
-    """Seed the global generators, from which the user's code may draw, whatever ran before."""
+    """Seed the global generators, from which the user's code may draw, whatever ran before.
+
+    An estimator without a `random_state` draws from numpy's.
+    """
     np.random.seed(seed)  # noqa: NPY002 - see above
     random.seed(seed)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
 
 
 def _metrics_of(model: Model) -> dict[str, Metric]:
@@ -395,6 +407,11 @@ def _is_better(score: str, own: float | None, pooled: float | None) -> bool:
     if own is None:
         return False
     return own > pooled if higher_is_better(score) else own < pooled
+
+
+def digest_of_answers(found: Floats) -> bytes:
+    """Return the SHA-256 of answers as plain numbers: what a rebuilt model has to give again."""
+    return hashlib.sha256(np.ascontiguousarray(found, dtype="<f8").tobytes()).digest()
 
 
 def finite(value: float) -> float | None:

@@ -237,6 +237,30 @@ def _value(value: float | str) -> str:
     return number(value) if isinstance(value, float) else value
 
 
+def render_reproduce(found: o.ReproduceOutcome) -> Iterator[str]:
+    """Yield the verdict first, then what differs, and why."""
+    words = f"{found.verdict} WITHIN {found.tolerance:g}" if found.verdict == "EQUAL" else found.verdict
+    numbers = [
+        (found.identical, "identical"),
+        (found.equal, "equal"),
+        (found.different, "different"),
+        (found.failed, "failed"),
+    ]
+    counts = [f"{many:,}/{found.segments:,} {what}" for many, what in numbers if many]
+    made = f"made in {seconds(found.environment_s)}" if found.environment_s else ""
+    yield line("verdict", words, *counts, seconds(found.seconds))
+    yield line("version", found.target, found.environment, made)
+    for one in found.worst:
+        size = "another shape" if one.largest is None else f"by {one.largest:.2g}"
+        told = one.text if one.verdict == "failed" else f"{one.array} differs, {size}"
+        yield line(one.verdict, one.segment, told)
+    if found.cause:
+        yield line("cause", found.cause.cause, *found.cause.lines)
+    yield from lines("differs", found.differs)
+    if found.earlier:
+        yield line("beside", f"{found.earlier:,} segments of it were built by earlier runs")
+
+
 def render_search(search: o.SearchOutcome) -> Iterator[str]:
     """Yield a table of versions."""
     if not search.versions:
@@ -346,6 +370,7 @@ def render_completion(completion: CompletionOutcome) -> Iterator[str]:
 
 RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.TrainOutcome: render_train,
+    o.ReproduceOutcome: render_reproduce,
     o.UpOutcome: render_up,
     o.DownOutcome: render_down,
     o.ServeOutcome: render_serve,

@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -29,10 +29,10 @@ _MESSAGE_BYTES = 1 << 16
 class Template:
     """A process that imports the heavy libraries once and forks itself into workers; see `template`."""
 
-    def __init__(self, preload: Sequence[str] = ()) -> None:
-        """Start it, with the modules that it imports; return at once."""
+    def __init__(self, preload: Sequence[str] = (), variables: Mapping[str, str] | None = None) -> None:
+        """Start it, with the modules that it imports, and what its environment has beside ours; return at once."""
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environ = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1")}
+        environ = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), **(variables or {})}
         environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, "-m", "modelmill.compute.template", str(theirs.fileno()), *preload],

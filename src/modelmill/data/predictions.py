@@ -8,7 +8,6 @@ journals that a file holds are recorded with the file, and a journal that is rec
 from __future__ import annotations
 
 import io
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ from modelmill.data.logged import ORDER, Shape, Told, frame_of
 from modelmill.data.subjects import forget_files, hash_subjects, record_subjects
 from modelmill.data.tables import journals as recorded
 from modelmill.data.tables import predictions
-from modelmill.errors import StoreLocked
 from modelmill.names import Digest, ModelName
 from modelmill.store.files import told
 from modelmill.store.locks import ProjectLock
@@ -126,15 +124,7 @@ def journal_folder(store: Store) -> Path:
 def _alone(store: Store) -> Iterator[None]:
     """Wait for the lock on all journals: two that settle would settle them twice."""
     lock = ProjectLock(journal_folder(store) / "lock", "predictions")
-    deadline = time.monotonic() + _WAIT_S
-    while True:
-        try:
-            lock.acquire()
-            break
-        except StoreLocked:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+    lock.wait(_WAIT_S)
     try:
         yield
     finally:

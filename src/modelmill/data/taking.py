@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -186,6 +186,35 @@ def load_frame(store: Store, snapshot: Snapshot) -> pl.DataFrame:
     """Return a snapshot's rows, every file checked against its digest."""
     parts = [pl.read_parquet(io.BytesIO(store.blobs.get(file.digest))) for file in snapshot.manifest.files]
     return pl.concat(parts)
+
+
+def load_rows(
+    store: Store, snapshot: Snapshot, every: Segments, wanted: Collection[Segment]
+) -> tuple[pl.DataFrame, Segments]:
+    """Return the rows of some segments, and where each lies in them; only the files that hold them are read."""
+    picked = [place for place, key in enumerate(every.keys) if key in wanted]
+    rows = every.rows[picked]
+    spans = zip(every.starts[picked].tolist(), rows.tolist(), strict=True)
+    files = _FilesOf(store, snapshot)
+    frame = pl.concat([files.rows(start, length) for start, length in spans])
+    segments = Segments([every.keys[p] for p in picked], starts_of(rows), rows, [every.digests[p] for p in picked])
+    return frame, segments
+
+
+class _FilesOf:
+    """A snapshot's files, each read when a row of it is asked for."""
+
+    def __init__(self, store: Store, snapshot: Snapshot) -> None:
+        self._store, self._files = store, snapshot.manifest.files
+        self._ends = np.cumsum([file.rows for file in self._files])
+        self._read: dict[int, pl.DataFrame] = {}
+
+    def rows(self, start: int, length: int) -> pl.DataFrame:
+        """Return so many rows; a segment lies in one file."""
+        place = int(np.searchsorted(self._ends, start, side="right"))
+        if place not in self._read:
+            self._read = {place: pl.read_parquet(io.BytesIO(self._store.blobs.get(self._files[place].digest)))}
+        return self._read[place].slice(start - int(self._ends[place]) + self._files[place].rows, length)
 
 
 def load_segments(store: Store, snapshot: Snapshot) -> Segments:

@@ -391,6 +391,64 @@ class ParityOutcome(Outcome, frozen=True, kw_only=True):
         return int(self.equal < self.rows)
 
 
+class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
+    """A segment that was built again and is not what was recorded."""
+
+    segment: str
+    verdict: str
+    """``equal``, ``different`` or ``failed``"""
+    array: str = ""
+    """Where it differs most: an array of the weights, ``answers``, or a metric."""
+    largest: float | None = None
+    """By which share of the larger number; None where shapes or kinds differ."""
+    text: str = ""
+
+
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a segment's model is not the same twice."""
+
+    segment: str
+    cause: str
+    lines: tuple[str, ...] = ()
+    """The user's own lines that did it, ``delays.py:41 train()``."""
+
+
+class ReproduceOutcome(Outcome, frozen=True, kw_only=True):
+    """Whether versions come out again as they were recorded."""
+
+    target: str
+    run: int
+    verdict: str
+    """``IDENTICAL``, ``EQUAL`` (within `tolerance`) or ``DIFFERENT``"""
+    segments: int
+    """How many were built again, the pooled model included."""
+    identical: int
+    equal: int = 0
+    different: int = 0
+    failed: int = 0
+    tolerance: float = 1e-9
+    worst: tuple[Rebuilt, ...] = ()
+    """At most ten."""
+    differs: tuple[str, ...] = ()
+    """What differs between the machine, and the packages, of then and now."""
+    cause: Cause | None = None
+    environment: str = ""
+    """``lock 9f02ab34``, or ``here``"""
+    environment_s: float = 0.0
+    """What its making took; 0 where it was there."""
+    by_another: bool = False
+    """Whether it was done by another person or on another machine than the build."""
+    earlier: int = 0
+    """Segments of this version that an earlier run built: they are reproduced by its number."""
+    seconds: float = 0.0
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 1 where something came out otherwise."""
+        return int(self.verdict == "DIFFERENT")
+
+
 class FoundVersion(msgspec.Struct, frozen=True, kw_only=True):
     """One version, as a search lists it."""
 

@@ -162,6 +162,30 @@ class ParityRequest(Request, frozen=True, kw_only=True):
     ] = 1e-9
 
 
+class ReproduceRequest(Request, frozen=True, kw_only=True):
+    """Build versions again from their record, and compare."""
+
+    what: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="`air-time[JFK,B6,BOS] 3`, `air-time 3` for all that it built, or `3` where there is one model.",
+            extra={"argument": True, "metavar": "[MODEL[SEGMENT]] VERSION"},
+        ),
+    ] = ()
+    sample: Annotated[
+        str | None,
+        Meta(description="Only so many of the segments, drawn at random.", extra={"metavar": "1%"}),
+    ] = None
+    place: Annotated[
+        str | None,
+        Meta(
+            description="`here`: with the packages that are installed, not those of the lock.",
+            extra={"option": "--in", "metavar": "here"},
+        ),
+    ] = None
+    workers: Annotated[AtLeastOne | None, Meta(description="Worker processes; one a core if left out.")] = None
+
+
 class SearchRequest(Request, frozen=True, kw_only=True):
     """Find versions."""
 

@@ -37,6 +37,8 @@ from modelmill.orchestrator.requests import TrainRequest
 from modelmill.orchestrator.rows import snapshot_facts, take_rows
 from modelmill.registry import facts, runs
 from modelmill.registry.fleet import Header
+from modelmill.registry.host import capture_host
+from modelmill.registry.lock import capture_lock
 from modelmill.registry.records import Run, RunStart
 from modelmill.registry.versions import heads
 from modelmill.settings import BuildSettings, Settings
@@ -165,7 +167,8 @@ class _Training:
         runs.abandon_runs(database, self.model.name, but=unfinished)
         if unfinished is not None:
             return unfinished, True
-        commit = facts.capture_commit(blobs, self.project.settings.root)
+        root = self.project.settings.root
+        commit = facts.capture_commit(blobs, root)
         (declaration,) = blobs.put([self._declaration()])
         start = RunStart(
             model=self.model.name,
@@ -174,8 +177,8 @@ class _Training:
             snapshot=taken.snapshot.id,
             code=plan.code,
             model_digest=plan.model,
-            lock=facts.capture_lock(blobs),
-            host=facts.capture_host(blobs),
+            lock=capture_lock(blobs, root, imported_files(root), self.store.folder / "cache"),
+            host=capture_host(blobs),
             declaration=declaration,
             score=self.model.metrics[0],
             commit=commit.commit,

@@ -1,14 +1,10 @@
-"""What a run was made with - the user's code, the packages, the machine - each kept once and shared by its versions."""
+"""The code that a run was made with: the files that were really imported, and the commit; kept once, shared by its versions."""
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterable, Mapping
-from importlib import metadata
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -92,31 +88,6 @@ def capture_commit(blobs: Blobs, root: Path) -> Commit:
     return Commit(commit, blobs.put([diff])[0] if diff else None)
 
 
-def capture_lock(blobs: Blobs) -> Digest:
-    """Keep the names and versions of Python and of all installed distributions."""
-    found = {str(found.name): found.version for found in metadata.distributions() if found.name}
-    return _put_json(blobs, {"python": platform.python_version(), "distributions": found})
-
-
-def capture_host(blobs: Blobs) -> Digest:
-    """Keep what bit-for-bit reproduction depends on: processor, system, threads."""
-    return _put_json(
-        blobs,
-        {
-            "machine": platform.machine(),
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "system": platform.platform(),
-            "implementation": sys.implementation.name,
-            "byteorder": sys.byteorder,
-        },
-    )
-
-
-def _put_json(blobs: Blobs, facts: Mapping[str, object]) -> Digest:
-    return blobs.put([msgspec.json.encode(facts, order="deterministic")])[0]
-
-
 def _relative(root: Path, path: Path) -> str:
     try:
         name = path.resolve().relative_to(root.resolve()).as_posix()
@@ -178,11 +149,3 @@ def _git(root: Path, *arguments: str) -> bytes:
     except (OSError, subprocess.TimeoutExpired):
         return b""
     return done.stdout if done.returncode == 0 else b""
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

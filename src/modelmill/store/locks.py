@@ -10,6 +10,7 @@ import fcntl
 import getpass
 import os
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,8 @@ import msgspec
 
 from modelmill.errors import StoreLocked
 from modelmill.store.files import told
+
+_POLL_S = 0.05
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -56,6 +59,17 @@ class ProjectLock:
                 raise _busy(self.path, self.purpose) from error
             _write_holder(file, self.purpose)
         self._file = file
+
+    def wait(self, seconds: float) -> None:
+        """Take the lock as soon as it is free; raise StoreLocked when it is not after so many seconds."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return self.acquire()
+            except StoreLocked:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_S)
 
     def release(self) -> None:
         """Give the lock back; without effect when it is not held."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 
 from modelmill.errors import BlobBroken, UsageError
 from modelmill.names import Digest, digest_of
-from modelmill.registry.facts import capture_code, capture_commit, capture_host, capture_lock, extract_code
+from modelmill.registry.facts import capture_code, capture_commit, extract_code
 from modelmill.store.blobs import FolderBlobs
 from modelmill.testing.memory import MemoryBlobs
 
@@ -147,18 +145,3 @@ def test_the_commit_and_what_differs_from_it(project: Path) -> None:
 
 def test_a_project_without_version_control_has_no_commit(project: Path) -> None:
     assert capture_commit(MemoryBlobs(), project) == ("", None)
-
-
-def test_the_lock_names_every_distribution() -> None:
-    blobs = MemoryBlobs()
-    digest = capture_lock(blobs)
-    lock = json.loads(blobs.get(digest))
-    assert lock["python"] == platform.python_version()
-    assert {"numpy", "msgspec"} <= lock["distributions"].keys()
-    assert capture_lock(blobs) == capture_lock(MemoryBlobs()) == digest
-
-
-def test_the_host_is_captured_once() -> None:
-    blobs = MemoryBlobs()
-    assert capture_host(blobs) == capture_host(blobs)
-    assert json.loads(blobs.get(capture_host(blobs)))["machine"] == platform.machine()
