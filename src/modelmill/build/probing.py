@@ -132,38 +132,35 @@ def _still_clock(root: Path, lines: list[str]) -> Iterator[None]:
 
 def _still(kind: type[Any], root: Path, lines: list[str]) -> type[Any]:
     """Return a kind of moment whose now is always the same."""
-    moment = dt.datetime.fromtimestamp(_MOMENT, dt.UTC)
-    now = kind(2023, 11, 14) if kind is dt.date else moment.replace(tzinfo=None)
+    moment = dt.datetime.fromtimestamp(_MOMENT, dt.UTC).replace(tzinfo=None)
+    now = moment if kind is dt.datetime else moment.date()
+    noting = staticmethod(_noting(root, lines, lambda *_, **__: now))
+    names = ("now", "utcnow", "today") if kind is dt.datetime else ("today",)
+    return _standing_for(kind, dict.fromkeys(names, noting))
 
-    def at(value: Any) -> Any:
-        return staticmethod(_noting(root, lines, lambda *_, **__: value))
 
-    names = {"now": at(now), "utcnow": at(now), "today": at(now)} if kind is dt.datetime else {"today": at(now)}
-    return type(kind.__name__, (kind,), names)
+def _standing_for(kind: type[Any], members: dict[str, Any]) -> type[Any]:
+    """Return a subclass of which whatever is a `kind` is an instance, too: libraries look at types."""
+    meta = type("Standing", (type(kind),), {"__instancecheck__": lambda _, value: isinstance(value, kind)})
+    found: type[Any] = meta(kind.__name__, (kind,), members)
+    return found
 
 
 @contextmanager
 def _seeded(root: Path, lines: list[str]) -> Iterator[None]:
-    def seeded(function: Any, seed: Any = 0) -> Any:
-        noting = _noting(root, lines, lambda: function(seed))
-        return lambda *given, **named: (
-            noting() if not any(g is not None for g in (*given, *named.values())) else function(*given, **named)
-        )
+    def fixed(function: Callable[..., Any]) -> Callable[..., Any]:
+        return _noting(root, lines, function)
 
-    def fixed(value: Any) -> Callable[..., Any]:
-        return _noting(root, lines, value)
-
-    generators = {
-        (np.random, name): seeded(getattr(np.random, name)) for name in ("default_rng", "RandomState", *_BIT_GENERATORS)
-    }
+    generators = ("RandomState", *_BIT_GENERATORS)
     with _replaced(
         root,
         {
-            **generators,
-            (np.random, "seed"): seeded(np.random.seed),
-            (random, "Random"): seeded(random.Random),
+            **{(np.random, name): _seeded_kind(getattr(np.random, name), root, lines) for name in generators},
+            (np.random, "default_rng"): _seeded_function(np.random.default_rng, root, lines),
+            (np.random, "seed"): _seeded_function(np.random.seed, root, lines),
+            (random, "Random"): _seeded_kind(random.Random, root, lines),
             (random, "SystemRandom"): fixed(lambda: random.Random(0)),  # noqa: S311 - it is to be the same
-            (random, "seed"): seeded(random.seed),
+            (random, "seed"): _seeded_function(random.seed, root, lines),
             (os, "urandom"): fixed(bytes),
             (secrets, "token_bytes"): fixed(lambda count=32: bytes(count)),
             (secrets, "randbelow"): fixed(lambda _: 0),
@@ -171,6 +168,29 @@ def _seeded(root: Path, lines: list[str]) -> Iterator[None]:
         },
     ):
         yield
+
+
+def _seeded_function(function: Callable[..., Any], root: Path, lines: list[str]) -> Callable[..., Any]:
+    """Return a function that is given a seed where it was given none."""
+    noting = _noting(root, lines, lambda: function(0))
+
+    def seeded(*given: Any, **named: Any) -> Any:
+        has_seed = any(value is not None for value in (*given, *named.values()))
+        return function(*given, **named) if has_seed else noting()
+
+    return seeded
+
+
+def _seeded_kind(kind: type[Any], root: Path, lines: list[str]) -> type[Any]:
+    """Return a kind of generator that is given a seed where it was given none."""
+    note = _noting(root, lines, lambda: None)
+
+    def init(self: Any, seed: Any = None, *rest: Any) -> None:
+        if seed is None:
+            note()
+        kind.__init__(self, 0 if seed is None else seed, *rest)
+
+    return _standing_for(kind, {"__init__": init})
 
 
 @contextmanager
