@@ -75,6 +75,8 @@ class Settings:
     """The model file that commands use when none is named, relative to the project."""
     store: str = ".modelmill"
     """A folder, relative to the project, that holds the database, the blobs and the keys."""
+    shared: bool = False
+    """Whether the group of the store's folder may use it, too: all but its keys. Decided when the store is made."""
     database: str = ""
     """An SQLAlchemy URL; empty means SQLite inside the store."""
     connections: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -176,7 +178,7 @@ def _build(kind: type[Any], values: Mapping[str, Any], path: Path, prefix: str) 
     return kind(**{**values, **nested})
 
 
-_TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
+_TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}
 
 
 _LEAST = {"build.worker_memory_mb": 512, "predictions.keep_mb": 1, "predictions.keep_days": 1}
@@ -186,7 +188,7 @@ _CHOICES = {"predictions.level": ("off", "memory", "os", "fsync")}
 
 def _check_type(name: str, value: Any, declared: str, path: Path) -> None:
     wanted = _TYPES.get(declared, (dict, Path))
-    if not isinstance(value, wanted) or isinstance(value, bool):
+    if not isinstance(value, wanted) or (isinstance(value, bool) and declared != "bool"):
         raise SettingInvalid(
             f"setting `{name}` has the wrong type", where=str(path), expected=declared, got=f"{value!r}"
         )

@@ -121,7 +121,7 @@ VERBS = (
     ),
     Verb(
         "reproduce",
-        "Build a version again from its record, in the environment of its lock, and compare.",
+        "Build a version again from its record and its lock, and compare.",
         requests.ReproduceRequest,
         outcomes.ReproduceOutcome,
         "modelmill.orchestrator.reproducing:reproduce",

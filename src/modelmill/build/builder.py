@@ -68,6 +68,8 @@ class BuildResult:
     """Seconds of the workers, all added."""
     user_s: float = 0.0
     """Of those, the seconds in the user's own functions and the objects they returned."""
+    steady: tuple[Segment, bool] | None = None
+    """The segment that was fitted twice, and whether both were the same."""
 
 
 class Builder:
@@ -96,6 +98,8 @@ class Builder:
         """What was built while the pooled model was not: it is not recorded before it is compared."""
         self._compares: deque[Compare] = deque()
         self._lost_compares: Counter[int] = Counter()
+        self._twice = False
+        """Whether a segment was chosen to be fitted twice."""
         self._suspected: set[Segment] = set()
         """Segments at which a signal ended the worker once."""
 
@@ -212,7 +216,13 @@ class Builder:
     def _chunk(self, steps: list[Step]) -> Chunk:
         number = self._next_chunk
         self._next_chunk += 1
-        return Chunk(number=number, steps=steps, pooled=self._pooled)
+        twice = not self._twice and self._may_be_fitted_twice(steps)
+        self._twice = self._twice or twice
+        return Chunk(number=number, steps=steps, pooled=self._pooled, twice=twice)
+
+    def _may_be_fitted_twice(self, steps: list[Step]) -> bool:
+        """Return whether the first of these is a segment like others; the pooled model only where it is the only one."""
+        return steps[0].segment != POOLED or not self.plan.steps
 
     def _take(self, ended: Done | Lost, progress: Progress) -> None:
         if isinstance(ended, Lost):
@@ -295,6 +305,7 @@ class Builder:
         )
         runs.record_chunk(self.store.database, self.run, record)
         self.result.built += len(result.versions)
+        self.result.steady = self.result.steady or result.steady
         self.result.failures += result.failures
 
     def _tell(self, result: ChunkResult, progress: Progress) -> None:

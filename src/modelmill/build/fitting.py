@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 import numpy as np
 
+from modelmill.artifact.saving import PACKED
 from modelmill.build.batched import Batch, batches
 from modelmill.build.failing import failure_of, lost_failure
 from modelmill.build.plan import Step
@@ -30,6 +31,8 @@ from modelmill.store.packs import PackWriter
 ABREAST = 8
 """How many segments go through a stage together: measured, 8 save what 32 save, and few models are held at once."""
 ABREAST_ROWS = 16_384
+_TWICE_S = 10.0
+"""A chunk that takes longer has no segment that is fitted twice."""
 STAGES = ("fit", "predict", "judge", "save")
 
 
@@ -66,6 +69,8 @@ class Fitter:
                 else:
                     failures.append(built)
             digest, size = self._keep(pack) if versions else self._drop(pack)
+        is_quick = time.perf_counter() - began < _TWICE_S
+        steady = self._fitted_twice(chunk.steps, versions) if chunk.twice and is_quick else None
         return ChunkResult(
             pack=digest,
             pack_bytes=size,
@@ -73,7 +78,28 @@ class Fitter:
             failures=failures,
             seconds=time.perf_counter() - began,
             user_s=self.common.user_s,
+            steady=steady,
         )
+
+    def _fitted_twice(self, steps: list[Step], versions: list[VersionRecord]) -> tuple[Segment, bool] | None:
+        """Fit the first segment that was built once more, after all others; return whether it is the same again.
+
+        It is built in the way it was: alone, or as a batch of one. Nothing of it is kept.
+        """
+        first = {step.segment: step for step in steps}.get(versions[0].segment) if versions else None
+        if first is None:
+            return None
+        with PackWriter(self.blobs.scratch) as pack:
+            again = list(self._fit_all([first], pack, lambda _: None))
+            pack.abandon()
+        same = isinstance(again[0], VersionRecord) and self._same(again[0], versions[0])
+        return first.segment, same
+
+    @staticmethod
+    def _same(one: VersionRecord, other: VersionRecord) -> bool:
+        # Golden rows with their answers, and a digest of all answers. The bytes of a pickle say less: they may hold an order.
+        same_answers = (one.format, one.extras) == (other.format, other.extras)
+        return same_answers and (one.artifact == other.artifact or one.format != PACKED)
 
     def compare(self, task: Compare) -> ChunkResult:
         """Return the result of a chunk with the pooled model's score beside that of every version."""

@@ -9,7 +9,7 @@ import msgspec
 
 from modelmill.build.plan import Step
 from modelmill.data.histogram import Bins
-from modelmill.names import Digest
+from modelmill.names import Digest, Segment
 from modelmill.registry.records import FailureRecord, VersionRecord
 
 
@@ -43,6 +43,8 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     steps: list[Step]
     pooled: Pooled | None = None
     """None while it is being built: the versions are compared with it afterwards."""
+    twice: bool = False
+    """Whether its first segment is fitted a second time: a model that is another one each time is to be known as such."""
 
 
 class ChunkResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +58,8 @@ class ChunkResult(msgspec.Struct, frozen=True, kw_only=True):
     """Of the whole chunk, by the wall clock: a process's own clock costs a system call a look."""
     user_s: float
     """Of these, those in the user's own functions and in the fitted objects they returned."""
+    steady: tuple[Segment, bool] | None = None
+    """A segment that was fitted twice, and whether both were the same; None where none was."""
 
 
 class Compare(msgspec.Struct, frozen=True, kw_only=True):

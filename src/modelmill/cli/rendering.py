@@ -37,6 +37,12 @@ def render_train(train: o.TrainOutcome) -> Iterator[str]:
         "laws", (f"{law.name} {law.asked - law.failed:,}/{law.asked:,}" for law in train.laws if law.asked)
     )
     yield line("version", f"{train.model} {train.version}")
+    if train.unsteady:
+        yield line(
+            "unsteady",
+            f"{train.unsteady} was fitted twice, and came out otherwise",
+            f"modelmill reproduce {train.version} says why",
+        )
     yield from render_failures(train.failures)
     yield from lines("not yet", (f"{text} (declared, not active yet)" for text in train.inactive))
 

@@ -27,6 +27,7 @@ from modelmill.orchestrator.serve import node_facts
 from modelmill.orchestrator.served import model_names, pick_model
 from modelmill.orchestrator.summary import failure_groups
 from modelmill.registry import runs
+from modelmill.registry.evidence import DETERMINISTIC, REPRODUCED, list_evidence
 from modelmill.registry.fleet import decode
 from modelmill.registry.lineage import Descent, changes_of_run, descent, descent_of
 from modelmill.registry.records import Run
@@ -216,6 +217,7 @@ def _show_model(store: Store, name: ModelName) -> ShowOutcome:
             for runtime, count in itertools.islice(current_runtimes(store.database, name).items(), _RUNTIMES)
         ),
         "released": releases or "nowhere yet",
+        **_proven(store, run),
         **_policies(declared),
     }
     return ShowOutcome(
@@ -251,6 +253,7 @@ def _show_run(store: Store, name: str, number: int | None) -> ShowOutcome:
         "counts": ", ".join(f"{count:,} {what}" for what, count in run.counts.items()),
         "change": ", ".join(f"{count:,} {change}" for change, count in changes.items()),
         **_made_of(run),
+        **_proven(store, run),
     }
     return ShowOutcome(
         kind="run",
@@ -272,6 +275,18 @@ def _made_of(run: Run) -> dict[str, str]:
         "lock": run.lock[:12],
         "host": run.host[:12],
     }
+
+
+def _proven(store: Store, run: Run) -> dict[str, str]:
+    """Return what was found out about a run: whether it is the same twice, and whether it was built again."""
+    facts = {}
+    for one in list_evidence(store.database, run.model, run.number):
+        if one.kind == DETERMINISTIC and one.verdict is False:
+            facts["unsteady"] = f"{one.facts['segment']} was fitted twice, and came out otherwise"
+        elif one.kind == REPRODUCED:
+            who = f"by {one.facts['user']} on {one.facts['host']}, {_moment(one.recorded_at)}"
+            facts["reproduced"] = f"{one.facts['verdict']}, {one.facts['target']}, {who}"
+    return facts
 
 
 def _show_version(store: Store, name: ModelName, segment: Segment, number: int | None) -> ShowOutcome:
@@ -298,6 +313,7 @@ def _show_version(store: Store, name: ModelName, segment: Segment, number: int |
         "runtime": _runtime_text(found.runtime, found.runtime_why),
         "kept in": f"pack {found.pack[:12]}, {found.length:,} bytes at {found.offset:,}",
         "identity": found.digests.identity,
+        **_proven(store, run),
     }
     return ShowOutcome(
         kind="version",

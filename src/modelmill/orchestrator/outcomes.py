@@ -150,6 +150,8 @@ class TrainOutcome(Outcome, frozen=True, kw_only=True):
     inactive: tuple[str, ...] = ()
     """Declared policies that are stored but do not act yet."""
     map_digest: str = ""
+    unsteady: str = ""
+    """A segment that was fitted twice and came out otherwise; empty where both fits were the same."""
     resumed: bool = False
     """Whether this run went on where an interrupted one had stopped."""
     next: str = ""

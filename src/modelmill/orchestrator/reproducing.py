@@ -34,7 +34,7 @@ from modelmill.orchestrator.outcomes import Cause, Progress, Rebuilt, ReproduceO
 from modelmill.orchestrator.requests import ReproduceRequest
 from modelmill.orchestrator.served import pick_model
 from modelmill.registry import runs
-from modelmill.registry.evidence import record_evidence
+from modelmill.registry.evidence import REPRODUCED, record_evidence
 from modelmill.registry.facts import extract_code
 from modelmill.registry.fleet import Header, decode
 from modelmill.registry.host import Facts, host_differences, read_host, user_name
@@ -354,4 +354,4 @@ def _record(store: Store, asked: _Asked, outcome: ReproduceOutcome) -> None:
         "by_another": outcome.by_another,
     }
     good = outcome.verdict != "DIFFERENT"
-    record_evidence(store.database, asked.run.model, "reproduced", number=asked.run.number, verdict=good, facts=facts)
+    record_evidence(store.database, asked.run.model, REPRODUCED, number=asked.run.number, verdict=good, facts=facts)

@@ -37,7 +37,7 @@ def served_map(store: Store, model: ModelName) -> tuple[FleetMap, str]:
     published = find_published(store.pointers, ENVIRONMENT)
     pointer = published.models.get(model) if published else None
     if pointer is not None:
-        return open_map(store.blobs, pointer, store.key.public), f"release {pointer.release} of {ENVIRONMENT}"
+        return open_map(store.blobs, pointer, store.public_key), f"release {pointer.release} of {ENVIRONMENT}"
     run = runs.get_run(store.database, model)
     if run.map is None:
         raise NotFound(f"no version of `{model}` was built here", next="modelmill train")

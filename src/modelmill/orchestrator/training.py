@@ -29,13 +29,14 @@ from modelmill.model.linear import LinearTrain
 from modelmill.model.loading import imported_files
 from modelmill.model.rows import Rows
 from modelmill.model.values import as_json
-from modelmill.names import Digest, digest_of
+from modelmill.names import Digest, digest_of, format_segment
 from modelmill.orchestrator import summary
 from modelmill.orchestrator.outcomes import Progress, TrainOutcome, no_progress
 from modelmill.orchestrator.project import Project, open_project
 from modelmill.orchestrator.requests import TrainRequest
 from modelmill.orchestrator.rows import snapshot_facts, take_rows
 from modelmill.registry import facts, runs
+from modelmill.registry.evidence import DETERMINISTIC, record_evidence
 from modelmill.registry.fleet import Header
 from modelmill.registry.host import capture_host
 from modelmill.registry.lock import capture_lock
@@ -126,6 +127,7 @@ class _Training:
             result = self._build(plan, run, labelled, table)
         if result.map_digest is None:
             raise self._nothing_built(result)
+        self._record_steadiness(result)
         return self._finished(taken, plan, result, started=True, resumed=resumed)
 
     def _start_template(self) -> Template:
@@ -235,6 +237,13 @@ class _Training:
             lock=run.lock,
         )
 
+    def _record_steadiness(self, result: BuildResult) -> None:
+        if result.steady is not None:
+            segment, steady = result.steady
+            told = {"segment": format_segment(segment)}
+            database, run = self.store.database, result.run
+            record_evidence(database, run.model, DETERMINISTIC, number=run.number, verdict=steady, facts=told)
+
     # ---------------------------------------------------------------- telling
 
     def _finished(
@@ -252,6 +261,7 @@ class _Training:
             stages={**self.stages, **build} if started else self.stages,
             build_cpu_s=result.cpu_s,
             resumed=resumed,
+            unsteady=format_segment(result.steady[0]) if result.steady and not result.steady[1] else "",
             explained=tuple(plan.explain()) if self.request.explain else (),
         )
         return Trained(outcome, result.map_digest, self.project)

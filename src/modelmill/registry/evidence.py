@@ -15,6 +15,8 @@ from modelmill.registry.tables import evidence, models
 from modelmill.store.database import Database
 from modelmill.store.tables import now
 
+REPRODUCED, DETERMINISTIC = "reproduced", "deterministic"
+"""Kinds: a version was built again from its record · a segment was fitted twice in its build."""
 _WORDS = {1: True, 0: False, -1: None}
 _CODES = {True: 1, False: 0, None: -1}
 

@@ -20,7 +20,7 @@ from modelmill.errors import BlobBroken
 from modelmill.names import Digest
 from modelmill.registry.facts import read_archive
 from modelmill.registry.fleet import decode
-from modelmill.registry.lock import read_lock
+from modelmill.registry.lock import Lock
 from modelmill.registry.records import RunState
 from modelmill.registry.tables import packs, runs, versions
 from modelmill.store.files import leftovers
@@ -115,7 +115,8 @@ def _references(store: Store, digest: Digest, what: str) -> Iterator[tuple[Diges
         yield from ((code, "code") for code in {fleet.header.code, *fleet.codes(without="")})
         yield from ((pack, "pack") for pack in fleet.packs)
     elif what == "lock":
-        yield read_lock(store.blobs, digest).wheel, "modelmill itself, of a lock"
+        with suppress(msgspec.MsgspecError):
+            yield msgspec.json.decode(content, type=Lock).wheel, "modelmill itself, of a lock"
     elif what == "snapshot":
         with suppress(msgspec.MsgspecError):
             manifest = msgspec.json.decode(content, type=Manifest)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +14,7 @@ from modelmill.settings import Settings
 from modelmill.store.blobs import FolderBlobs, FolderPointers, blobs_of, pointers_of
 from modelmill.store.database import Database
 from modelmill.store.files import sweep, told
-from modelmill.store.signing import SigningKey
+from modelmill.store.signing import SigningKey, public_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,16 @@ class Store:
     database: Database
     blobs: FolderBlobs
     pointers: FolderPointers
-    key: SigningKey
+
+    @property
+    def key(self) -> SigningKey:
+        """Return the private key; only who made the store can read it."""
+        return SigningKey.load(self.folder)
+
+    @property
+    def public_key(self) -> bytes:
+        """Return the public half, 32 bytes."""
+        return public_key(self.folder)
 
     @property
     def scratch(self) -> Path:
@@ -54,21 +65,30 @@ class Store:
         self.close()
 
 
-def open_store(settings: Settings, *, create: bool = True, group_readable: bool = False) -> Store:
+def open_store(settings: Settings, *, create: bool = True) -> Store:
     """Open the project's store and bring its tables up to date.
 
-    A missing store is made, unless `create` is false. `group_readable` lets the group of the folder read everything in
-    it but the private key.
+    A missing store is made, unless `create` is false. The group of a store that is shared may use all of it but its keys.
     """
     folder = settings.store_folder
+    if settings.shared or _is_shared(folder):
+        os.umask(0o007)  # of the whole process: what it writes into the store is for the group, too
     if not (folder / "keys").is_dir():
         if not create:
             raise NotFound(f"there is no store at `{folder}`", next="modelmill train      (makes it)")
-        _make_folders(folder, 0o2750 if group_readable else 0o700)
-    key = SigningKey.create(folder)
+        _make_folders(folder, 0o2770 if settings.shared else 0o700)
+    if not (folder / "keys" / "signing.pub").exists():
+        SigningKey.create(folder)
     database = Database(settings.database_url)
     database.migrate()
-    return Store(folder, database, blobs_of(folder), pointers_of(folder), key)
+    return Store(folder, database, blobs_of(folder), pointers_of(folder))
+
+
+def _is_shared(folder: Path) -> bool:
+    try:
+        return bool(folder.stat().st_mode & stat.S_IWGRP)
+    except OSError:
+        return False
 
 
 def _make_folders(folder: Path, mode: int) -> None:

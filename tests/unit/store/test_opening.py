@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,19 @@ def test_a_missing_store_is_not_made_unasked(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("group", "mode"), [(False, 0o700), (True, 0o2750)])
+@pytest.fixture
+def kept_umask() -> Iterator[None]:
+    """Give the process its own umask back: a shared store changes it."""
+    before = os.umask(0o077)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("kept_umask")
+@pytest.mark.parametrize(("group", "mode"), [(False, 0o700), (True, 0o2770)])
 def test_a_store_is_its_owners_or_its_groups(tmp_path: Path, group: bool, mode: int) -> None:
-    with open_store(Settings(root=tmp_path), group_readable=group) as store:
+    with open_store(Settings(root=tmp_path, shared=group)) as store:
         assert stat.S_IMODE(store.folder.stat().st_mode) == mode
         assert stat.S_IMODE((store.folder / "keys" / "signing.key").stat().st_mode) == 0o600
 
