@@ -263,6 +263,8 @@ def render_reproduce(found: o.ReproduceOutcome) -> Iterator[str]:
     if found.cause:
         yield line("cause", found.cause.cause, *found.cause.lines)
     yield from lines("differs", found.differs)
+    if found.not_kept:
+        yield line("not kept", found.not_kept)
     if found.earlier:
         yield line("beside", f"{found.earlier:,} segments of it were built by earlier runs")
 

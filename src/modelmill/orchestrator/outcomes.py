@@ -440,6 +440,8 @@ class ReproduceOutcome(Outcome, frozen=True, kw_only=True):
     """What its making took; 0 where it was there."""
     by_another: bool = False
     """Whether it was done by another person or on another machine than the build."""
+    not_kept: str = ""
+    """Why the verdict could not be recorded, where it could not."""
     earlier: int = 0
     """Segments of this version that an earlier run built: they are reproduced by its number."""
     seconds: float = 0.0

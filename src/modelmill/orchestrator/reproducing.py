@@ -28,7 +28,16 @@ from modelmill.build.environment import Environment, Wanted, environment_for
 from modelmill.build.rerun import Finding, Order
 from modelmill.data.snapshot import Segments, Snapshot, encode_segments
 from modelmill.data.taking import get_snapshot, load_rows, load_segments
-from modelmill.errors import BlobBroken, NotFound, NotRecorded, RerunFailed, UsageError
+from modelmill.errors import (
+    BlobBroken,
+    NotFound,
+    NotRecorded,
+    RerunFailed,
+    StoreFull,
+    StoreLocked,
+    StoreUnavailable,
+    UsageError,
+)
 from modelmill.names import POOLED, VersionId, format_target, parse_target
 from modelmill.orchestrator.outcomes import Cause, Progress, Rebuilt, ReproduceOutcome, no_progress
 from modelmill.orchestrator.requests import ReproduceRequest
@@ -72,7 +81,10 @@ def reproduce(settings: Settings, request: ReproduceRequest, progress: Progress 
         asked = _find(store, request)
         reproduction = _Reproduction(store, asked, scratch, progress, in_here=request.place == "here")
         outcome = reproduction.run(request.workers or settings.build.processes, settings, began)
-        _record(store, asked, outcome)
+        try:
+            _record(store, asked, outcome)
+        except (StoreFull, StoreUnavailable, StoreLocked) as error:
+            outcome = msgspec.structs.replace(outcome, not_kept=error.what)
     return outcome
 
 

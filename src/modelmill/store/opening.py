@@ -97,3 +97,7 @@ def _make_folders(folder: Path, mode: int) -> None:
         folder.chmod(mode)
         for name in ("scratch", "blobs", "pointers"):
             (folder / name).mkdir(exist_ok=True)
+        (folder / "keys").mkdir(exist_ok=True)
+        (folder / "keys").chmod(mode & ~0o020)  # whoever could replace the public key could sign
+        if mode & stat.S_IWGRP:
+            (folder / "mill.db").touch(0o660)  # SQLite would make it writable by its owner alone
