@@ -153,6 +153,24 @@ def test_code_that_reads_what_was_not_recorded(modelmill: Command, tmp_path: Pat
     assert "FileNotFoundError" in done.json["worst"][0]["text"]
 
 
+def test_code_that_needs_more_than_was_recorded_to_be_imported(modelmill: Command, tmp_path: Path) -> None:
+    folder = write(tmp_path / "p", "number = 1")
+    text = (folder / "m.py").read_text()
+    (folder / "m.py").write_text(f'import os\nLIMIT = os.environ["LIMIT"]\n{text}')
+    assert modelmill("train", cwd=folder, LIMIT="3").code == 0
+    done = modelmill("reproduce", "1", "--in", "here", cwd=folder, LIMIT="3")
+    assert done.code == 2
+    assert "MM604" in done.err
+    assert "KeyError: 'LIMIT'" in done.err
+
+
+def test_a_run_that_built_nothing_has_nothing_to_reproduce(modelmill: Command, tmp_path: Path) -> None:
+    folder = write(tmp_path / "p", "raise ValueError")
+    assert modelmill("train", cwd=folder).code == 1
+    done = modelmill("reproduce", "1", cwd=folder)
+    assert (done.code, done.err.startswith("MM605 run 1 of `m` built nothing")) == (2, True)
+
+
 def test_a_reproduction_that_is_killed_leaves_nothing(modelmill: Command, tmp_path: Path) -> None:
     folder = write(tmp_path / "p", "time.sleep(0.5); number = 1")
     assert modelmill("train", cwd=folder).code == 0
