@@ -12,6 +12,7 @@ import click
 import modelmill.settings
 from modelmill.cli import app
 from modelmill.errors import every_error
+from modelmill.registry.audit import AUTOMATIC, ROWS, Rule, read_rules
 
 FOLDER = Path(__file__).parent / "reference"
 _HEAD = "<!-- written by `python -m docs.reference`: edit the source instead -->\n"
@@ -55,6 +56,47 @@ def _commands(group: click.Command, context: click.Context) -> Iterator[tuple[st
                 yield from _commands(found, click.Context(found, parent=context, info_name=name))
 
 
+_AUDIT = """# DevOps and MLOps: the 24 cells
+
+Software needs to be reproducible, versioned, tested, automated, deployed, monitored, documented and structured.
+A model needs that three times: for its code, for its data, and for itself. `modelmill audit` fills these 24 cells
+from what is recorded, and from nothing else: *automatic*, *by hand*, *stale* (automatic once, and too long ago) or
+*empty*. The level of a model is the least of what its cells allow:
+
+1. **It works for me.** A version exists, and its file can be imported elsewhere.
+2. **It works for others.** Another person, or another machine, has reproduced it, and got the same.
+3. **It works again and again.** Data are tested, answers compared and watched; an experiment, a retraining and a
+   promotion are recorded, told apart by digests.
+4. **It works by itself.** Everything below is automatic, and has said no at least once.
+
+A cell that nothing can fill yet says so: *not available yet*. It is never guessed.
+"""
+
+
+def audit_page() -> str:
+    """Return the page of the audit's rules."""
+    rules = read_rules()
+    lines = [_AUDIT, f"These are the rules in version {rules.version}.", ""]
+    for row in ROWS:
+        lines += [
+            f"## {row.capitalize()}",
+            "",
+            "| | asks | by hand | automatic | from level |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [_rule_line(rule) for rule in rules.cells if rule.row == row]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _rule_line(rule: Rule) -> str:
+    age = f", in the last {rule.days} days" if rule.days and rule.automatic else ""
+    automatic = ", ".join(rule.automatic) + age if rule.automatic else "not available yet"
+    hand = ", ".join(rule.hand) or ("" if rule.automatic else "not available yet")
+    level = f"{rule.level}, automatic" if rule.needs == AUTOMATIC else str(rule.level)
+    return f"| **{rule.column}** | {rule.asks} | {hand} | {automatic} | {level} |"
+
+
 def settings_page() -> str:
     """Return the page of all settings, from the docstrings under their fields."""
     lines = [
@@ -84,7 +126,7 @@ def _fields(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
             yield field.target.id, default, " ".join(str(doc).split())
 
 
-PAGES = {"errors.md": errors_page, "cli.md": cli_page, "settings.md": settings_page}
+PAGES = {"errors.md": errors_page, "cli.md": cli_page, "settings.md": settings_page, "the-24-cells.md": audit_page}
 
 
 def main() -> int:

@@ -69,6 +69,10 @@ class Mill:
         """Build versions again from their record: ``reproduce("air-time", 3)``, ``reproduce(3, sample="1%")``."""
         return self._ask("reproduce", outcomes.ReproduceOutcome, what=tuple(map(str, what)), **options)
 
+    def audit(self, model: str | None = None, **options: Any) -> outcomes.AuditOutcome:
+        """Say at which level a model is, or each of them."""
+        return self._ask("audit", outcomes.AuditOutcome, model=model, **options)
+
     def search(self, model: str | None = None, **options: Any) -> outcomes.SearchOutcome:
         """Find versions; `after` of one page asks for the next."""
         return self._ask("search", outcomes.SearchOutcome, model=model, **options)

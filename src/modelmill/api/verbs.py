@@ -134,6 +134,15 @@ VERBS = (
         ),
     ),
     Verb(
+        "audit",
+        "Say at which level a model is, from recorded evidence alone.",
+        requests.AuditRequest,
+        outcomes.AuditOutcome,
+        "modelmill.orchestrator.auditing:audit",
+        "viewer",
+        examples=("modelmill audit air-time", "modelmill audit --fail-under 2"),
+    ),
+    Verb(
         "search",
         "Find versions by model, segment, tag or metric.",
         requests.SearchRequest,

@@ -243,6 +243,40 @@ def _value(value: float | str) -> str:
     return number(value) if isinstance(value, float) else value
 
 
+_MARKS = {"automatic": "●", "by hand": "◐", "stale": "!", "empty": "○"}
+_CELL = 27
+
+
+def render_audit(found: o.AuditOutcome) -> Iterator[str]:
+    """Yield one model's cells, row by row, and what the next level lacks; of several, a line each."""
+    if len(found.audits) > 1:
+        yield from table(
+            ["model", "version", "level", "blocked by"],
+            [[one.model, str(one.version), str(one.level), (one.blocked_by or ("",))[0]] for one in found.audits],
+        )
+        return
+    (one,) = found.audits
+    rows = list(dict.fromkeys(cell.row for cell in one.cells))
+    yield line("audit", f"{one.model} {one.version}", f"rules {found.rules}")
+    yield f"{'':<10}" + "".join(f"{name:<{_CELL}}" for name in ("code", "data", "model")).rstrip()
+    for row in rows:
+        cells = [cell for cell in one.cells if cell.row == row]
+        yield f"{row:<10}" + "".join(f"{_cell_text(cell):<{_CELL}}" for cell in cells).rstrip()
+    yield "          ● automatic   ◐ by hand   ! stale   ○ empty"
+    yield line(
+        "level",
+        f"{one.level} of 4",
+        *([f"was {one.level_before}"] if one.level_before not in (None, one.level) else []),
+    )
+    yield from lines("emptied", one.emptied)
+    yield from lines(f"level {one.level + 1}", one.blocked_by)
+
+
+def _cell_text(cell: Any) -> str:
+    proof = cell.why or (cell.evidence[-1].partition(": ")[2] if cell.evidence else "")
+    return f"{_MARKS[cell.state]} {proof}"[: _CELL - 2]
+
+
 def render_reproduce(found: o.ReproduceOutcome) -> Iterator[str]:
     """Yield the verdict first, then what differs, and why."""
     words = f"{found.verdict} WITHIN {found.tolerance:g}" if found.verdict == "EQUAL" else found.verdict
@@ -379,6 +413,7 @@ def render_completion(completion: CompletionOutcome) -> Iterator[str]:
 RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.TrainOutcome: render_train,
     o.ReproduceOutcome: render_reproduce,
+    o.AuditOutcome: render_audit,
     o.UpOutcome: render_up,
     o.DownOutcome: render_down,
     o.ServeOutcome: render_serve,

@@ -393,6 +393,39 @@ class ParityOutcome(Outcome, frozen=True, kw_only=True):
         return int(self.equal < self.rows)
 
 
+class ModelAudit(msgspec.Struct, frozen=True, kw_only=True):
+    """At which level one model is, and why not higher."""
+
+    model: str
+    version: int
+    segments: int
+    level: int
+    """The highest of 0 to 4 all of whose cells are reached."""
+    cells: tuple[Any, ...]
+    """24 of `registry.audit.Cell`, in the order of the rules."""
+    blocked_by: tuple[str, ...] = ()
+    """What the next level lacks."""
+    emptied: tuple[str, ...] = ()
+    """Cells that were filled at the last audit, and are not now."""
+    level_before: int | None = None
+    """At the last audit; None where there was none."""
+
+
+class AuditOutcome(Outcome, frozen=True, kw_only=True):
+    """The levels of models, from recorded evidence alone."""
+
+    rules: int
+    """The version of the rules."""
+    audits: tuple[ModelAudit, ...]
+    fail_under: int = 0
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 3 where a model is below the level that was asked for."""
+        return 3 if any(one.level < self.fail_under for one in self.audits) else 0
+
+
 class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
     """A segment that was built again and is not what was recorded."""
 

@@ -20,6 +20,7 @@ from modelmill.orchestrator.logged import read_logged
 from modelmill.orchestrator.outcomes import ParityOutcome, Progress, Skew, no_progress
 from modelmill.orchestrator.requests import ParityRequest
 from modelmill.orchestrator.served import pick_model
+from modelmill.registry.evidence import PARITY, record_evidence
 from modelmill.registry.fleet import FleetMap, decode
 from modelmill.registry.runs import get_run
 from modelmill.settings import Settings
@@ -39,6 +40,7 @@ def parity(settings: Settings, request: ParityRequest, progress: Progress = no_p
     rows = pl.concat(parts)
     equal = rows["difference"] <= request.tolerance * rows["scale"]
     skewed = rows.filter(~equal).sort("difference", descending=True)
+    _record(settings, model, rows, equal)
     worst = tuple(
         Skew(**row)
         for row in skewed.head(_SHOWN)
@@ -57,6 +59,12 @@ def parity(settings: Settings, request: ParityRequest, progress: Progress = no_p
         seconds=time.monotonic() - began,
         next=f"modelmill show '{format_target(model)}[{worst[0].segment}]' {worst[0].version}" if worst else "",
     )
+
+
+def _record(settings: Settings, model: ModelName, rows: pl.DataFrame, equal: pl.Series) -> None:
+    told = {"rows": len(rows), "equal": int(equal.sum()), "largest": float(rows["difference"].max())}  # type: ignore[arg-type]
+    with open_store(settings, create=False) as store:
+        record_evidence(store.database, model, PARITY, verdict=bool(equal.all()), facts=told)
 
 
 def _replayed(store: Store, settings: Settings, model: ModelName, logged: pl.DataFrame) -> pl.DataFrame:

@@ -309,7 +309,9 @@ class _Reproduction:
             by_another=(host.get("user"), host.get("host")) != (user_name(), os.uname().nodename),
             earlier=self.asked.earlier,
             seconds=seconds,
-            next=f"modelmill show {run.model} {run.number}",
+            next=f"modelmill show {run.model} {run.number}"
+            if verdict == "DIFFERENT"
+            else f"modelmill audit {run.model}",
         )
 
 

@@ -186,6 +186,18 @@ class ReproduceRequest(Request, frozen=True, kw_only=True):
     workers: Annotated[AtLeastOne | None, Meta(description="Worker processes; one a core if left out.")] = None
 
 
+class AuditRequest(Request, frozen=True, kw_only=True):
+    """Say at which level a model is."""
+
+    model: Annotated[
+        str | None, Meta(description="Which model; each of them if left out.", extra={"argument": True})
+    ] = None
+    fail_under: Annotated[
+        Annotated[int, Meta(ge=1, le=4)] | None,
+        Meta(description="Exit with 3 where a model is below this level.", extra={"metavar": "LEVEL"}),
+    ] = None
+
+
 class SearchRequest(Request, frozen=True, kw_only=True):
     """Find versions."""
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
 from modelmill.errors import NotFound
 from modelmill.names import ModelName
@@ -15,8 +15,9 @@ from modelmill.registry.tables import evidence, models
 from modelmill.store.database import Database
 from modelmill.store.tables import now
 
-REPRODUCED, DETERMINISTIC = "reproduced", "deterministic"
-"""Kinds: a version was built again from its record · a segment was fitted twice in its build."""
+REPRODUCED, DETERMINISTIC, PARITY, AUDIT = "reproduced", "deterministic", "parity", "audit"
+"""Kinds: a version was built again from its record · a segment was fitted twice in its build · answers that were served were
+compared with those of the training path · the level of a model was found."""
 _WORDS = {1: True, 0: False, -1: None}
 _CODES = {True: 1, False: 0, None: -1}
 
@@ -52,16 +53,22 @@ def record_evidence(
         c.execute(evidence.insert().values(**row, recorded_at=now()))
 
 
+def all_evidence(database: Database, model: ModelName) -> list[Evidence]:
+    """Return every finding about a model and its runs, the oldest first."""
+    return _read(database, _FINDINGS.where(models.c.name == model))
+
+
 def list_evidence(database: Database, model: ModelName, number: int | None = None) -> list[Evidence]:
     """Return the findings about a run of a model, or about the model as such, the oldest first."""
-    query = (
-        select(models.c.name, evidence)
-        .join_from(evidence, models)
-        .where(models.c.name == model, evidence.c.number.is_not_distinct_from(number))
-        .order_by(evidence.c.id)
-    )
+    return _read(database, _FINDINGS.where(models.c.name == model, evidence.c.number.is_not_distinct_from(number)))
+
+
+def _read(database: Database, query: Select[Any]) -> list[Evidence]:
     with database.read() as c:
         return [
             Evidence(ModelName(row.name), row.number, row.kind, _WORDS[row.verdict], row.facts, row.recorded_at)
             for row in c.execute(query)
         ]
+
+
+_FINDINGS = select(models.c.name, evidence).join_from(evidence, models).order_by(evidence.c.id)

@@ -108,6 +108,16 @@ def get_run(database: Database, model: ModelName, number: int | None = None) -> 
     return _run(row)
 
 
+def newest_map(database: Database, model: ModelName) -> Run:
+    """Return the newest run of a model that made a fleet map."""
+    query = _runs().where(models.c.name == model, runs.c.map.is_not(None)).order_by(runs.c.number.desc()).limit(1)
+    with database.read() as c:
+        row = c.execute(query).first()
+    if row is None:
+        raise NotFound(f"no version of `{model}` was built", next="modelmill train")
+    return _run(row)
+
+
 def list_maps(c: Connection, model: ModelName) -> dict[int, tuple[Digest, bytes]]:
     """Return digest and signature of every fleet map of a model, by the number of the run that made it."""
     query = select(runs.c.number, runs.c.map, runs.c.signature).join_from(runs, models)
