@@ -69,6 +69,14 @@ class Mill:
         """Build versions again from their record: ``reproduce("air-time", 3)``, ``reproduce(3, sample="1%")``."""
         return self._ask("reproduce", outcomes.ReproduceOutcome, what=tuple(map(str, what)), **options)
 
+    def diff(self, *what: str | int, answers: bool = False) -> outcomes.DiffOutcome:
+        """Compare: ``diff(1, 2)``, ``diff("air-time[UA,ORD]", 1, 2)``, ``diff("r1", "r2")``, ``diff("a@s1", "a@s2")``."""
+        return self._ask("diff", outcomes.DiffOutcome, what=tuple(map(str, what)), answers=answers)
+
+    def data_diff(self, before: str, after: str) -> outcomes.DiffOutcome:
+        """Compare two snapshots."""
+        return self._ask("data diff", outcomes.DiffOutcome, what=(before, after))
+
     def audit(self, model: str | None = None, **options: Any) -> outcomes.AuditOutcome:
         """Say at which level a model is, or each of them."""
         return self._ask("audit", outcomes.AuditOutcome, model=model, **options)

@@ -134,6 +134,15 @@ VERBS = (
         ),
     ),
     Verb(
+        "diff",
+        "Say what lies between two versions, releases or snapshots.",
+        requests.DiffRequest,
+        outcomes.DiffOutcome,
+        "modelmill.orchestrator.diffing:diff",
+        "viewer",
+        examples=("modelmill diff 1 2", "modelmill diff 'air-time[JFK,B6,BOS]' 1 2 --answers"),
+    ),
+    Verb(
         "audit",
         "Say at which level a model is, from recorded evidence alone.",
         requests.AuditRequest,
@@ -188,6 +197,15 @@ VERBS = (
             "modelmill data show flights@s1",
             "modelmill data show predictions/air-time --last 1000 --out asked.parquet",
         ),
+    ),
+    Verb(
+        "data diff",
+        "Say what lies between two snapshots: promises, segments, rows, distributions.",
+        requests.DataDiffRequest,
+        outcomes.DiffOutcome,
+        "modelmill.orchestrator.diffing:diff_data",
+        "viewer",
+        examples=("modelmill data diff flights@s1 flights@s2",),
     ),
     Verb(
         "fsck",

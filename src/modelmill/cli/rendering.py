@@ -7,6 +7,7 @@ from typing import Any
 
 from modelmill.cli.layout import count, line, lines, moment, number, seconds, size, table
 from modelmill.cli.local import CompletionOutcome, InitOutcome
+from modelmill.cli.proof import render_audit, render_diff, render_reproduce
 from modelmill.orchestrator import outcomes as o
 
 
@@ -243,66 +244,6 @@ def _value(value: float | str) -> str:
     return number(value) if isinstance(value, float) else value
 
 
-_MARKS = {"automatic": "●", "by hand": "◐", "stale": "!", "empty": "○"}
-_CELL = 27
-
-
-def render_audit(found: o.AuditOutcome) -> Iterator[str]:
-    """Yield one model's cells, row by row, and what the next level lacks; of several, a line each."""
-    if len(found.audits) > 1:
-        yield from table(
-            ["model", "version", "level", "blocked by"],
-            [[one.model, str(one.version), str(one.level), (one.blocked_by or ("",))[0]] for one in found.audits],
-        )
-        return
-    (one,) = found.audits
-    rows = list(dict.fromkeys(cell.row for cell in one.cells))
-    yield line("audit", f"{one.model} {one.version}", f"rules {found.rules}")
-    yield f"{'':<10}" + "".join(f"{name:<{_CELL}}" for name in ("code", "data", "model")).rstrip()
-    for row in rows:
-        cells = [cell for cell in one.cells if cell.row == row]
-        yield f"{row:<10}" + "".join(f"{_cell_text(cell):<{_CELL}}" for cell in cells).rstrip()
-    yield "          ● automatic   ◐ by hand   ! stale   ○ empty"
-    yield line(
-        "level",
-        f"{one.level} of 4",
-        *([f"was {one.level_before}"] if one.level_before not in (None, one.level) else []),
-    )
-    yield from lines("emptied", one.emptied)
-    yield from lines(f"level {one.level + 1}", one.blocked_by)
-
-
-def _cell_text(cell: Any) -> str:
-    proof = cell.why or (cell.evidence[-1].partition(": ")[2] if cell.evidence else "")
-    return f"{_MARKS[cell.state]} {proof}"[: _CELL - 2]
-
-
-def render_reproduce(found: o.ReproduceOutcome) -> Iterator[str]:
-    """Yield the verdict first, then what differs, and why."""
-    words = f"{found.verdict} WITHIN {found.tolerance:g}" if found.verdict == "EQUAL" else found.verdict
-    numbers = [
-        (found.identical, "identical"),
-        (found.equal, "equal"),
-        (found.different, "different"),
-        (found.failed, "failed"),
-    ]
-    counts = [f"{many:,}/{found.segments:,} {what}" for many, what in numbers if many]
-    made = f"made in {seconds(found.environment_s)}" if found.environment_s else ""
-    yield line("verdict", words, *counts, seconds(found.seconds))
-    yield line("version", found.target, found.environment, made)
-    for one in found.worst:
-        size = "another shape" if one.largest is None else f"by {one.largest:.2g}"
-        told = one.text if one.verdict == "failed" else f"{one.array} differs, {size}"
-        yield line(one.verdict, one.segment, told)
-    if found.cause:
-        yield line("cause", found.cause.cause, *found.cause.lines)
-    yield from lines("differs", found.differs)
-    if found.not_kept:
-        yield line("not kept", found.not_kept)
-    if found.earlier:
-        yield line("beside", f"{found.earlier:,} segments of it were built by earlier runs")
-
-
 def render_search(search: o.SearchOutcome) -> Iterator[str]:
     """Yield a table of versions."""
     if not search.versions:
@@ -413,6 +354,7 @@ def render_completion(completion: CompletionOutcome) -> Iterator[str]:
 RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.TrainOutcome: render_train,
     o.ReproduceOutcome: render_reproduce,
+    o.DiffOutcome: render_diff,
     o.AuditOutcome: render_audit,
     o.UpOutcome: render_up,
     o.DownOutcome: render_down,

@@ -393,6 +393,78 @@ class ParityOutcome(Outcome, frozen=True, kw_only=True):
         return int(self.equal < self.rows)
 
 
+class Moved(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric of one segment, before and after."""
+
+    segment: str
+    before: float
+    after: float
+
+
+class MetricDiff(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric over the segments of both sides, each on its own version's test rows."""
+
+    name: str
+    before: float
+    """The median over the segments."""
+    after: float
+    segments: int
+    better: int
+    worse: int
+    most: tuple[Moved, ...] = ()
+    """The segments that moved most: those that became worse first, five each at most."""
+
+
+class AnswersDiff(msgspec.Struct, frozen=True, kw_only=True):
+    """How answers to the same rows moved."""
+
+    source: str
+    """``logged requests``, or ``rows of flights@s2``"""
+    rows: int
+    moved: int
+    """Rows with another answer: beyond one part in a thousand million, or another likeliest label."""
+    median: float
+    """Of the absolute moves; of classes, of the probability that moved most."""
+    p95: float
+    largest: float
+    mean: tuple[float, float] | None = None
+    """The mean answer, before and after; None of classes."""
+
+
+class DiffOutcome(Outcome, frozen=True, kw_only=True):
+    """What lies between two versions, releases or snapshots."""
+
+    kind: str
+    """``versions`` or ``snapshots``"""
+    before: str
+    after: str
+    segment: str = ""
+    change: str = ""
+    """``experiment``, ``retraining``, ``rework`` or ``same``: computed from digests."""
+    differs: tuple[str, ...] = ()
+    """Which of code, data and model."""
+    code: tuple[str, ...] = ()
+    """Lines of a unified diff."""
+    commits: str = ""
+    lock: tuple[str, ...] = ()
+    host: tuple[str, ...] = ()
+    declared: tuple[str, ...] = ()
+    """Parameters and declarations, before -> after."""
+    data: Any = None
+    """A `data.diff.SnapshotDiff`; None where the data are the same."""
+    segments_new: int = 0
+    segments_gone: int = 0
+    segments_refitted: int = 0
+    """Segments whose models have other bytes."""
+    segments_same: int = 0
+    answered: tuple[str, ...] = ()
+    """How many segments are answered by another kind of model, or runtime, than before."""
+    metrics: tuple[MetricDiff, ...] = ()
+    answers: AnswersDiff | None = None
+    seconds: float = 0.0
+    next: str = ""
+
+
 class ModelAudit(msgspec.Struct, frozen=True, kw_only=True):
     """At which level one model is, and why not higher."""
 

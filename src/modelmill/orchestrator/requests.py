@@ -186,6 +186,32 @@ class ReproduceRequest(Request, frozen=True, kw_only=True):
     workers: Annotated[AtLeastOne | None, Meta(description="Worker processes; one a core if left out.")] = None
 
 
+class DiffRequest(Request, frozen=True, kw_only=True):
+    """Compare two things of one kind."""
+
+    what: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Two versions (`air-time 2 3`, `air-time[JFK,B6,BOS] 2 3`), two releases (`r1 r2`), "
+            "or two snapshots (`flights@s1 flights@s2`).",
+            extra={"argument": True, "metavar": "[MODEL[SEGMENT]] A B"},
+        ),
+    ] = ()
+    answers: Annotated[bool, Meta(description="Ask both the same rows, and say how answers moved.")] = False
+
+
+class DataDiffRequest(Request, frozen=True, kw_only=True):
+    """Compare two snapshots."""
+
+    what: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Two snapshots: `flights@s1 flights@s2`; a dataset's name is its newest.",
+            extra={"argument": True, "metavar": "A B"},
+        ),
+    ] = ()
+
+
 class AuditRequest(Request, frozen=True, kw_only=True):
     """Say at which level a model is."""
 

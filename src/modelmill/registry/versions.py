@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -125,6 +125,25 @@ def current_scores(database: Database, model: ModelName) -> list[Scored]:
     with database.read() as c:
         rows = c.execute(_SCORES, {"model": model}).all()
     return [Scored(parse_segment(row.key), *row[1:]) for row in rows]
+
+
+class Measured(msgspec.Struct, frozen=True, array_like=True):
+    """What is compared of a version."""
+
+    data: Digest
+    metrics: Mapping[str, float | None]
+
+
+def measured_versions(
+    database: Database, model: ModelName, numbers: Collection[int], segment: Segment | None = None
+) -> dict[tuple[Segment, int], Measured]:
+    """Return data digest and metrics of the versions with these numbers, of all segments or of one: one query."""
+    query = of_model(_MEASURED).where(versions.c.number.in_(sorted(numbers)))
+    if segment is not None:
+        query = query.where(segments.c.key == format_segment(segment))
+    with database.read() as c:
+        rows = c.execute(query, {"model": model}).all()
+    return {(parse_segment(row.key), row.number): Measured(row.data, row.metrics) for row in rows}
 
 
 def current_runtimes(database: Database, model: ModelName) -> dict[tuple[str, str], int]:
@@ -282,6 +301,9 @@ _RUNTIMES = (
     )
     .group_by(versions.c.runtime, versions.c.runtime_why)
     .order_by(_COUNT.desc(), versions.c.runtime, versions.c.runtime_why)
+)
+_MEASURED = select(segments.c.key, versions.c.number, versions.c.data, versions.c.metrics).select_from(
+    segments.join(versions, versions.c.segment_id == segments.c.id)
 )
 _SCORES = of_model(
     select(

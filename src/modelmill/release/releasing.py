@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row, and_, func, select, update
 
-from modelmill.errors import Conflict
+from modelmill.errors import Conflict, NotFound
 from modelmill.names import Digest, ModelName, parse_model_name
 from modelmill.registry.runs import get_signature, list_maps
 from modelmill.release.pointers import Pointer, Published, Versions, find_published, publish
@@ -89,6 +89,16 @@ def current_release(database: Database, environment: str, model: ModelName) -> R
     with database.read() as c:
         number = _current_number(c, environment, model)
         return _get(c, environment, model, number) if number else None
+
+
+def get_release(database: Database, environment: str, model: ModelName, number: int) -> Release:
+    """Return a release by its number; raises `NotFound` where there is none."""
+    its_row = and_(releases.c.environment == environment, releases.c.model == model, releases.c.number == number)
+    with database.read() as c:
+        row = c.execute(select(releases).where(its_row)).first()
+    if row is None:
+        raise NotFound(f"`{model}` has no release r{number} in {environment}", next="modelmill status")
+    return _release(row)
 
 
 def list_releases(
