@@ -121,7 +121,8 @@ def column_diff(before: pl.Series, after: pl.Series) -> ColumnDiff:
     """Compare the values of a column."""
     shares = (before.null_count() / max(len(before), 1), after.null_count() / max(len(after), 1))
     if before.dtype == pl.String:
-        fresh = after.drop_nulls().unique().filter(~after.drop_nulls().unique().is_in(before.unique().implode())).sort()
+        values = after.drop_nulls().unique().sort()
+        fresh = values.filter(~values.is_in(before.unique().implode()))
         return ColumnDiff(column=before.name, null_share=shares, new_values=tuple(fresh.head(5).to_list()))
     one, other = (series.drop_nulls().to_physical().cast(pl.Float64) for series in (before, after))
     is_number = before.dtype.is_numeric() or before.dtype == pl.Boolean
