@@ -6,6 +6,7 @@ This is the only place that reads environment variables. A flag beats a variable
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -113,7 +114,21 @@ class Settings:
                 where=str(self.root / FILE_NAME),
                 got=f"addresses for: {', '.join(places)}",
             )
-        return places[environment]
+        return _with_variables(places[environment], connection)
+
+
+def _with_variables(address: str, connection: str) -> str:
+    """Return an address with ``${NAME}`` replaced by that variable of the environment: where a password belongs."""
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1]
+        if name not in os.environ:
+            raise ConnectionUnknown(
+                f"the address of connection `{connection}` needs the variable `{name}`", next=f"export {name}=..."
+            )
+        return os.environ[name]
+
+    return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", value, address)
 
 
 VARIABLES = {

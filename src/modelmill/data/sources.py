@@ -17,11 +17,13 @@ import polars as pl
 import pyarrow as pa
 
 from modelmill.data.casting import as_moments, as_truths
+from modelmill.data.databases import is_database, read_database
 from modelmill.errors import DataError, NoRows, SourceUnreadable, did_you_mean
 from modelmill.model.declaration import Window
 from modelmill.settings import Settings, find_project, load_settings
 
-_ENDINGS = (".parquet", ".csv", ".csv.gz", ".csv.zip")
+_BOOK = ".xlsx"
+_ENDINGS = (".parquet", ".csv", ".csv.gz", ".csv.zip", _BOOK)
 _NULLS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL"]
 _IDENTIFIER = r"^[+-]?0\d|^[+-]?\d{19}"
 """Digits that a number would not give back: a leading zero, or more than 64 bits hold."""
@@ -50,19 +52,38 @@ def reading(settings: Settings, environment: str, texts: Iterable[str] = ()) -> 
         _active.reset(token)
 
 
-def read(connection: str, *, table: str = "", between: Window | None = None, time: str = "") -> pl.DataFrame:
+def read(
+    connection: str, *, table: str = "", query: str = "", between: Window | None = None, time: str = ""
+) -> pl.DataFrame:
     """Return the rows behind a connection of `modelmill.toml`, as a polars data frame.
 
-    `table` names one of the files where the connection is a folder. `between` keeps the rows of a window, by the column
+    `table` names one of the files where the connection is a folder, a table where it is a database, a sheet where it is an
+    .xlsx book; `query` is SQL for a database. `between` keeps the rows of a window, by the column
     `time` or else the only datetime column. Outside a command the project is the nearest folder with a `modelmill.toml`,
     in environment `dev`. Raises `ConnectionUnknown`, `SourceUnreadable`.
     """
     project = _active.get() or _Reading(load_settings(find_project(Path.cwd())), "dev")
-    path = project.settings.root / project.settings.address(connection, project.environment)
+    address = project.settings.address(connection, project.environment)
+    frame = read_address(connection, address, project.settings.root, project.texts, table=table, query=query)
+    return frame if between is None else _within(frame, between, time)
+
+
+def read_address(
+    connection: str, address: str, root: Path, texts: Collection[str] = (), *, table: str = "", query: str = ""
+) -> pl.DataFrame:
+    """Return the rows behind an address: of a database by `table` or `query`, of a book by its sheet, or of a file."""
+    if is_database(address):
+        return read_database(connection, address, name=table, query=query)
+    if query:
+        raise SourceUnreadable(
+            f"connection `{connection}` is no database, and takes no query", where=address, next="leave `query` out"
+        )
+    path = root / address
+    if path.name.endswith(_BOOK):
+        return read_table(path, texts, sheet=table)
     if table or path.is_dir():
         path = _table_of(path, connection, table)
-    frame = read_table(path, project.texts)
-    return frame if between is None else _within(frame, between, time)
+    return read_table(path, texts)
 
 
 def _table_of(folder: Path, connection: str, table: str) -> Path:
@@ -106,13 +127,13 @@ def _only_time(frame: pl.DataFrame) -> str:
     return found[0]
 
 
-def read_table(source: Path | Any, texts: Collection[str] = ()) -> pl.DataFrame:
+def read_table(source: Path | Any, texts: Collection[str] = (), *, sheet: str = "") -> pl.DataFrame:
     """Return a table from a Parquet or CSV file (also gzipped or zipped), or from a polars or pandas data frame.
 
     `texts` are columns that hold text: those of a CSV file stay as they are written, so that `1.10` is not `1.1`.
     """
     if isinstance(source, Path):
-        return _read_file(source, texts)
+        return _read_file(source, texts, sheet)
     if isinstance(source, pl.LazyFrame):
         return source.collect()
     if isinstance(source, pl.DataFrame):
@@ -132,7 +153,7 @@ def describe(source: Path | Any) -> str:
     return str(source) if isinstance(source, Path) else f"{type(source).__module__.split('.')[0]} data frame"
 
 
-def _read_file(path: Path, declared: Collection[str]) -> pl.DataFrame:
+def _read_file(path: Path, declared: Collection[str], sheet: str) -> pl.DataFrame:
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
         raise SourceUnreadable(f"there is no file `{path.name}`", where=str(path), likely=did_you_mean(path.name, near))
@@ -141,6 +162,8 @@ def _read_file(path: Path, declared: Collection[str]) -> pl.DataFrame:
     if not path.name.endswith(_ENDINGS):
         raise SourceUnreadable(f"`{path.name}` is no known kind of file", where=str(path), expected=", ".join(_ENDINGS))
     try:
+        if path.name.endswith(_BOOK):
+            return _read_sheet(path, sheet)
         return _read_parquet(path) if path.name.endswith(".parquet") else _read_csv(_csv_bytes(path), declared)
     except UnicodeDecodeError as error:
         raise _not_utf8(path, error) from error
@@ -155,6 +178,28 @@ def _read_file(path: Path, declared: Collection[str]) -> pl.DataFrame:
 
 def _read_parquet(path: Path) -> pl.DataFrame:
     return pl.read_parquet(path)
+
+
+def _read_sheet(path: Path, sheet: str) -> pl.DataFrame:
+    """Return a sheet of a book, the only one where none is named; an empty cell is null, an empty row none."""
+    try:
+        from fastexcel import read_excel
+    except ImportError as error:
+        raise SourceUnreadable(
+            f"`{path.name}` is a book of sheets",
+            likely="what reads it is not installed",
+            next="pip install 'modelmill[excel]'",
+        ) from error
+    names = read_excel(path).sheet_names
+    if sheet not in names and (sheet or len(names) > 1):
+        raise SourceUnreadable(
+            f"`{path.name}` has no sheet `{sheet}`" if sheet else f"`{path.name}` has several sheets",
+            where=str(path),
+            got=", ".join(names)[:300],
+            likely=did_you_mean(sheet, names) if sheet else "",
+            next=f'table="{names[0]}"',
+        )
+    return pl.read_excel(path, sheet_name=sheet or names[0], drop_empty_cols=False)
 
 
 def _from_pandas(frame: Any) -> pl.DataFrame:

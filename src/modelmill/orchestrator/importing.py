@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from modelmill.data.databases import is_database
 from modelmill.data.snapshot import Snapshot
-from modelmill.data.sources import describe, read_table
+from modelmill.data.sources import describe, read_address, read_table
 from modelmill.data.taking import get_snapshot, load_segments, take_snapshot
 from modelmill.data.taking import list_snapshots as kept_snapshots
 from modelmill.errors import NotFound, UsageError, did_you_mean
@@ -111,16 +112,20 @@ def _read(project: Project, request: ImportRequest) -> _Source:
         return _Source(read_table(request.frame), describe(request.frame))
     if request.source is None:
         return _Source(read_source(project), f"@data {dataset_of(project.model)}()")
-    path = _path(project.settings, request.source)
-    return _Source(read_table(path, project.model.spec.texts), str(path))
+    address, name = _address(project.settings, request.source)
+    wanted = {"table": request.table or "", "query": request.query or ""}
+    found = read_address(request.source, address, project.settings.root, project.model.spec.texts, **wanted)
+    return _Source(found, f"{name} {request.table or ''}".strip())
 
 
-def _path(settings: Settings, source: str) -> Path:
+def _address(settings: Settings, source: str) -> tuple[str, str]:
+    """Return the address of a file or a connection, and what it is called: an address may hold a password."""
     for candidate in (Path.cwd() / source, settings.root / source):
         if candidate.is_file():
-            return candidate.resolve()
+            return str(candidate.resolve()), str(candidate.resolve())
     if source in settings.connections:
-        return settings.root / settings.address(source, ENVIRONMENT)
+        address = settings.address(source, ENVIRONMENT)
+        return address, f"connection {source}" if is_database(address) else str(settings.root / address)
     near = [path.name for path in Path.cwd().glob("*") if path.is_file()]
     raise NotFound(
         f"there is neither a file nor a connection `{source}`",

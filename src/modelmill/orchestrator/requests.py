@@ -269,11 +269,17 @@ class ImportRequest(Request, frozen=True, kw_only=True):
     source: Annotated[
         str | None,
         Meta(
-            description="A .parquet or .csv file, or a connection of modelmill.toml; "
+            description="A .parquet, .csv or .xlsx file, or a connection of modelmill.toml; "
             "what the model file reads if left out.",
             extra={"argument": True, "path": True},
         ),
     ] = None
+    table: Annotated[
+        str | None, Meta(description="Which table of a database or folder, or which sheet of an .xlsx book.")
+    ] = None
+    query: Annotated[str | None, Meta(description="SQL, where the source is a database.", extra={"metavar": "SQL"})] = (
+        None
+    )
     dataset: Annotated[
         str | None,
         Meta(description="The name of the dataset; what the model reads if left out."),
