@@ -356,6 +356,30 @@ class ApprovalNeeded(Refused):
     exit = 4
 
 
+class ExperimentEmpty(Refused):
+    """An experiment in which nothing differs from the current version."""
+
+    code = "MM410"
+
+
+class ExperimentOnOtherRows(Refused):
+    """An experiment on other rows than the current version's."""
+
+    code = "MM411"
+
+
+class StudyMixed(Refused):
+    """The arms of a study are on one snapshot."""
+
+    code = "MM412"
+
+
+class ExperimentAborted(Refused):
+    """The model file was changed while an experiment ran."""
+
+    code = "MM413"
+
+
 # ------------------------------------------------------------------ MM5xx: the platform
 
 

@@ -65,6 +65,15 @@ VERBS = (
         examples=("modelmill train", "modelmill train --set alpha=0.5 --explain"),
     ),
     Verb(
+        "experiment",
+        "Try other parameters or code on the same rows; nothing of it is served.",
+        requests.ExperimentRequest,
+        outcomes.ExperimentOutcome,
+        "modelmill.orchestrator.experiment:experiment",
+        "author",
+        examples=("modelmill experiment --set alpha=10", "modelmill experiment --vary alpha=0.1,1,10 --study alpha"),
+    ),
+    Verb(
         "up",
         "Build what has changed, release it to dev and serve it.",
         requests.UpRequest,
@@ -162,12 +171,12 @@ VERBS = (
     ),
     Verb(
         "show",
-        "Show a model, a version, a run or a snapshot.",
+        "Show a model, a version, a run, a snapshot or a study.",
         requests.ShowRequest,
         outcomes.ShowOutcome,
         "modelmill.orchestrator.looking:show",
         "viewer",
-        examples=("modelmill show air-time[JFK,B6,BOS]", "modelmill show run 3"),
+        examples=("modelmill show air-time[JFK,B6,BOS]", "modelmill show run 3", "modelmill show study"),
     ),
     Verb(
         "data import",

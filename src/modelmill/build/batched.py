@@ -84,10 +84,13 @@ class Batch:
 
     def build(self, pack: PackWriter) -> list[VersionRecord]:
         """Take all segments through the stages; return the versions of those that are not left."""
-        return list(self.records(pack)) if self.work() else []
+        if not self.try_out():
+            return []
+        self.save()
+        return list(self.records(pack))
 
-    def work(self) -> bool:
-        """Take all segments through the stages; return whether any came along."""
+    def try_out(self) -> bool:
+        """Take all segments through the stages that save nothing; return whether any is not left."""
         if self.stretch.x is None:
             self.left[:] = True
             return False
@@ -98,10 +101,7 @@ class Batch:
             return False
         self.predict(self.stretch.x)
         self.judge()
-        if self.left.all():
-            return False
-        self.save()
-        return True
+        return not self.left.all()
 
     # ---------------------------------------------------------------- the stages
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -175,20 +176,21 @@ class Fitter:
             for segment in some:
                 if segment.failure is None:
                     at(segment.place)
-                    segment.failure = self._fail_at(stage, segment)
+                    segment.failure = fail_at(stage, segment, self.setup.root)
         for segment in some:
             yield segment.failure or segment.record(pack)
 
-    def _fail_at(self, stage: str, segment: SegmentFit) -> FailureRecord | None:
-        """Run one stage of a segment; return its failure, if it fails."""
-        try:
-            getattr(segment, stage)()
-            loud = f"it printed more than {OUTPUT_MB} MB" if is_too_loud() else ""
-            return lost_failure(segment.step.segment, "output", loud) if loud else None
-        except Exception as error:  # noqa: BLE001 - the border to user code: anything it raises is this segment's failure
-            return failure_of(segment.step.segment, segment.stage, error, self.setup.root, drain_output())
-        finally:
-            drain_output()
+
+def fail_at(stage: str, segment: SegmentFit, root: Path) -> FailureRecord | None:
+    """Run one stage of a segment; return its failure, if it fails."""
+    try:
+        getattr(segment, stage)()
+        loud = f"it printed more than {OUTPUT_MB} MB" if is_too_loud() else ""
+        return lost_failure(segment.step.segment, "output", loud) if loud else None
+    except Exception as error:  # noqa: BLE001 - the border to user code: anything it raises is this segment's failure
+        return failure_of(segment.step.segment, segment.stage, error, root, drain_output())
+    finally:
+        drain_output()
 
 
 def abreast(segments: Iterable[SegmentFit]) -> Iterator[list[SegmentFit]]:

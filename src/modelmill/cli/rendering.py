@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from modelmill.cli.arms import changed, interval, plot, render_study
 from modelmill.cli.layout import count, line, lines, moment, number, seconds, size, table
 from modelmill.cli.local import CompletionOutcome, InitOutcome
 from modelmill.cli.proof import render_audit, render_diff, render_reproduce
@@ -134,6 +135,40 @@ def _snapshot_parts(snapshot: o.SnapshotFacts) -> list[str]:
         f"sha {snapshot.digest[:8]}",
         "contract holds" if snapshot.new else "the same as before",
     ]
+
+
+# ------------------------------------------------------------------ experiment
+
+
+def render_experiment(experiment: o.ExperimentOutcome) -> Iterator[str]:
+    """Yield what was tried on which rows, how much it differs from the champion, and whether that is more than noise."""
+    yield line(
+        "snapshot", experiment.snapshot.label, count(experiment.snapshot.rows, "row"), "those of the current version"
+    )
+    for arm in experiment.arms:
+        yield from _arm(arm, experiment)
+        yield from render_failures(arm.failures)
+    if len(experiment.arms) > 1:
+        yield from plot(experiment.arms)
+        yield line(
+            "winner", f"arm {experiment.winner}" if experiment.winner else "none: no arm is better than the champion"
+        )
+    yield line("served", "nothing: an experiment makes no version")
+
+
+def _arm(arm: o.ArmFacts, experiment: o.ExperimentOutcome) -> Iterator[str]:
+    failed = f"{arm.failed:,} failed" if arm.failed else ""
+    yield line(f"arm {arm.number}", changed(arm), count(arm.tried, "segment"), failed, seconds(arm.seconds))
+    found = arm.compared
+    if found is None:
+        yield line("", "compared with nothing: no current version was built from these rows")
+        return
+    means = f"{found.measure} {number(found.champion)} -> {number(found.arm)} {experiment.unit}".rstrip()
+    yield line("", means, f"difference {number(found.difference, 3)}", interval(found), found.verdict)
+    unjudged = f"{found.unjudged:,} too small to say" if found.unjudged else ""
+    yield line(
+        "", f"clearly better in {found.better:,}", f"clearly worse in {found.worse:,} of {found.segments:,}", unjudged
+    )
 
 
 # ------------------------------------------------------------------ check, status
@@ -269,6 +304,8 @@ def render_show(show: o.ShowOutcome) -> Iterator[str]:
     """Yield a name and, aligned, all that is known of it."""
     yield line(show.kind, show.name)
     yield from facts(show.facts)
+    if show.study:
+        yield from render_study(show.study)
     yield from render_failures(show.failures)
 
 
@@ -356,6 +393,7 @@ RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.ReproduceOutcome: render_reproduce,
     o.DiffOutcome: render_diff,
     o.AuditOutcome: render_audit,
+    o.ExperimentOutcome: render_experiment,
     o.UpOutcome: render_up,
     o.DownOutcome: render_down,
     o.ServeOutcome: render_serve,

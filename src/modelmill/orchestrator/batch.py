@@ -114,7 +114,7 @@ def _answered(
             root = extract_code(store.blobs, code, _made(store.folder / "cache" / "code"))
             file, model = fleet.header.entry
             setup = BatchSetup(file=root / file, root=root, model=model, table=table, blobs=store.blobs.folder)
-            yield from _run(settings, setup, some)
+            yield from answer_parts(settings, setup, some)
 
 
 def _made(folder: Path) -> Path:
@@ -134,7 +134,10 @@ def _dummy(target: Column) -> float | int | bool | str:
     return target.values[0] if target.values else _DUMMIES[target.kind]
 
 
-def _run(settings: Settings, setup: BatchSetup, parts: Sequence[BatchPart]) -> Iterator[tuple[BatchPart, BatchAnswers]]:
+def answer_parts(
+    settings: Settings, setup: BatchSetup, parts: Sequence[BatchPart]
+) -> Iterator[tuple[BatchPart, BatchAnswers]]:
+    """Yield each part with its answers, in the order in which workers end; all parts are of one code archive."""
     tasks = [Task(number, some) for number, some in enumerate(_tasks(parts))]
     build = settings.build
     compute = LocalCompute(

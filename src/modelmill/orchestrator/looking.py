@@ -25,6 +25,7 @@ from modelmill.orchestrator.outcomes import (
 from modelmill.orchestrator.requests import SearchRequest, ShowRequest, StatusRequest
 from modelmill.orchestrator.serve import node_facts
 from modelmill.orchestrator.served import model_names, pick_model
+from modelmill.orchestrator.studies import show_study
 from modelmill.orchestrator.summary import failure_groups
 from modelmill.registry import runs
 from modelmill.registry.evidence import DETERMINISTIC, REPRODUCED, list_evidence
@@ -172,12 +173,14 @@ def _with_changes(
 
 
 def show(settings: Settings, request: ShowRequest, _: Progress = no_progress) -> ShowOutcome:
-    """Show a model, a version, a run or a snapshot, whichever the words name."""
+    """Show a model, a version, a run, a snapshot or a study, whichever the words name."""
     words = request.what
     with open_store(settings, create=False) as store:
         known = model_names(store)
         if not words:
             return _show_model(store, pick_model(store, None))
+        if words[0] == "study":
+            return show_study(store, pick_model(store, None), words[1] if len(words) > 1 else None)
         if words[0] == "run":
             return _show_run(store, pick_model(store, None) if len(words) <= _PAIR else words[2], _number(words, 1))
         if "@s" in words[0]:

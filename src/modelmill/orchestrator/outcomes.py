@@ -575,6 +575,78 @@ class FoundVersion(msgspec.Struct, frozen=True, kw_only=True):
     made_at: datetime | None = None
 
 
+class PairedFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """An arm less the champion on the same test rows: the mean loss, lower is better."""
+
+    measure: str
+    """``mae``, ``mse``, ``mape``, ``log_loss`` or ``error rate``"""
+    arm: float
+    champion: float
+    difference: float
+    low: float | None
+    """The 95 % interval of the difference, corrected for the number of arms; None where it is not known."""
+    high: float | None
+    verdict: str
+    """``better`` or ``worse`` where the interval does not hold zero, else ``no real difference``."""
+    rows: int
+    segments: int
+    better: int
+    """Segments that are clearly better, each by a paired t test of its rows; of 100 that do not differ 2 are expected."""
+    worse: int
+    unjudged: int
+    """Segments with too few rows for that."""
+
+
+class ArmFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One arm of a study."""
+
+    number: int
+    state: str
+    """``done``, ``running``, ``aborted`` or ``interrupted``"""
+    changed: Mapping[str, str] = {}
+    """What differs from the champion: name -> ``1.0 -> 10``."""
+    parameters: Mapping[str, Any] = {}
+    metrics: Mapping[str, float] = {}
+    """Medians over the segments."""
+    tried: int = 0
+    failed: int = 0
+    compared: PairedFacts | None = None
+    seconds: float = 0.0
+    failures: tuple[FailureGroup, ...] = ()
+
+
+class ExperimentOutcome(Outcome, frozen=True, kw_only=True):
+    """What was tried on the rows of the current version. Nothing of it can be served."""
+
+    model: str
+    study: str
+    champion: int
+    """The number of the version that the arms are compared with."""
+    snapshot: SnapshotFacts
+    arms: tuple[ArmFacts, ...]
+    winner: int | None = None
+    """The arm with the lowest loss among those that are better, if any is."""
+    unit: str = ""
+    seconds: float = 0.0
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 1 where a segment could not be tried."""
+        return int(any(arm.failed for arm in self.arms))
+
+
+class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The arms of one study, all on one snapshot."""
+
+    name: str
+    model: str
+    snapshot: str
+    champion: int
+    arms: tuple[ArmFacts, ...]
+    winner: int | None = None
+
+
 class SearchOutcome(Outcome, frozen=True, kw_only=True):
     """One page of versions."""
 
@@ -588,13 +660,14 @@ class ShowOutcome(Outcome, frozen=True, kw_only=True):
     """Everything about one thing."""
 
     kind: str
-    """``model``, ``version``, ``run``, ``snapshot`` or ``predictions``"""
+    """``model``, ``version``, ``run``, ``snapshot``, ``study`` or ``predictions``"""
     name: str
     facts: Mapping[str, str]
     """Label -> text, in the order in which they are shown: answers, made by, from data, ..."""
     details: Mapping[str, Any] = {}
     """The same and more, for programs."""
     failures: tuple[FailureGroup, ...] = ()
+    study: StudyFacts | None = None
     next: str = ""
 
 

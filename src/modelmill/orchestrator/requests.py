@@ -66,6 +66,41 @@ class TrainRequest(Request, frozen=True, kw_only=True):
     workers: Annotated[AtLeastOne | None, Meta(description="Worker processes; one a core if left out.")] = None
 
 
+class ExperimentRequest(Request, frozen=True, kw_only=True):
+    """Try something else on the same rows."""
+
+    file: File = None
+    model: ModelOption = None
+    values: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Another value for a hyperparameter; may be repeated.",
+            extra={"option": "--set", "metavar": "NAME=VALUE"},
+        ),
+    ] = ()
+    vary: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Several values, an arm each; of several such options, every combination.",
+            extra={"metavar": "NAME=VALUE,VALUE,..."},
+        ),
+    ] = ()
+    snapshot: Annotated[
+        str | None,
+        Meta(
+            description="The snapshot that it has to be; any other than the current version's is refused.",
+            extra={"metavar": "SNAPSHOT"},
+        ),
+    ] = None
+    study: Annotated[
+        str | None,
+        Meta(
+            description="The study that the arms belong to; the snapshot's name if left out.", extra={"metavar": "NAME"}
+        ),
+    ] = None
+    workers: Annotated[AtLeastOne | None, Meta(description="Worker processes; one a core if left out.")] = None
+
+
 class UpRequest(TrainRequest, frozen=True, kw_only=True):
     """Build what has changed, release it, serve it."""
 
@@ -257,7 +292,7 @@ class ShowRequest(Request, frozen=True, kw_only=True):
     what: Annotated[
         tuple[str, ...],
         Meta(
-            description="`air-time`, `air-time[UA,ORD] 3`, `run 3` or `flights@s1`.",
+            description="`air-time`, `air-time[UA,ORD] 3`, `run 3`, `flights@s1` or `study NAME`.",
             extra={"argument": True, "metavar": "WHAT..."},
         ),
     ] = ()

@@ -152,8 +152,7 @@ class _Training:
         return digest_of(self._declaration())
 
     def _declaration(self) -> bytes:
-        declared = self.model.declaration() | {"values": {name: repr(v) for name, v in self.parameters.items()}}
-        return msgspec.json.encode(declared, order="deterministic")
+        return recipe_of(self.model, self.parameters)
 
     def _last_run(self) -> Run | None:
         try:
@@ -185,7 +184,7 @@ class _Training:
             score=self.model.metrics[0],
             commit=commit.commit,
             diff=commit.diff,
-            parameters=_as_text(self.parameters),
+            parameters=as_text(self.parameters),
             tags=self.model.tags,
             seed=self.model.seed,
         )
@@ -230,7 +229,7 @@ class _Training:
             code=plan.code,
             entry=(str(self.project.file.path.relative_to(self.project.settings.root)), model.name),
             labels=model.labels,
-            parameters=_as_text(self.parameters),
+            parameters=as_text(self.parameters),
             feature_names=model.feature_names,
             example=typical,
             run=run.number,
@@ -278,6 +277,12 @@ class _Training:
         )
 
 
+def recipe_of(model: Model, parameters: Mapping[str, Any]) -> bytes:
+    """Return the declaration with the parameters of a run: its digest is the model's part of a version."""
+    declared = model.declaration() | {"values": {name: repr(value) for name, value in parameters.items()}}
+    return msgspec.json.encode(declared, order="deterministic")
+
+
 def rows_together(model: Model) -> int:
     """Return how many rows of segments are fitted together, at most; 0 where each segment is fitted by itself."""
     role = model.role("train")
@@ -315,7 +320,7 @@ def _typed(name: str, written: str, default: Any) -> Any:
     return value
 
 
-def _as_text(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def as_text(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters as JSON can hold them."""
     plain = (str, int, float, bool, type(None))
     return {name: value if isinstance(value, plain) else repr(value) for name, value in parameters.items()}

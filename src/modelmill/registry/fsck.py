@@ -22,6 +22,7 @@ from modelmill.registry.facts import read_archive
 from modelmill.registry.fleet import decode
 from modelmill.registry.lock import Lock
 from modelmill.registry.records import RunState
+from modelmill.registry.studies import kept_answers
 from modelmill.registry.tables import packs, runs, versions
 from modelmill.store.files import leftovers
 from modelmill.store.opening import Store
@@ -101,6 +102,7 @@ def _roots(store: Store) -> Iterator[tuple[Digest, str]]:
         for what, column in columns:
             for digest in c.execute(select(column).distinct().where(column.is_not(None))).scalars():
                 yield digest, what
+        yield from ((digest, "answers of an experiment") for digest in kept_answers(c))
 
 
 def _references(store: Store, digest: Digest, what: str) -> Iterator[tuple[Digest, str]]:
