@@ -185,6 +185,23 @@ def test_a_study_is_on_one_snapshot(modelmill: Command, fleet: Path) -> None:
     assert modelmill("experiment", "--set", "alpha=1", cwd=fleet).code == 0
 
 
+def test_a_window_reaches_the_data_function(modelmill: Command, fleet: Path) -> None:
+    done = modelmill("train", "--window", "..2024-02-01", cwd=fleet)
+    assert done.code == 0, done.err
+    file = fleet / "sales.py"
+    reads = """frame = mm.read("rows")
+    return frame.filter(frame["at"] < window.end) if window.end else frame"""
+    file.write_text(file.read_text().replace('return mm.read("rows")', reads))
+    found = modelmill("train", "--window", "..2024-02-01", "--json", cwd=fleet).json["snapshot"]
+    assert (found["rows"], found["new"], found["source"]) == (31 * STORES, True, "@data rows(..2024-02-01)")
+    for wrong in ("2024", "2024-02-01..2024-01-01", "..then"):
+        assert modelmill("train", "--window", wrong, cwd=fleet).code == 2
+    assert modelmill("train", "--window", "..2024-02-01", "--snapshot", "rows@s1", cwd=fleet).code == 2
+    file.write_text(file.read_text().replace("rows(window)", "rows()"))
+    refused = modelmill("train", "--window", "..2024-02-01", cwd=fleet)
+    assert (refused.code, "know no window" in refused.err) == (2, True)
+
+
 def study(modelmill: Command, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = modelmill("show", "study", "--json", cwd=folder).json["study"]
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from modelmill.cli.layout import count, line, number, seconds, table
-from modelmill.orchestrator.outcomes import ArmFacts, PairedFacts, StudyFacts
+from modelmill.orchestrator.outcomes import ArmFacts, ExperimentOutcome, PairedFacts, StudyFacts
 
 _WIDTH = 50
 
@@ -22,13 +22,41 @@ def interval(found: PairedFacts) -> str:
     return f"95 % interval {number(found.low, 3)} to {number(found.high, 3)}"
 
 
+def render_arms(experiment: ExperimentOutcome) -> Iterator[str]:
+    """Yield what each arm found; of several, the plot and the winner."""
+    for arm in experiment.arms:
+        yield from _arm(arm, experiment.unit)
+    if len(experiment.arms) > 1:
+        yield from plot(experiment.arms)
+        yield _winner(experiment.winner)
+
+
+def _arm(arm: ArmFacts, unit: str) -> Iterator[str]:
+    failed = f"{arm.failed:,} failed" if arm.failed else ""
+    yield line(f"arm {arm.number}", changed(arm), count(arm.tried, "segment"), failed, seconds(arm.seconds))
+    found = arm.compared
+    if found is None:
+        yield line("", "compared with nothing: no current version was built from these rows")
+        return
+    means = f"{found.measure} {number(found.champion)} -> {number(found.arm)} {unit}".rstrip()
+    yield line("", means, f"difference {number(found.difference, 3)}", interval(found), found.verdict)
+    unjudged = f"{found.unjudged:,} too small to say" if found.unjudged else ""
+    yield line(
+        "", f"clearly better in {found.better:,}", f"clearly worse in {found.worse:,} of {found.segments:,}", unjudged
+    )
+
+
+def _winner(number: int | None) -> str:
+    return line("winner", f"arm {number}" if number else "none: no arm is better than the champion")
+
+
 def render_study(study: StudyFacts) -> Iterator[str]:
     """Yield a table of the arms and, where they were compared, the plot."""
     header = ("arm", "state", "changed", "segments", "loss", "difference", "low", "high", "verdict", "time")
     yield from table(header, [_row(arm) for arm in study.arms])
     yield from plot(study.arms)
     if any(arm.compared for arm in study.arms):
-        yield line("winner", f"arm {study.winner}" if study.winner else "none: no arm is better than the champion")
+        yield _winner(study.winner)
 
 
 def _row(arm: ArmFacts) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from modelmill.cli.arms import changed, interval, plot, render_study
+from modelmill.cli.arms import render_arms, render_study
 from modelmill.cli.layout import count, line, lines, moment, number, seconds, size, table
 from modelmill.cli.local import CompletionOutcome, InitOutcome
 from modelmill.cli.proof import render_audit, render_diff, render_reproduce
@@ -137,38 +137,14 @@ def _snapshot_parts(snapshot: o.SnapshotFacts) -> list[str]:
     ]
 
 
-# ------------------------------------------------------------------ experiment
-
-
 def render_experiment(experiment: o.ExperimentOutcome) -> Iterator[str]:
     """Yield what was tried on which rows, how much it differs from the champion, and whether that is more than noise."""
-    yield line(
-        "snapshot", experiment.snapshot.label, count(experiment.snapshot.rows, "row"), "those of the current version"
-    )
+    rows = count(experiment.snapshot.rows, "row")
+    yield line("snapshot", experiment.snapshot.label, rows, "those of the current version")
+    yield from render_arms(experiment)
     for arm in experiment.arms:
-        yield from _arm(arm, experiment)
         yield from render_failures(arm.failures)
-    if len(experiment.arms) > 1:
-        yield from plot(experiment.arms)
-        yield line(
-            "winner", f"arm {experiment.winner}" if experiment.winner else "none: no arm is better than the champion"
-        )
     yield line("served", "nothing: an experiment makes no version")
-
-
-def _arm(arm: o.ArmFacts, experiment: o.ExperimentOutcome) -> Iterator[str]:
-    failed = f"{arm.failed:,} failed" if arm.failed else ""
-    yield line(f"arm {arm.number}", changed(arm), count(arm.tried, "segment"), failed, seconds(arm.seconds))
-    found = arm.compared
-    if found is None:
-        yield line("", "compared with nothing: no current version was built from these rows")
-        return
-    means = f"{found.measure} {number(found.champion)} -> {number(found.arm)} {experiment.unit}".rstrip()
-    yield line("", means, f"difference {number(found.difference, 3)}", interval(found), found.verdict)
-    unjudged = f"{found.unjudged:,} too small to say" if found.unjudged else ""
-    yield line(
-        "", f"clearly better in {found.better:,}", f"clearly worse in {found.worse:,} of {found.segments:,}", unjudged
-    )
 
 
 # ------------------------------------------------------------------ check, status

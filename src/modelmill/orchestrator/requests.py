@@ -61,6 +61,13 @@ class TrainRequest(Request, frozen=True, kw_only=True):
             extra={"metavar": "SNAPSHOT"},
         ),
     ] = None
+    window: Annotated[
+        str | None,
+        Meta(
+            description="Which rows @data reads: from A on and before B, as dates or times; either may be left out.",
+            extra={"metavar": "A..B"},
+        ),
+    ] = None
     explain: Annotated[bool, Meta(description="Say of each segment why it is built or left alone.")] = False
     rebuild: Annotated[bool, Meta(description="Build every segment, the unchanged ones too.")] = False
     workers: Annotated[AtLeastOne | None, Meta(description="Worker processes; one a core if left out.")] = None

@@ -8,7 +8,7 @@ from typing import Any
 from modelmill.data.snapshot import Snapshot
 from modelmill.data.sources import read_table, reading
 from modelmill.data.taking import Taken, get_snapshot, load_taken, take_snapshot
-from modelmill.errors import DeclarationInvalid, ModelmillError, NotFound, UserCodeFailed
+from modelmill.errors import DeclarationInvalid, ModelmillError, NotFound, UsageError, UserCodeFailed
 from modelmill.model.declaration import Model, Window
 from modelmill.model.loading import user_frames
 from modelmill.orchestrator.outcomes import SnapshotFacts
@@ -16,6 +16,7 @@ from modelmill.orchestrator.project import Project
 from modelmill.store.opening import Store
 
 ENVIRONMENT = "dev"
+_ALWAYS = Window()
 
 
 def dataset_of(model: Model) -> str:
@@ -24,18 +25,48 @@ def dataset_of(model: Model) -> str:
     return role.function.__name__ if role else model.name
 
 
-def take_rows(project: Project, store: Store, snapshot: str | None = None) -> Taken:
-    """Return the rows to build from: the named snapshot, what @data returns now, or the newest import."""
+def take_rows(project: Project, store: Store, snapshot: str | None = None, window: str | None = None) -> Taken:
+    """Return the rows to build from: the named snapshot, what @data returns now (of a window), or the newest import."""
     model = project.model
+    if window is not None:
+        _check_window(model, snapshot, window)
     if snapshot is not None:
         return _fitting(model, load_taken(store, get_snapshot(store, snapshot)))
     if model.role("data") is None:
         return _fitting(model, load_taken(store, _newest(model, store)))
-    frame = read_source(project)
-    return take_snapshot(store, dataset_of(model), model.spec, model.by, frame, f"@data {dataset_of(model)}()")
+    frame = read_source(project, parse_window(window))
+    source = f"@data {dataset_of(model)}({window or ''})"
+    return take_snapshot(store, dataset_of(model), model.spec, model.by, frame, source)
 
 
-def read_source(project: Project) -> Any:
+def parse_window(text: str | None) -> Window:
+    """Return the window that ``2013-01-01..2013-12-31`` names: with its start, without its end, either may be missing."""
+    if text is None:
+        return Window()
+    start, dots, end = text.partition("..")
+    try:
+        found = Window(*(datetime.fromisoformat(part) if part else None for part in (start, end)))
+    except ValueError as error:
+        raise UsageError(f"`{text}` is not a window", expected="such as ..2013-12-31", likely=str(error)) from error
+    if not dots or (found.start and found.end and found.start >= found.end):
+        raise UsageError(f"`{text}` is not a window", expected="A..B with A before B, such as ..2013-12-31")
+    return found
+
+
+def _check_window(model: Model, snapshot: str | None, window: str) -> None:
+    """Refuse a window that would be overheard: rows that nobody asked for would be taken for those of the window."""
+    role = model.role("data")
+    if snapshot is not None:
+        raise UsageError("a snapshot has its rows already: a window cannot choose among them", got=f"--window {window}")
+    if role is None or "window" not in role.asks:
+        raise UsageError(
+            f"the rows of `{model.name}` know no window",
+            where=role.where if role else "",
+            next="@data def NAME(window), which reads the rows from window.start to window.end",
+        )
+
+
+def read_source(project: Project, window: Window = _ALWAYS) -> Any:
     """Return what the model's @data function returns, as a polars frame."""
     role = project.model.role("data")
     if role is None:
@@ -44,7 +75,7 @@ def read_source(project: Project) -> Any:
         )
     with reading(project.settings, ENVIRONMENT, project.model.spec.texts):
         try:
-            found = role.call({"window": Window()})
+            found = role.call({"window": window})
         except ModelmillError:
             raise
         except Exception as error:

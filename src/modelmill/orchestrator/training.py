@@ -111,7 +111,7 @@ class _Training:
             # Nothing can be unchanged, so there will be workers: they get ready while the rows are read.
             self.template = self._start_template()
         with self.stage("snapshot"):
-            taken = take_rows(self.project, self.store, self.request.snapshot)
+            taken = take_rows(self.project, self.store, self.request.snapshot, self.request.window)
         if self.template is None and taken.new:
             self.template = self._start_template()
         self.progress("line", {"text": f"snapshot {taken.snapshot.label}   {taken.snapshot.manifest.rows:,} rows"})
