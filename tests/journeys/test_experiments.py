@@ -136,6 +136,33 @@ def test_changed_code_is_an_experiment(modelmill: Command, fleet: Path) -> None:
     assert ([*arm["changed"]], arm["compared"]["verdict"]) == (["code"], "better")
 
 
+def test_segments_that_are_fitted_together_are_tried_together(modelmill: Command, fleet: Path) -> None:
+    head, _ = FILE.split("@sales.train")
+    (fleet / "sales.py").write_text(f"{head}sales.train(mm.linear(alpha=100.0))\n")
+    assert modelmill("train", cwd=fleet).code == 0
+    same, better = modelmill("experiment", "--vary", "alpha=100,0.1", "--json", cwd=fleet).json["arms"]
+    assert (same["compared"]["difference"], same["compared"]["rows"]) == (0.0, STORES * ROWS / 2)
+    assert (better["tried"], better["compared"]["verdict"]) == (STORES, "better")
+    assert (fleet / ".modelmill" / "experiments").is_dir()
+    assert not any((fleet / ".modelmill" / "experiments").iterdir())
+
+
+def test_a_segment_that_fails_is_told_and_the_others_are_compared(modelmill: Command, fleet: Path) -> None:
+    file = fleet / "sales.py"
+    file.write_text(
+        file.read_text()
+        .replace("def train(x, y,", "def train(x, y, segment,")
+        .replace(
+            "    time.sleep",
+            "    if segment[0] == 's03':\n        os._exit(3)\n    assert segment[0] != 's04'\n    time.sleep",
+        )
+    )
+    done = modelmill("experiment", "--json", cwd=fleet)
+    (arm,) = done.json["arms"]
+    assert (done.code, arm["failed"], arm["tried"], arm["compared"]["segments"]) == (1, 2, STORES - 2, STORES - 2)
+    assert {found["segments"][0] for found in arm["failures"]} == {"s03", "s04"}
+
+
 def test_a_file_that_is_changed_meanwhile_aborts_the_arm(modelmill: Command, fleet: Path) -> None:
     words = [sys.executable, "-m", "modelmill", "experiment", "--set", "alpha=1"]
     with subprocess.Popen(words, cwd=fleet, env=environment() | {"SLOW": "0.5"}, stderr=subprocess.PIPE) as running:

@@ -240,8 +240,10 @@ class _Experiment:
         """Hold the arm's lock while it works: whoever looks can tell an arm that works from one that was killed."""
         path = lock_of(self.store, token)
         with ProjectLock(path, "experiment"):
-            yield
-        path.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
 
     def _start(self, study: str, parameters: dict[str, Any]) -> ArmStart:
         blobs, champion = self.store.blobs, self.champion

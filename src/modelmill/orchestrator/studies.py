@@ -24,9 +24,12 @@ def lock_of(store: Store, token: str) -> Path:
 
 def study_facts(store: Store, model: ModelName, name: str) -> StudyFacts:
     """Return a study; every arm of it that was compared widens the interval of all."""
+    before = list_arms(store.database, model, name)[name]
+    lost = {arm.number for arm in before if arm.end is None and not _works(store, arm)}
+    # Read again: an arm may have ended between the first look and the look at its lock.
     arms = list_arms(store.database, model, name)[name]
     compared = sum(bool(arm.end and arm.end.paired) for arm in arms)
-    shown = tuple(_arm_facts(store, arm, compared) for arm in arms)
+    shown = tuple(_arm_facts(arm, compared, lost) for arm in arms)
     return StudyFacts(
         name=name,
         model=model,
@@ -70,10 +73,14 @@ def best_of(arms: Sequence[ArmFacts]) -> int | None:
     return min(better)[1] if better else None
 
 
-def _arm_facts(store: Store, arm: Arm, arms: int) -> ArmFacts:
+def _works(store: Store, arm: Arm) -> bool:
+    return find_holder(lock_of(store, arm.start.token)) is not None
+
+
+def _arm_facts(arm: Arm, arms: int, lost: set[int]) -> ArmFacts:
     if arm.end is None:
-        works = find_holder(lock_of(store, arm.start.token)) is not None
-        return ArmFacts(number=arm.number, state="running" if works else "interrupted", changed=arm.start.changed)
+        state = "interrupted" if arm.number in lost else "running"
+        return ArmFacts(number=arm.number, state=state, changed=arm.start.changed)
     end = arm.end
     return ArmFacts(
         number=arm.number,
