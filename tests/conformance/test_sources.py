@@ -17,11 +17,13 @@ from modelmill.store.opening import Store
 def address(store: Store) -> str:
     """Return the URL of a database with a table and a view of flights."""
     url = store.database.engine.url.render_as_string(hide_password=False)
-    with create_engine(url).begin() as c:
+    engine = create_engine(url)
+    with engine.begin() as c:
         c.execute(text("create table flights (carrier text, delay double precision, at timestamp, seats integer)"))
         rows = [{"c": f"c{i % 3}", "d": i / 4 if i else None, "t": datetime(2026, 1, 1, i), "s": i} for i in range(6)]  # noqa: DTZ001
         c.execute(text("insert into flights values (:c, :d, :t, :s)"), rows)
         c.execute(text("create view late as select * from flights where seats > 3"))
+    engine.dispose()
     return url
 
 

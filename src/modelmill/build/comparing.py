@@ -115,6 +115,8 @@ class Comparer:
     def _together(self, steps: list[Step], recorded: list[Recorded], at: Callable[[int], None]) -> Iterator[Comparison]:
         batch = Batch(self.common, steps, at)
         fitted = batch.try_out()
+        if fitted:
+            batch.save()
         for place, (step, known) in enumerate(zip(steps, recorded, strict=True)):
             if not fitted or batch.left[place]:
                 yield from self._each([step], [known], lambda _, place=place: at(place))  # type: ignore[misc]

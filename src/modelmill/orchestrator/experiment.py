@@ -43,6 +43,7 @@ from modelmill.orchestrator.studies import best_of, lock_of, study_facts
 from modelmill.orchestrator.summary import failure_groups
 from modelmill.orchestrator.training import as_text, parse_values, recipe_of, rows_together
 from modelmill.registry import facts
+from modelmill.registry.lock import capture_lock
 from modelmill.registry.records import FailureRecord
 from modelmill.registry.studies import ArmEnd, ArmStart, begin_arm, end_arm
 from modelmill.registry.versions import heads
@@ -247,7 +248,9 @@ class _Experiment:
 
     def _start(self, study: str, parameters: dict[str, Any]) -> ArmStart:
         blobs, champion = self.store.blobs, self.champion
-        lock, commit = facts.capture_lock(blobs), facts.capture_commit(blobs, self.project.settings.root)
+        root = self.project.settings.root
+        lock = capture_lock(blobs, root, imported_files(root), self.store.folder / "cache")
+        commit = facts.capture_commit(blobs, root)
         return ArmStart(
             study=study,
             snapshot=champion.snapshot,
