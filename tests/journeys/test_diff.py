@@ -54,9 +54,19 @@ def test_one_segment_with_answers_to_the_same_rows(modelmill: Command, project: 
     done = modelmill("diff", "air-time[JFK,B6,BOS]", "1", "2", "--answers", "--json", cwd=project)
     assert done.code == 0, done.err
     answers = done.json["answers"]
-    assert answers["rows"] == answers["moved"] > 100
+    assert answers["rows"] == answers["moved"] > 50
+    assert answers["source"] == "test rows of flights@s1"
     assert 0 < answers["median"] <= answers["p95"] <= answers["largest"]
     assert done.json["segment"] == "JFK,B6,BOS"
+
+
+def test_a_segment_that_was_carried_forward_is_that_of_its_own_run(modelmill: Command, project: Path) -> None:
+    file = project / "delays.py"
+    kept = file.read_text()
+    again = modelmill("train", "--json", cwd=project)
+    assert again.json["run"] is None  # nothing has changed: there is no fourth run
+    found = modelmill("diff", "air-time[JFK,B6,BOS]", "3", "3", "--json", cwd=project).json
+    assert (found["change"], found["segments_same"], file.read_text()) == ("same", 1, kept)
 
 
 def test_snapshots_are_compared_row_by_row(modelmill: Command, project: Path) -> None:

@@ -164,6 +164,36 @@ def test_code_that_needs_more_than_was_recorded_to_be_imported(modelmill: Comman
     assert "KeyError: 'LIMIT'" in done.err
 
 
+def test_a_module_behind_a_link_out_of_the_project_is_not_recorded(modelmill: Command, tmp_path: Path) -> None:
+    folder = write(tmp_path / "p", "number = 1")
+    (tmp_path / "beside.py").write_text("ONE = 1\n")
+    (folder / "beside.py").symlink_to(tmp_path / "beside.py")
+    text = (folder / "m.py").read_text()
+    (folder / "m.py").write_text(f"import beside\n{text}")
+    assert modelmill("train", cwd=folder).code == 0
+    done = modelmill("reproduce", "1", "--in", "here", cwd=folder)
+    assert (done.code, "No module named 'beside'" in done.err) == (2, True)
+
+
+def test_a_project_inside_of_another_repository_has_its_commit(modelmill: Command, tmp_path: Path) -> None:
+    folder = write(tmp_path / "outer" / "p", "number = 1")
+    git = ["git", "-C", str(tmp_path / "outer"), "-c", "user.name=t", "-c", "user.email=t@example.com"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    (tmp_path / "outer" / "beside.txt").write_text("no change of the project")
+    assert modelmill("train", cwd=folder).code == 0
+    run = modelmill("show", "run", "1", "--json", cwd=folder).json["details"]["run"]
+    assert (len(run["commit"]), run["diff"]) == (40, None)
+    assert modelmill("reproduce", "1", "--in", "here", cwd=folder).code == 0
+
+
+def test_a_notebook_is_no_model_file(modelmill: Command, tmp_path: Path) -> None:
+    folder = write(tmp_path / "p", "number = 1")
+    (folder / "n.ipynb").write_text("{}")
+    done = modelmill("train", "n.ipynb", cwd=folder)
+    assert (done.code, "jupyter nbconvert --to script n.ipynb" in done.err) == (2, True)
+
+
 def test_a_run_that_built_nothing_has_nothing_to_reproduce(modelmill: Command, tmp_path: Path) -> None:
     folder = write(tmp_path / "p", "raise ValueError")
     assert modelmill("train", cwd=folder).code == 1

@@ -47,6 +47,12 @@ def load_model_file(path: Path, root: Path) -> LoadedFile:
 
 def _import(path: Path, root: Path) -> ModuleType:
     name = path.stem
+    if path.suffix != ".py":
+        raise ModelFileBroken(
+            f"`{path.name}` is no Python file",
+            expected="a .py file: what is built is imported on every worker and node, and compared line by line",
+            next=f"jupyter nbconvert --to script {path.name}" if path.suffix == ".ipynb" else "",
+        )
     if not name.isidentifier():
         raise ModelFileBroken(
             f"`{path.name}` is no importable name", next=f"mv {path.name} {name.replace('-', '_')}.py"

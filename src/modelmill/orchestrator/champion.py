@@ -8,11 +8,9 @@ from pathlib import Path
 from modelmill.build.batch import BatchPart, BatchSetup
 from modelmill.build.plan import Step
 from modelmill.build.segment import tests_of
-from modelmill.errors import NotFound
 from modelmill.model.fitted import Floats
-from modelmill.names import Digest, ModelName, Segment
+from modelmill.names import Digest, Segment
 from modelmill.orchestrator.batch import answer_parts
-from modelmill.registry import runs
 from modelmill.registry.facts import extract_code
 from modelmill.registry.fleet import Entry, FleetMap, decode
 from modelmill.registry.records import Run
@@ -20,20 +18,9 @@ from modelmill.settings import Settings
 from modelmill.store.opening import Store
 
 
-def champion_run(store: Store, model: ModelName) -> Run:
-    """Return the newest run that has made a fleet map; raises `NotFound` where there is none."""
-    before = None
-    while page := runs.list_runs(store.database, model, before=before):
-        for run in page:
-            if run.map is not None:
-                return run
-        before = page[-1].id
-    raise NotFound(f"model `{model}` has no version to compare with", next="modelmill train")
-
-
 def champion_map(store: Store, run: Run) -> FleetMap:
     """Return the fleet map of such a run."""
-    assert run.map is not None  # noqa: S101 - `champion_run` has looked
+    assert run.map is not None  # noqa: S101 - the caller has looked
     return decode(store.blobs.get(run.map))
 
 

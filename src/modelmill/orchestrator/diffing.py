@@ -102,7 +102,17 @@ def _sides(store: Store, what: Sequence[str]) -> tuple[ModelName, Segment | None
     name, segment = parse_target(targets[0]) if targets else (None, None)
     model = pick_model(store, name)
     target = format_target(model, segment) if segment is not None else str(model)
-    return model, segment, _side(store, model, before, target), _side(store, model, after, target)
+    one, other = (_of_segment(store, _side(store, model, word, target), target, segment) for word in (before, after))
+    return model, segment, one, other
+
+
+def _of_segment(store: Store, side: _Side, target: str, segment: Segment | None) -> _Side:
+    """Return the side with the run that built this segment: a run carries forward what did not change, or failed."""
+    entry = side.fleet.find(segment) if segment is not None else None
+    if entry is None or entry.number == side.run.number:
+        return side
+    name = f"{target} {entry.number}, which is that of {side.name.rpartition(' ')[2]}"
+    return side._replace(name=name, run=runs.get_run(store.database, side.run.model, entry.number))
 
 
 def _side(store: Store, model: ModelName, word: str, target: str) -> _Side:
@@ -178,7 +188,9 @@ class _Comparison:
         if self.segment is None:
             return self.before.run.snapshot != self.after.run.snapshot
         one, other = (self._measured(entries, self.segment) for entries in (self.old, self.new))
-        return one is not None and other is not None and one.data != other.data
+        if one is None or other is None:
+            return self.before.run.snapshot != self.after.run.snapshot
+        return one.data != other.data
 
     def _measured(self, entries: Mapping[Segment, Entry], key: Segment) -> Measured | None:
         return self.measured.get((key, entries[key].number))
@@ -290,8 +302,8 @@ def _lines(store: Store, digest: Digest | None) -> list[str]:
 
 
 def _with_answers(store: Store, settings: Settings, outcome: DiffOutcome, one: _Side, other: _Side) -> DiffOutcome:
-    """Ask both sides the rows of the later snapshot's end - they tested nothing but the later one - and compare."""
+    """Ask both sides the same rows, and compare."""
     from modelmill.orchestrator.answers import compare_answers
 
-    found = compare_answers(store, settings, one.fleet, other.fleet, other.run.snapshot, outcome.segment)
+    found = compare_answers(store, settings, one.fleet, other.fleet, other.run, outcome.segment)
     return msgspec.structs.replace(outcome, answers=found)

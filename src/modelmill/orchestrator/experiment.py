@@ -34,7 +34,7 @@ from modelmill.model.declaration import Model
 from modelmill.model.fitted import Floats, make_y
 from modelmill.model.loading import imported_files
 from modelmill.names import Digest, Segment, digest_of, format_segment
-from modelmill.orchestrator.champion import champion_answers, champion_map, champion_run
+from modelmill.orchestrator.champion import champion_answers, champion_map
 from modelmill.orchestrator.outcomes import ArmFacts, ExperimentOutcome, Progress, no_progress
 from modelmill.orchestrator.project import Project, open_project
 from modelmill.orchestrator.requests import ExperimentRequest
@@ -45,6 +45,7 @@ from modelmill.orchestrator.training import as_text, parse_values, recipe_of, ro
 from modelmill.registry import facts
 from modelmill.registry.lock import capture_lock
 from modelmill.registry.records import FailureRecord
+from modelmill.registry.runs import newest_map
 from modelmill.registry.studies import ArmEnd, ArmStart, begin_arm, end_arm
 from modelmill.registry.versions import heads
 from modelmill.settings import Settings
@@ -89,7 +90,7 @@ class _Experiment:
         self.store, self.project, self.request, self.progress = store, project, request, progress
         self.model: Model = project.model
         self.arms = grid(self.model, request.values, request.vary)
-        self.champion = champion_run(store, self.model.name)
+        self.champion = newest_map(store.database, self.model.name)
         self.folder = temporary(store.scratch)
         self.code = self._code_now()
         self.began = time.monotonic()

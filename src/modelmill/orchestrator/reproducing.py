@@ -58,7 +58,7 @@ _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 _WORST = 10
 _ELSEWHERE = {"LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", "TZ": "Pacific/Chatham", "PYTHONHASHSEED": "0"}
 """What a model that is recorded does not depend on."""
-_KEPT = ("PATH", "OPENBLAS_CORETYPE", "MODELMILL_STORE")
+_KEPT = ("PATH", "OPENBLAS_CORETYPE")
 
 
 class _Asked(NamedTuple):
