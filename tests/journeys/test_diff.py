@@ -79,6 +79,22 @@ def test_snapshots_are_compared_row_by_row(modelmill: Command, project: Path) ->
     assert "distance" in text
 
 
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.csv"])
+def test_an_exported_snapshot_imported_again_is_the_same(modelmill: Command, project: Path, name: str) -> None:
+    out = modelmill("data", "export", "flights@s1", "--out", name, "--json", cwd=project).json
+    assert (out["snapshot"]["rows"], out["bytes"]) == (60_000, (project / name).stat().st_size)
+    again = modelmill("data", "import", name, "--dataset", "flights", "--json", cwd=project).json["snapshot"]
+    assert (again["new"], again["label"]) == (False, "flights@s1")
+    assert [path.name for path in project.glob(".rows*")] == []
+
+
+@pytest.mark.parametrize(
+    "words", [("flights@s1",), ("flights@s1", "--out", "rows.xls"), ("flights@s9", "--out", "r.csv")]
+)
+def test_what_cannot_be_exported(modelmill: Command, project: Path, words: tuple[str, ...]) -> None:
+    assert modelmill("data", "export", *words, cwd=project).code == 2
+
+
 def test_the_text_is_in_one_order(modelmill: Command, project: Path) -> None:
     out = modelmill("diff", "2", "3", cwd=project).out
     labels = [line.split()[0] for line in out.splitlines() if line[:1].isalpha()]

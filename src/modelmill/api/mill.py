@@ -77,6 +77,10 @@ class Mill:
         """Compare: ``diff(1, 2)``, ``diff("air-time[UA,ORD]", 1, 2)``, ``diff("r1", "r2")``, ``diff("a@s1", "a@s2")``."""
         return self._ask("diff", outcomes.DiffOutcome, what=tuple(map(str, what)), answers=answers)
 
+    def data_export(self, snapshot: str, out: str | Path) -> outcomes.ExportOutcome:
+        """Write a snapshot's rows to a .parquet or .csv file."""
+        return self._ask("data export", outcomes.ExportOutcome, snapshot=snapshot, out=str(out))
+
     def data_diff(self, before: str, after: str) -> outcomes.DiffOutcome:
         """Compare two snapshots."""
         return self._ask("data diff", outcomes.DiffOutcome, what=(before, after))

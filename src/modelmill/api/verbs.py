@@ -208,6 +208,15 @@ VERBS = (
         ),
     ),
     Verb(
+        "data export",
+        "Write a snapshot's rows to a file.",
+        requests.ExportRequest,
+        outcomes.ExportOutcome,
+        "modelmill.orchestrator.exporting:export_rows",
+        "viewer",
+        examples=("modelmill data export flights@s1 --out rows.parquet",),
+    ),
+    Verb(
         "data diff",
         "Say what lies between two snapshots: promises, segments, rows, distributions.",
         requests.DataDiffRequest,

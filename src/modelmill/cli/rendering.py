@@ -301,6 +301,12 @@ def render_import(imported: o.ImportOutcome) -> Iterator[str]:
     yield line("snapshot", *_snapshot_parts(imported.snapshot), checks, seconds(imported.seconds))
 
 
+def render_export(export: o.ExportOutcome) -> Iterator[str]:
+    """Yield the file that was written."""
+    told = f"{export.snapshot.rows:,} rows of {export.snapshot.label}"
+    yield line("written", export.out, told, size(export.bytes), seconds(export.seconds))
+
+
 def render_listing(listing: o.SnapshotListing) -> Iterator[str]:
     """Yield a table of snapshots."""
     header = ("snapshot", "rows", "segments", "size", "digest", "taken", "source")
@@ -380,6 +386,7 @@ RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.SearchOutcome: render_search,
     o.ShowOutcome: render_show,
     o.ImportOutcome: render_import,
+    o.ExportOutcome: render_export,
     o.SnapshotListing: render_listing,
     o.FsckOutcome: render_fsck,
     o.DoctorOutcome: render_doctor,

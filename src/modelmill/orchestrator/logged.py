@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,15 @@ def flat(frame: pl.DataFrame) -> pl.DataFrame:
 def write_frame(frame: pl.DataFrame, out: str) -> Path:
     """Write a frame as its file's ending says; raises `UsageError` for another one."""
     path = check_ending(out)
-    getattr(frame, _WRITERS[path.suffix])(path)
+    # Beside it first: a disk that is full, or a kill, leaves the file that was there.
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        getattr(frame, _WRITERS[path.suffix])(beside)
+        beside.replace(path)
+    except OSError as error:
+        raise UsageError(f"`{out}` cannot be written: {error.strerror or error}") from error
+    finally:
+        beside.unlink(missing_ok=True)
     return path
 
 

@@ -684,6 +684,16 @@ class ImportOutcome(Outcome, frozen=True, kw_only=True):
     next: str = ""
 
 
+class ExportOutcome(Outcome, frozen=True, kw_only=True):
+    """A file that a snapshot was written to."""
+
+    snapshot: SnapshotFacts
+    out: str
+    bytes: int
+    seconds: float
+    next: str = ""
+
+
 class LoggedFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What nodes have logged of one model's answers."""
 

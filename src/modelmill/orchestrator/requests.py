@@ -242,6 +242,22 @@ class DiffRequest(Request, frozen=True, kw_only=True):
     answers: Annotated[bool, Meta(description="Ask both the same rows, and say how answers moved.")] = False
 
 
+class ExportRequest(Request, frozen=True, kw_only=True):
+    """Write a snapshot's rows."""
+
+    snapshot: Annotated[
+        str | None,
+        Meta(description="`flights@s1`, or a dataset for its newest.", extra={"argument": True}),
+    ] = None
+    out: Annotated[
+        str | None,
+        Meta(
+            description="The file, as .parquet or .csv; one that is there is replaced.",
+            extra={"metavar": "FILE", "path": True},
+        ),
+    ] = None
+
+
 class DataDiffRequest(Request, frozen=True, kw_only=True):
     """Compare two snapshots."""
 
