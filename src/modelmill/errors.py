@@ -380,6 +380,12 @@ class ExperimentAborted(Refused):
     code = "MM413"
 
 
+class NotRetraining(Refused):
+    """More than the rows has changed since the current version."""
+
+    code = "MM414"
+
+
 # ------------------------------------------------------------------ MM5xx: the platform
 
 

@@ -20,7 +20,8 @@ from modelmill.names import Segment, VersionId, digest_of
 from modelmill.registry.change import Change
 from modelmill.registry.evidence import list_evidence, record_evidence
 from modelmill.registry.lineage import changes_of_run, descent_of
-from modelmill.registry.records import ChunkRecord, Run, RunStart, RunState
+from modelmill.registry.records import GATE, ChunkRecord, Run, RunStart, RunState
+from modelmill.registry.refusing import Refusal, refusals_of, settle_versions
 from modelmill.registry.runs import (
     abandon_runs,
     finish_run,
@@ -36,6 +37,8 @@ from modelmill.registry.runs import (
 from modelmill.registry.search import search
 from modelmill.registry.versions import (
     add_tags,
+    candidate_entries,
+    candidate_version,
     current_entries,
     current_version,
     get_version,
@@ -474,3 +477,103 @@ def test_a_lost_publication_is_caught_up_with(store: Store) -> None:
     store.pointers.publish("environment-dev.json", stale or b"")
     assert republish(store, "dev").models[MODEL].map == maps[1]
     assert find_published(store.pointers, "dev") == republish(store, "dev")
+
+
+def retrain(store: Store, segments: list[Segment] = FLEET, **others: Any) -> Run:
+    """Record a run whose versions wait for a gate."""
+    run = begin(store, kind="retrain")
+    record_chunk(store.database, run, sample_chunk(store.blobs, segments, **others))
+    return run
+
+
+def refused(*segments: Segment) -> list[Refusal]:
+    why = "mae 9, the champion's 7.5, on 40 rows: clearly worse"
+    return [Refusal(segment, "no_worse(mae) than champion", why) for segment in segments]
+
+
+def numbers(store: Store) -> dict[Segment, int]:
+    return {entry.segment: entry.number for entry in current_entries(store.database, MODEL)}
+
+
+def test_what_waits_for_its_gate_answers_nobody(store: Store) -> None:
+    build(store, FLEET, scores={FLEET[0]: 7.0})
+    retrain(store, FLEET, data=b"more", scores={FLEET[0]: 9.0})
+    assert numbers(store) == dict.fromkeys(FLEET, 1)
+    assert {entry.number for entry in candidate_entries(store.database, MODEL)} == {2}
+    assert candidate_version(store.database, MODEL, FLEET[0]).id.number == 2
+    assert current_version(store.database, MODEL, FLEET[0]).id.number == 1
+    (found,) = search(store.database, MODEL, "s00", metric="mae < 7.2").items
+    assert found.id.number == 1
+    assert heads(store.database, MODEL)[FLEET[0]].number == 2
+
+
+def test_a_refused_version_leaves_its_segment_to_the_champion(store: Store) -> None:
+    build(store, FLEET, scores={FLEET[0]: 7.0})
+    run = retrain(store, FLEET, data=b"more", scores={FLEET[0]: 9.0, FLEET[1]: 3.0})
+    settle_versions(store.database, run, refused(FLEET[0]))
+    assert numbers(store) == dict.fromkeys(FLEET, 2) | {FLEET[0]: 1}
+    # The registry finds both by the score of what answers, and a plan knows that these rows were tried.
+    (kept,) = search(store.database, MODEL, "s00", metric="mae < 7.2").items
+    (new,) = search(store.database, MODEL, None, metric="mae < 3.1").items
+    assert (kept.id.number, new.id.segment) == (1, FLEET[1])
+    assert heads(store.database, MODEL)[FLEET[0]].number == 2
+    assert heads(store.database, MODEL)[FLEET[0]].failed is False
+    assert get_version(store.database, VersionId(MODEL, FLEET[0], 2)).score == 9.0
+    assert list(refusals_of(store.database, MODEL, FLEET[0])) == [2]
+    assert refusals_of(store.database, MODEL, FLEET[1]) == {}
+    (failure,) = list_failures(store.database, run)
+    said = "gate not passed: no_worse(mae) than champion"
+    assert (failure.stage, failure.code, failure.summary) == (GATE, "MM402", said)
+
+
+def test_a_refused_version_without_a_champion_leaves_the_segment_to_the_pooled_model(store: Store) -> None:
+    run = retrain(store, FLEET[:2])
+    settle_versions(store.database, run, refused(FLEET[0]))
+    assert numbers(store) == {FLEET[1]: 1}
+    assert heads(store.database, MODEL)[FLEET[0]].number == 1
+    with pytest.raises(NotFound):
+        current_version(store.database, MODEL, FLEET[0])
+
+
+def test_settling_once_more_changes_nothing(store: Store) -> None:
+    build(store)
+    run = retrain(store, data=b"more")
+    for _ in range(2):
+        settle_versions(store.database, run, refused(FLEET[0]))
+    settle_versions(store.database, run)
+    assert numbers(store) == dict.fromkeys(FLEET, 2) | {FLEET[0]: 1}
+    assert len(list(list_failures(store.database, run))) == 1
+
+
+def test_the_next_version_answers_again(store: Store) -> None:
+    build(store)
+    settle_versions(store.database, retrain(store, data=b"more"), refused(FLEET[0]))
+    build(store, FLEET[:1], data=b"most")
+    assert current_version(store.database, MODEL, FLEET[0]).id.number == 3
+    assert heads(store.database, MODEL)[FLEET[0]].number == 3
+    assert list(refusals_of(store.database, MODEL, FLEET[0])) == [2]
+
+
+def test_a_segment_that_fails_since_keeps_what_waits_and_what_was_refused(store: Store) -> None:
+    build(store)
+    settle_versions(store.database, retrain(store, FLEET[:1], data=b"more"), refused(FLEET[0]))
+    retrain(store, FLEET[1:2], data=b"more")
+    build(store, [], failed=FLEET[:2])
+    assert [heads(store.database, MODEL)[one].number for one in FLEET[:2]] == [2, 3]
+    assert [heads(store.database, MODEL)[one].failed for one in FLEET[:3]] == [True, True, False]
+
+
+def test_a_version_that_a_later_run_refused_is_known_by_its_own_number(store: Store) -> None:
+    """A run that was interrupted before its gate has looked: the next one judges what it left."""
+    build(store)
+    retrain(store, data=b"more")
+    settle_versions(store.database, begin(store, kind="retrain"), refused(FLEET[0]))
+    assert list(refusals_of(store.database, MODEL, FLEET[0])) == [2]
+
+
+def test_settling_many_is_four_statements(store: Store) -> None:
+    build(store)
+    run = retrain(store, data=b"more")
+    with counted(store) as seen:
+        settle_versions(store.database, run, refused(*FLEET[:10]))
+    assert len([text for text in seen if not text.startswith(("BEGIN", "SET", "ROLLBACK", "PRAGMA"))]) == 4

@@ -37,6 +37,10 @@ class Mill:
         """Try other parameters on the same rows: ``values=("alpha=0.5",)``, or a grid: ``vary=("alpha=0.1,1,10",)``."""
         return self._ask("experiment", outcomes.ExperimentOutcome, file=file, **options)
 
+    def retrain(self, file: str | None = None, **options: Any) -> outcomes.RetrainOutcome:
+        """Build from new rows, nothing else changed; what the gate refuses keeps its champion."""
+        return self._ask("retrain", outcomes.RetrainOutcome, file=file, **options)
+
     def up(self, file: str | None = None, **options: Any) -> outcomes.UpOutcome:
         """Build what has changed, release it to dev and leave a node serving it in the background."""
         options.setdefault("detach", True)

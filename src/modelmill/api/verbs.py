@@ -74,6 +74,15 @@ VERBS = (
         examples=("modelmill experiment --set alpha=10", "modelmill experiment --vary alpha=0.1,1,10 --study alpha"),
     ),
     Verb(
+        "retrain",
+        "Build from new rows, nothing else changed, and let the gate judge.",
+        requests.RetrainRequest,
+        outcomes.RetrainOutcome,
+        "modelmill.orchestrator.retraining:retrain",
+        "author",
+        examples=("modelmill retrain", "modelmill retrain --window ..2013-12-31"),
+    ),
+    Verb(
         "up",
         "Build what has changed, release it to dev and serve it.",
         requests.UpRequest,

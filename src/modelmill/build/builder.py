@@ -26,8 +26,9 @@ from modelmill.model.loading import imported_files
 from modelmill.names import POOLED, Digest, Segment
 from modelmill.registry import runs
 from modelmill.registry.fleet import Entry, FleetMap, Header, sign
-from modelmill.registry.records import ChunkRecord, FailureRecord, Run, RunState
-from modelmill.registry.versions import current_entries, current_version
+from modelmill.registry.records import GATE, ChunkRecord, FailureRecord, Run, RunState
+from modelmill.registry.refusing import Refusal, settle_versions
+from modelmill.registry.versions import candidate_entries, candidate_version, current_entries
 from modelmill.settings import BuildSettings
 from modelmill.store.opening import Store
 from modelmill.store.packs import PackReader
@@ -47,7 +48,12 @@ _COMPARED_AGAIN = 3
 _LIBRARIES = ("sklearn.linear_model", "sklearn.ensemble", "lightgbm")
 """Imported once for all workers where the model uses them. Not polars: its import starts a thread, which no fork has."""
 
+NOT_BUILT = "its own model could not be built"
+NOT_PASSED = "its own model did not pass the gate"
+
 Progress = Callable[[str, dict[str, Any]], None]
+Judge = Callable[[list[Entry]], list[Refusal]]
+"""Looks at what would answer from now on, and says which versions may not."""
 
 
 @dataclass(slots=True)
@@ -78,7 +84,7 @@ class Builder:
     def __init__(
         self, store: Store, limits: BuildSettings, setup: Setup, plan: Plan, run: Run, template: Template | None = None
     ) -> None:
-        """Take everything that is decided, and the template where one was started early; nothing has begun yet."""
+        """Take everything that is decided, and the template where one was started early, which stays the caller's."""
         self.store, self.limits, self.setup, self.plan, self.run = store, limits, setup, plan, run
         self._template = template
         self.result = BuildResult(run, None)
@@ -103,8 +109,8 @@ class Builder:
         self._suspected: set[Segment] = set()
         """Segments at which a signal ended the worker once."""
 
-    def build(self, header: Header, progress: Progress) -> BuildResult:
-        """Build what the plan says and close the run; a segment's failure is part of the result."""
+    def build(self, header: Header, progress: Progress, judge: Judge | None = None) -> BuildResult:
+        """Build what the plan says, have it judged, and close the run; a segment's failure is part of the result."""
         if not self.plan.empty:
             asked = time.monotonic()
             with self._compute() as compute:
@@ -113,7 +119,7 @@ class Builder:
                 self._plan_tasks()
                 self._work_off(compute, progress)
                 self.result.seconds = time.monotonic() - began
-        return self._close(header)
+        return self._close(header, judge)
 
     def _compute(self) -> LocalCompute:
         limits = Limits(self.limits.segment_timeout_s, self.limits.worker_memory_mb)
@@ -123,6 +129,7 @@ class Builder:
             self.setup,
             workers=self._processes(),
             template=template,
+            keep=self._template is not None,
             limits=limits,
         )
 
@@ -150,7 +157,7 @@ class Builder:
         if not self._total:
             return None
         try:
-            version = current_version(self.store.database, self.run.model, POOLED)
+            version = candidate_version(self.store.database, self.run.model, POOLED)
         except NotFound:
             return None
         pack = PackReader(self.store.blobs.open(version.pack))
@@ -318,15 +325,21 @@ class Builder:
 
     # ---------------------------------------------------------------- the end
 
-    def _close(self, header: Header) -> BuildResult:
+    def _close(self, header: Header, judge: Judge | None) -> BuildResult:
+        # Before the map is signed: nothing that a gate refuses ever answers anybody.
+        refusals = judge(list(candidate_entries(self.store.database, self.run.model))) if judge is not None else []
+        settle_versions(self.store.database, self.run, refusals)
         entries = list(current_entries(self.store.database, self.run.model))
-        failed = [failure.segment for failure in runs.list_failures(self.store.database, self.run)]
-        fleet = FleetMap.build(header, [*entries, *self._answered_by_pooled(entries, failed)])
+        failures = list(runs.list_failures(self.store.database, self.run))
+        failed = [failure.segment for failure in failures if failure.stage != GATE]
+        refused = [failure.segment for failure in failures if failure.stage == GATE]
+        fleet = FleetMap.build(header, [*entries, *self._answered_by_pooled(entries, failed, refused)])
         counts = {
             "built": len(self.plan.steps) + bool(self.plan.pooled) - len(failed),
             "failed": len(failed),
             "unchanged": len(self.plan.unchanged),
             "without": len(self.plan.without),
+            **({"refused": len(refused)} if judge is not None else {}),
         }
         if not entries:
             self.result.run = runs.finish_run(self.store.database, self.run, RunState.FAILED, counts)
@@ -338,13 +351,19 @@ class Builder:
         self.result.map_digest = digest
         return self.result
 
-    def _answered_by_pooled(self, entries: list[Entry], failed: list[Segment]) -> Iterator[Entry]:
+    def _answered_by_pooled(
+        self, entries: list[Entry], failed: list[Segment], refused: list[Segment]
+    ) -> Iterator[Entry]:
         """Yield an entry for every segment that is known but has no model: the pooled one answers, and says why."""
         pooled = next((entry for entry in entries if entry.segment == POOLED), None)
         if pooled is None:
             return
         known = {entry.segment for entry in entries}
-        why: Mapping[Segment, str] = self.plan.without | dict.fromkeys(failed, "its own model could not be built")
+        why: Mapping[Segment, str] = {
+            **self.plan.without,
+            **dict.fromkeys(failed, NOT_BUILT),
+            **dict.fromkeys(refused, NOT_PASSED),
+        }
         for segment, reason in why.items():
             if segment not in known:
                 yield pooled._replace(segment=segment, state="pooled", why=reason)

@@ -7,7 +7,6 @@ answer are JSON with a format number, rows are Parquet.
 
 from __future__ import annotations
 
-import ast
 import os
 import sys
 import threading
@@ -27,8 +26,9 @@ from modelmill.compute.local import LocalCompute
 from modelmill.compute.worker import die_with
 from modelmill.data.build_table import write_build_table
 from modelmill.data.snapshot import Segments, decode_segments
-from modelmill.errors import ComputeLost, ModelmillError, NotRecorded
+from modelmill.errors import ComputeLost, ModelmillError
 from modelmill.model.schema import SchemaSpec
+from modelmill.model.values import value_of_record
 from modelmill.names import POOLED, Digest, format_segment
 from modelmill.registry.host import host_facts
 
@@ -155,7 +155,7 @@ class Rerun:
             model=order.model,
             table=scratch / "table",
             blobs=scratch / "blobs",
-            parameters={name: _value_of(name, text) for name, text in order.parameters.items()},
+            parameters={name: value_of_record(name, text) for name, text in order.parameters.items()},
             bins=[],
             code=Digest("0" * 64),
             recipe=Digest("0" * 64),
@@ -234,15 +234,6 @@ class Rerun:
         if not isinstance(ended, Done):
             raise ComputeLost(f"the worker that looks for the cause was lost: {ended.detail}")
         return ended.result
-
-
-def _value_of(name: str, text: str) -> Any:
-    try:
-        return float(text) if text in ("inf", "-inf", "nan") else ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
-        raise NotRecorded(
-            f"parameter `{name}` cannot be read back from its record", got=text[:120], next="give it a plain default"
-        ) from error
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class Common:
         self.reads_rows = self.predict is not None and "rows" in self.predict.asks
         """Whether predict() asks for the rows: only then are they picked."""
         self.train: RoleFunction = self.model.role("train")  # type: ignore[assignment]  # loading checked it
-        self.metrics = _metrics_of(self.model)
+        self.metrics = metrics_of(self.model)
         self.pooled: Any = None
         self.user_s = 0.0
         self.row_wise = False
@@ -270,7 +270,7 @@ class SegmentFit:
         truth, found, metrics = _picked(self.y, self.test), self.found, self.common.metrics
         values = {name: finite(metric(truth, found)) for name, metric in metrics.items()}
         score = self.common.model.metrics[0]
-        values[f"{score}:mean"] = finite(metrics[score](truth, _baseline(_picked(self.y, self.training), found)))
+        values[f"{score}:mean"] = finite(metrics[score](truth, mean_answers(_picked(self.y, self.training), found)))
         self.metrics = values
 
     def pooled_score(self) -> float | None:
@@ -387,13 +387,14 @@ def reseed(seed: int) -> None:
         sys.modules["torch"].manual_seed(seed)
 
 
-def _metrics_of(model: Model) -> dict[str, Metric]:
+def metrics_of(model: Model) -> dict[str, Metric]:
+    """Return the metrics of a model by name, the user's own included; the first is its score."""
     known = metrics_for(model.task)
     own = {name: role.function for name, role in model.own_metrics.items()}
     return {name: {**known, **own}[name] for name in (*model.metrics, *own)}
 
 
-def _baseline(y: Numbers, found: Floats) -> Floats:
+def mean_answers(y: Numbers, found: Floats) -> Floats:
     """Return what the mean of the training rows would answer: their mean, or the share of each class."""
     if found.ndim == 1:
         return np.full(len(found), y.mean())

@@ -38,7 +38,12 @@ def _arm(arm: ArmFacts, unit: str) -> Iterator[str]:
     if found is None:
         yield line("", "compared with nothing: no current version was built from these rows")
         return
-    means = f"{found.measure} {number(found.champion)} -> {number(found.arm)} {unit}".rstrip()
+    yield from compared_lines(found, unit)
+
+
+def compared_lines(found: PairedFacts, unit: str) -> Iterator[str]:
+    """Yield the means, their difference with its interval, and in how many segments it is clear."""
+    means = f"{found.measure} {number(found.champion)} -> {number(found.new)} {unit}".rstrip()
     yield line("", means, f"difference {number(found.difference, 3)}", interval(found), found.verdict)
     unjudged = f"{found.unjudged:,} too small to say" if found.unjudged else ""
     yield line(
@@ -64,7 +69,7 @@ def _row(arm: ArmFacts) -> tuple[str, ...]:
     if (found := arm.compared) is None:
         return *head, "-", "-", "-", "-", "", seconds(arm.seconds)
     numbers = (number(value, 3) for value in (found.difference, found.low, found.high))
-    return *head, number(found.arm), *numbers, found.verdict, seconds(arm.seconds)
+    return *head, number(found.new), *numbers, found.verdict, seconds(arm.seconds)
 
 
 def plot(arms: Sequence[ArmFacts]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from modelmill.cli.arms import render_arms, render_study
+from modelmill.cli.arms import compared_lines, render_arms, render_study
 from modelmill.cli.layout import count, line, lines, moment, number, seconds, size, table
 from modelmill.cli.local import CompletionOutcome, InitOutcome
 from modelmill.cli.proof import render_audit, render_diff, render_reproduce
@@ -24,6 +24,11 @@ def render(outcome: o.Outcome) -> Iterator[str]:
 
 def render_train(train: o.TrainOutcome) -> Iterator[str]:
     """Yield what a build did: the rows, the counts, who answers, how well, at what cost, what failed."""
+    yield from _made(train)
+    yield from _left(train)
+
+
+def _made(train: o.TrainOutcome) -> Iterator[str]:
     yield line("snapshot", *_snapshot_parts(train.snapshot))
     yield from _explained(train)
     yield from _run(train)
@@ -45,8 +50,29 @@ def render_train(train: o.TrainOutcome) -> Iterator[str]:
             f"{train.unsteady} was fitted twice, and came out otherwise",
             f"modelmill reproduce {train.version} says why",
         )
+
+
+def _left(train: o.TrainOutcome) -> Iterator[str]:
     yield from render_failures(train.failures)
     yield from lines("not yet", (f"{text} (declared, not active yet)" for text in train.inactive))
+
+
+def render_retrain(retrain: o.RetrainOutcome) -> Iterator[str]:
+    """Yield what the new rows made, and what the gate said of it beside the champion."""
+    yield from _made(retrain.train)
+    before, after = retrain.before, retrain.train.snapshot.label
+    yield line("data", f"{before} -> {after}", "code, parameters, packages: the same")
+    if retrain.train.run is not None:
+        yield from _judged(retrain)
+    yield from _left(retrain.train)
+
+
+def _judged(retrain: o.RetrainOutcome) -> Iterator[str]:
+    yield line("gate", *retrain.gate, count(retrain.judged, "segment") + " judged")
+    if found := retrain.compared:
+        unit = retrain.train.comparison.unit if retrain.train.comparison else ""
+        yield line("champion", f"version {retrain.champion} of each segment, on the same test rows")
+        yield from compared_lines(found, unit)
 
 
 def render_up(up: o.UpOutcome) -> Iterator[str]:
@@ -84,8 +110,9 @@ def render_failures(groups: Iterable[o.FailureGroup]) -> Iterator[str]:
     for group in groups:
         more = ", ..." if group.count > len(group.segments) else ""
         examples = f"e.g. {', '.join(group.segments)}{more}" if group.segments else ""
-        yield line("failed", count(group.count, "segment"), f"{group.code} {group.cause}", examples)
-        for label in ("where", "next", "safe"):
+        label = "refused" if group.stage == "gate" else "failed"
+        yield line(label, count(group.count, "segment"), f"{group.code} {group.cause}", examples)
+        for label in ("where", "got", "next", "safe"):
             if text := getattr(group, label):
                 yield line("", f"{label:<6} {text}")
 
@@ -95,7 +122,8 @@ def _run(train: o.TrainOutcome) -> Iterator[str]:
     if train.run is None:
         yield line("run", "nothing to build", f"{_models(counts)} unchanged", seconds(train.seconds))
         return
-    done = [f"{getattr(counts, name):,} {name}" for name in ("built", "unchanged", "failed") if getattr(counts, name)]
+    names = ("built", "unchanged", "failed", "refused")
+    done = [f"{getattr(counts, name):,} {name}" for name in names if getattr(counts, name)]
     went_on = "went on after an interruption" if train.resumed else ""
     yield line(f"run {train.run}", _models(counts), *done, seconds(train.seconds), went_on)
 
@@ -372,6 +400,7 @@ def render_completion(completion: CompletionOutcome) -> Iterator[str]:
 
 RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.TrainOutcome: render_train,
+    o.RetrainOutcome: render_retrain,
     o.ReproduceOutcome: render_reproduce,
     o.DiffOutcome: render_diff,
     o.AuditOutcome: render_audit,

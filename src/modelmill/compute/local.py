@@ -66,13 +66,14 @@ class LocalCompute:
         *,
         workers: int = 0,
         template: Template | None = None,
+        keep: bool = False,
         limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
         """Start the workers; each calls `entry`, a ``module:function``, with `setup`, and runs what that returns.
 
         Returns when all are ready; what a worker raises while it gets ready is raised here.
         `workers`: 0 means one a core. `template`: one that was started before, with what they need imported; it is
-        closed with them.
+        closed with them, unless its owner is to `keep` it for others.
         """
         self._entry, self._limits = entry, limits
         self._setup = pickle.dumps(setup)
@@ -81,7 +82,7 @@ class LocalCompute:
         self._ended: deque[Done | Lost] = deque()
         self._lost_in_a_row = 0
         self._count = workers or len(os.sched_getaffinity(0))
-        self._template = template or Template()
+        self._template, self._keep = template or Template(), keep
         try:
             for _ in range(self._count):
                 self._spawn()
@@ -117,7 +118,8 @@ class LocalCompute:
             _kill(worker.pid)
             worker.close()
         self._workers.clear()
-        self._template.close()
+        if not self._keep:
+            self._template.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,6 @@
 """Conditions of a model's policy as typed expressions: ``worse("mae") > 0.10``, ``no_worse("mae", than="champion")``.
 
-They are parsed, checked, stored and shown from the first day; gates, triggers and canaries act on them later.
+They are parsed, checked, stored and shown from the first day. A gate acts on every retraining; triggers and canaries act later.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from modelmill.errors import DeclarationInvalid, did_you_mean
 from modelmill.model.columns import Column
+from modelmill.model.metrics import higher_is_better
 
 Baseline = Literal["champion", "mean", "pooled"]
 _BASELINES = ("champion", "mean", "pooled")
@@ -28,6 +29,12 @@ class Condition:
     op: str = ""
     right: float | str = ""
     metric: str = ""
+    asks: Literal["", "better", "no_worse", "at_least"] = ""
+    """What a gate asks; empty for a condition that no gate can judge."""
+    than: str = ""
+    """The baseline that it is compared with."""
+    value: float = 0.0
+    """The minimum, or by which share it has to be better."""
 
     def __str__(self) -> str:
         return f"{self.left} {self.op} {self.right}".strip()
@@ -75,18 +82,20 @@ def worse(metric: str) -> Quantity:
 def better(metric: str, *, than: Baseline, by: float = 0.0) -> Condition:
     """Ask that a metric is better than a baseline's by at least the share `by`."""
     _check_baseline(than)
-    return Condition(f"better({metric})", "than", f"{than} by {by:g}" if by else than, metric)
+    right = f"{than} by {by:g}" if by else than
+    return Condition(f"better({metric})", "than", right, metric, "better", than, by)
 
 
 def no_worse(metric: str, *, than: Baseline) -> Condition:
     """Ask that a metric is not clearly worse than a baseline's: a paired comparison on the same rows."""
     _check_baseline(than)
-    return Condition(f"no_worse({metric})", "than", than, metric)
+    return Condition(f"no_worse({metric})", "than", than, metric, "no_worse", than)
 
 
 def at_least(metric: str, value: float) -> Condition:
-    """Ask for a minimum of a metric."""
-    return Condition(metric, ">=", _number(metric, value), metric)
+    """Ask that a metric is as good as a value: an accuracy or r2 at least that, an error at most."""
+    limit = _number(metric, value)
+    return Condition(metric, ">=" if higher_is_better(metric) else "<=", limit, metric, "at_least", value=limit)
 
 
 def drifted(column: Column | str | Any) -> Condition:
@@ -139,6 +148,17 @@ def check_conditions(what: str, conditions: Sequence[object]) -> None:
         if not isinstance(condition, Condition):
             raise DeclarationInvalid(
                 f"{what}: `{condition!r}` is not a condition", expected='like mm.worse("mae") > 0.1'
+            )
+
+
+def check_gate(conditions: Sequence[Condition]) -> None:
+    """Refuse what cannot be judged of a version before it answers anybody, such as its latency."""
+    for condition in conditions:
+        if not condition.asks:
+            raise DeclarationInvalid(
+                f"gate: `{condition}` cannot be judged when a version is built",
+                expected="mm.better(...), mm.no_worse(...) or mm.at_least(...)",
+                next="a canary's abort=[...] is for what is seen while it answers, retrain=[...] for triggers",
             )
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from modelmill.errors import DeclarationInvalid, did_you_mean
-from modelmill.model.conditions import Canary, Condition, check_conditions
+from modelmill.model.conditions import Canary, Condition, check_conditions, check_gate
 from modelmill.model.linear import LinearTrain
 from modelmill.model.metrics import check_metric, default_metrics
 from modelmill.model.roles import KNOWN_PARAMETERS, Function, RoleFunction, is_single, read_role, where_of
@@ -72,6 +72,7 @@ class Model:
         self.laws: dict[str, RoleFunction] = {}
         self.own_metrics: dict[str, RoleFunction] = {}
         check_conditions("gate", self.gate)
+        check_gate(self.gate)
         check_conditions("retrain", self.retrain)
 
     def __repr__(self) -> str:

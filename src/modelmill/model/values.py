@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Any
 
-from modelmill.errors import FieldInvalid, did_you_mean
+from modelmill.errors import FieldInvalid, NotRecorded, did_you_mean
 from modelmill.model.columns import Column
 
 INT64 = 2**63
@@ -33,6 +34,16 @@ def value_of_text(column: Column, text: str) -> Any:
     if column.kind == "bool" and text.lower() in ("true", "false"):
         return text.lower() == "true"
     return text
+
+
+def value_of_record(name: str, text: str) -> Any:
+    """Return a hyperparameter from what its record holds of it, its `repr`; raises `NotRecorded` where that says too little."""
+    try:
+        return float(text) if text in ("inf", "-inf", "nan") else ast.literal_eval(text)
+    except (ValueError, SyntaxError) as error:
+        raise NotRecorded(
+            f"parameter `{name}` cannot be read back from its record", got=text[:120], next="give it a plain default"
+        ) from error
 
 
 def text_of(value: Any) -> str:

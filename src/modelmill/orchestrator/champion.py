@@ -1,13 +1,15 @@
-"""The champion of a model: the versions that are current, and what they answer to given test rows."""
+"""The champion of a model: the versions that are current, and what any versions answer to the rows that test."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from modelmill.build.batch import BatchPart, BatchSetup
 from modelmill.build.plan import Step
 from modelmill.build.segment import tests_of
+from modelmill.compute.forks import Template
 from modelmill.model.fitted import Floats
 from modelmill.names import Digest, Segment
 from modelmill.orchestrator.batch import answer_parts
@@ -24,18 +26,23 @@ def champion_map(store: Store, run: Run) -> FleetMap:
     return decode(store.blobs.get(run.map))
 
 
-def champion_answers(
-    store: Store,
-    settings: Settings,
-    fleet: FleetMap,
-    table: Path,
-    steps: Mapping[Step, Entry],
-    test_share: float,
-) -> Iterator[tuple[Segment, Floats]]:
-    """Yield what given versions answer to the test rows of their segments, in workers, by the code archived with them."""
+class Board(NamedTuple):
+    """The rows on which versions are compared, and how they are asked."""
+
+    table: Path
+    """As `build_table` writes it."""
+    test_share: float
+    template: Template | None = None
+    """The process that workers are forked from, where one runs already."""
+
+
+def test_answers(
+    store: Store, settings: Settings, fleet: FleetMap, board: Board, asked: Iterable[tuple[Step, Entry]]
+) -> Iterator[tuple[Segment, Entry, Floats]]:
+    """Yield what given versions answer to the test rows of given segments, in workers, by the code archived with them."""
     parts: dict[Digest, list[BatchPart]] = {}
-    for step, entry in steps.items():
-        tests = tests_of(step.rows, test_share)
+    for step, entry in asked:
+        tests = tests_of(step.rows, board.test_share)
         part = BatchPart(step.start + step.rows - tests, tests, step.segment, entry, "", None)
         parts.setdefault(entry.code or fleet.header.code, []).append(part)
     cache = store.folder / "cache" / "code"
@@ -43,5 +50,6 @@ def champion_answers(
     file, model = fleet.header.entry
     for code, some in parts.items():
         root = extract_code(store.blobs, code, cache)
-        setup = BatchSetup(file=root / file, root=root, model=model, table=table, blobs=store.blobs.folder)
-        yield from ((part.segment, found.numbers) for part, found in answer_parts(settings, setup, some))
+        setup = BatchSetup(file=root / file, root=root, model=model, table=board.table, blobs=store.blobs.folder)
+        for part, found in answer_parts(settings, setup, some, board.template):
+            yield part.segment, part.entry, found.numbers

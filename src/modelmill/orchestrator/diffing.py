@@ -232,12 +232,7 @@ class _Comparison:
         old, new = (
             msgspec.json.decode(self.store.blobs.get(side.run.declaration)) for side in (self.before, self.after)
         )
-        for name in sorted(old["values"].keys() | new["values"].keys()):
-            yield from _pair(name, old["values"].get(name), new["values"].get(name))
-        for name in _DECLARED:
-            yield from _pair(name, old.get(name), new.get(name))
-        if old.get("schema") != new.get("schema"):
-            yield f"schema {old['schema']['name']} changed"
+        yield from declared_differences(old, new)
 
     def _data(self) -> SnapshotDiff:
         before, after = (get_snapshot(self.store, side.run.snapshot) for side in (self.before, self.after))
@@ -261,6 +256,16 @@ class _Comparison:
             values = [found for found in values if None not in found]
             if values:
                 yield _metric(name, values)  # type: ignore[arg-type]  # those without a value are out
+
+
+def declared_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what differs between two declarations with their parameters, a line each: ``alpha 1.0 -> 0.5``."""
+    for name in sorted(old["values"].keys() | new["values"].keys()):
+        yield from _pair(name, old["values"].get(name), new["values"].get(name))
+    for name in _DECLARED:
+        yield from _pair(name, old.get(name), new.get(name))
+    if old.get("schema") != new.get("schema"):
+        yield f"schema {old['schema']['name']} changed"
 
 
 def _metric(name: str, values: list[tuple[Segment, float, float]]) -> MetricDiff:

@@ -20,7 +20,8 @@ import msgspec
 import numpy as np
 
 from modelmill.build.builder import start_template
-from modelmill.build.pairing import Paired, losses, pair
+from modelmill.build.gating import compare
+from modelmill.build.pairing import Paired
 from modelmill.build.plan import Plan, Step, has_several_classes, plan_build
 from modelmill.build.segment import tests_of, write_tests
 from modelmill.build.trying import Tried, try_segments
@@ -34,7 +35,7 @@ from modelmill.model.declaration import Model
 from modelmill.model.fitted import Floats, make_y
 from modelmill.model.loading import imported_files
 from modelmill.names import Digest, Segment, digest_of, format_segment
-from modelmill.orchestrator.champion import champion_answers, champion_map
+from modelmill.orchestrator.champion import Board, champion_map, test_answers
 from modelmill.orchestrator.outcomes import ArmFacts, ExperimentOutcome, Progress, no_progress
 from modelmill.orchestrator.project import Project, open_project
 from modelmill.orchestrator.requests import ExperimentRequest
@@ -43,6 +44,7 @@ from modelmill.orchestrator.studies import best_of, lock_of, study_facts
 from modelmill.orchestrator.summary import failure_groups
 from modelmill.orchestrator.training import as_text, parse_values, recipe_of, rows_together
 from modelmill.registry import facts
+from modelmill.registry.fleet import Entry
 from modelmill.registry.lock import capture_lock
 from modelmill.registry.records import FailureRecord
 from modelmill.registry.runs import newest_map
@@ -193,14 +195,14 @@ class _Experiment:
         """Return the answers of the current versions that were built from these very rows; others would have an edge."""
         fleet = champion_map(self.store, self.champion)
         known = heads(self.store.database, self.model.name)
-        wanted = {}
+        wanted: list[tuple[Step, Entry]] = []
         for step in steps:
             head, entry = known.get(step.segment), fleet.find(step.segment)
             if head and head.digests and head.digests.data == step.data and entry and entry.number == head.number:
-                wanted[step] = entry
-        share = self.model.test_share
-        answers = champion_answers(self.store, self.project.settings, fleet, self.folder / "table", wanted, share)
-        return dict(answers)
+                wanted.append((step, entry))
+        board = Board(self.folder / "table", self.model.test_share)
+        answers = test_answers(self.store, self.project.settings, fleet, board, wanted)
+        return {segment: numbers for segment, _, numbers in answers}
 
     def _try_arms(self, study: str, board: _Board, setup: Setup) -> Iterator[tuple[int, list[FailureRecord]]]:
         build = self.project.settings.build
@@ -292,7 +294,7 @@ class _Experiment:
                 likely=f"{first.code} {first.cause} ({first.count} segments)",
                 next=f"modelmill check {self.project.shown_path}",
             )
-        paired = compare(self.model.metrics[0], board.truth, tried, board.champion)
+        paired = _compare(self.model.metrics[0], board.truth, tried, board.champion)
         return ArmEnd(
             state="done",
             seconds=seconds,
@@ -330,7 +332,7 @@ def _adopt(arms: Sequence[ArmFacts], winner: int) -> str:
     return "modelmill train" + "".join(f" --set {name}={value}" for name, value in parameters.items())
 
 
-def compare(
+def _compare(
     metric: str, truth: dict[Segment, Floats], tried: Sequence[Tried], champion: dict[Segment, Floats]
 ) -> Paired | None:
     """Compare the answers of an arm with the champion's, on the segments that both answer; None where there are none."""
@@ -338,9 +340,9 @@ def compare(
     if not both:
         return None
     y = np.concatenate([truth[one.segment] for one in both])
-    measure, first = losses(metric, y, np.concatenate([one.answers for one in both]))
-    _, second = losses(metric, y, np.concatenate([champion[one.segment] for one in both]))
-    return pair(measure, first, second, np.array([len(one.answers) for one in both]))
+    answers = np.concatenate([one.answers for one in both])
+    others = np.concatenate([champion[one.segment] for one in both])
+    return compare(metric, y, answers, others, np.array([len(one.answers) for one in both]))
 
 
 def _whole(plan: Plan) -> list[Step]:

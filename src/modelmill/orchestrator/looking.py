@@ -11,7 +11,16 @@ import msgspec
 
 from modelmill.data.taking import get_snapshot, load_segments
 from modelmill.errors import ModelmillError, NotFound, UsageError, did_you_mean
-from modelmill.names import POOLED, ModelName, Segment, VersionId, format_segment, format_target, parse_target
+from modelmill.names import (
+    POOLED,
+    ModelName,
+    Segment,
+    VersionId,
+    format_segment,
+    format_target,
+    parse_segment,
+    parse_target,
+)
 from modelmill.orchestrator.importing import describe_snapshot
 from modelmill.orchestrator.outcomes import (
     FoundVersion,
@@ -32,6 +41,7 @@ from modelmill.registry.evidence import DETERMINISTIC, REPRODUCED, list_evidence
 from modelmill.registry.fleet import decode
 from modelmill.registry.lineage import Descent, changes_of_run, descent, descent_of
 from modelmill.registry.records import Run
+from modelmill.registry.refusing import refusals_of
 from modelmill.registry.search import search as search_versions
 from modelmill.registry.versions import (
     Version,
@@ -86,6 +96,7 @@ def _model_status(store: Store, name: ModelName) -> ModelStatus:
         own=states.get("own", 0),
         pooled=states.get("pooled", 0),
         failed=run.counts.get("failed", 0),
+        refused=run.counts.get("refused", 0),
         run=run.number,
         run_state=str(run.state),
         finished_at=run.finished_at,
@@ -137,7 +148,7 @@ def search(settings: Settings, request: SearchRequest, _: Progress = no_progress
             )
         found = tuple(_found(version) for version in page.items)
         if request.every:
-            found = _with_changes(store, page.items, found)
+            found = _with_refusals(store, _with_changes(store, page.items, found))
     return SearchOutcome(versions=found, after=page.after, next=_search_next(found))
 
 
@@ -167,6 +178,14 @@ def _with_changes(
     if versions:
         changes.append(descent_of(store.database, versions[-1]).change)
     return tuple(msgspec.structs.replace(one, change=str(change)) for one, change in zip(found, changes, strict=True))
+
+
+def _with_refusals(store: Store, found: tuple[FoundVersion, ...]) -> tuple[FoundVersion, ...]:
+    """Tell of the versions of one segment which a gate has refused."""
+    if not found:
+        return found
+    refused = refusals_of(store.database, ModelName(found[0].model), parse_segment(found[0].segment))
+    return tuple(msgspec.structs.replace(one, state="refused") if one.number in refused else one for one in found)
 
 
 # ------------------------------------------------------------------ show
@@ -213,7 +232,7 @@ def _show_model(store: Store, name: ModelName) -> ShowOutcome:
         "purpose": declared.get("purpose", ""),
         "owner": declared.get("owner", ""),
         "version": f"{model.version}, {model.segments:,} segments by {', '.join(declared['by']) or 'nothing'}",
-        "answers": f"{model.own:,} by their own model, {model.pooled:,} by the pooled one, {model.failed:,} failed",
+        "answers": f"{model.own:,} by their own model, {model.pooled:,} by the pooled one{_troubles(model)}",
         model.metric: f"{model.score:.4g} (median of the segments' own models)" if model.score is not None else "",
         "runtime": "; ".join(
             f"{count:,} {_runtime_text(*runtime)}"
@@ -233,6 +252,12 @@ def _show_model(store: Store, name: ModelName) -> ShowOutcome:
     )
 
 
+def _troubles(model: ModelStatus) -> str:
+    """Return what the last run left as it was."""
+    failed = f", {model.failed:,} failed" if model.failed else ""
+    return failed + (f", {model.refused:,} kept their champion" if model.refused else "")
+
+
 def _runtime_text(runtime: str, why: str) -> str:
     return f"{runtime}: not packed, {why}" if why else runtime
 
@@ -243,7 +268,7 @@ def _policies(declared: dict[str, Any]) -> dict[str, str]:
         for name in ("gate", "retrain")
     }
     found["canary"] = ", ".join((declared.get("canary") or {}).get("steps", ()))
-    return {name: f"{text}      (not active yet)" for name, text in found.items() if text}
+    return {name: f"{text}{'' if name == 'gate' else '      (not active yet)'}" for name, text in found.items() if text}
 
 
 def _show_run(store: Store, name: str, number: int | None) -> ShowOutcome:
@@ -305,9 +330,13 @@ def _show_version(store: Store, name: ModelName, segment: Segment, number: int |
     run = runs.get_run(database, name, found.id.number)
     change = descent_of(database, found)
     metrics = ", ".join(f"{m} {v:.4g}" for m, v in found.metrics.items() if v is not None)
+    condition, why = refusals_of(database, name, segment).get(found.id.number, ("", ""))
     answers = "its own model" if found.state == "own" else f"the pooled model: {found.why}"
+    if condition:
+        answers = f"not this version: the gate has refused it, {condition}"
     facts = {
         "answers": answers,
+        "gate": why,
         "metrics": f"{metrics}      (on the last {found.test_rows:,} of {found.rows:,} rows)",
         "made by": f"run {run.number}, {_moment(found.recorded_at)}",
         "change": _change_text(change),
@@ -321,7 +350,7 @@ def _show_version(store: Store, name: ModelName, segment: Segment, number: int |
     return ShowOutcome(
         kind="version",
         name=str(found.id),
-        facts=facts,
+        facts={label: text for label, text in facts.items() if text},
         details={"version": found, "change": change._asdict()},
         next=f"modelmill show {name}",
     )

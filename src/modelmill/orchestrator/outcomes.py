@@ -73,6 +73,28 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     unit: str = ""
 
 
+class PairedFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Other answers less the champion's on the same test rows: the mean loss, lower is better."""
+
+    measure: str
+    """``mae``, ``mse``, ``mape``, ``log_loss`` or ``error rate``"""
+    new: float
+    champion: float
+    difference: float
+    low: float | None
+    """The 95 % interval of the difference, corrected for the number of arms; None where it is not known."""
+    high: float | None
+    verdict: str
+    """``better`` or ``worse`` where the interval does not hold zero, else ``no real difference``."""
+    rows: int
+    segments: int
+    better: int
+    """Segments that are clearly better, each by a paired t test of its rows; of 100 that do not differ 2 are expected."""
+    worse: int
+    unjudged: int
+    """Segments with too few rows for that."""
+
+
 class FailureGroup(msgspec.Struct, frozen=True, kw_only=True):
     """Segments that failed for one cause."""
 
@@ -84,6 +106,8 @@ class FailureGroup(msgspec.Struct, frozen=True, kw_only=True):
     """At most three examples."""
     where: str = ""
     """``delays.py:41 train()``"""
+    got: str = ""
+    """What a gate found of the first one: ``mae 3.21, the champion's 2.98, on 63 rows: clearly worse``"""
     next: str = ""
     safe: str = ""
 
@@ -105,6 +129,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Carried forward: code, data and model are the same."""
     failed: int = 0
     """Their previous version stays; where there is none the pooled model answers."""
+    refused: int = 0
+    """Built, and refused by the gate: their champion goes on answering, or the pooled model where there is none."""
     own: int = 0
     """Segments whose own model answers."""
     pooled: int = 0
@@ -159,7 +185,31 @@ class TrainOutcome(Outcome, frozen=True, kw_only=True):
     @property
     def exit_code(self) -> int:
         """Return 1 when a segment failed."""
-        return 1 if self.failures or self.counts.failed else 0
+        return 1 if self.counts.failed else 0
+
+
+class RetrainOutcome(Outcome, frozen=True, kw_only=True):
+    """What new rows made of a model, and what the gate let through."""
+
+    train: TrainOutcome
+    champion: int
+    """The version that answered until now."""
+    before: str
+    """Its snapshot: ``flights@s1``"""
+    gate: tuple[str, ...] = ()
+    """The conditions that were asked."""
+    judged: int = 0
+    """Segments whose new answers were put before the gate."""
+    compared: PairedFacts | None = None
+    """All of them together beside their champions, on the test rows of the new snapshot."""
+    seconds: float = 0.0
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 3 when the gate refused everything that it judged, else 1 when a segment could not be built."""
+        refused = self.train.counts.refused
+        return 3 if refused and refused >= self.judged else self.train.exit_code
 
 
 class ReleaseFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -288,6 +338,8 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     own: int = 0
     pooled: int = 0
     failed: int = 0
+    refused: int = 0
+    """Segments whose newest version the gate has refused in the last run."""
     run: int | None = None
     run_state: str = ""
     finished_at: datetime | None = None
@@ -566,6 +618,7 @@ class FoundVersion(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     current: bool = True
     state: str = "own"
+    """``own``, ``pooled``, or ``refused`` by the gate."""
     score: float | None = None
     metric: str = ""
     rows: int = 0
@@ -573,28 +626,6 @@ class FoundVersion(msgspec.Struct, frozen=True, kw_only=True):
     """In a segment's history: what it is in the eyes of the version before it."""
     run: int | None = None
     made_at: datetime | None = None
-
-
-class PairedFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """An arm less the champion on the same test rows: the mean loss, lower is better."""
-
-    measure: str
-    """``mae``, ``mse``, ``mape``, ``log_loss`` or ``error rate``"""
-    arm: float
-    champion: float
-    difference: float
-    low: float | None
-    """The 95 % interval of the difference, corrected for the number of arms; None where it is not known."""
-    high: float | None
-    verdict: str
-    """``better`` or ``worse`` where the interval does not hold zero, else ``no real difference``."""
-    rows: int
-    segments: int
-    better: int
-    """Segments that are clearly better, each by a paired t test of its rows; of 100 that do not differ 2 are expected."""
-    worse: int
-    unjudged: int
-    """Segments with too few rows for that."""
 
 
 class ArmFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -108,6 +108,29 @@ class ExperimentRequest(Request, frozen=True, kw_only=True):
     workers: Annotated[AtLeastOne | None, Meta(description="Worker processes; one a core if left out.")] = None
 
 
+class RetrainRequest(Request, frozen=True, kw_only=True):
+    """Build from new rows, and let the gate judge."""
+
+    file: File = None
+    model: ModelOption = None
+    snapshot: Annotated[
+        str | None,
+        Meta(
+            description="Build from this snapshot, such as flights@s2, instead of reading the source.",
+            extra={"metavar": "SNAPSHOT"},
+        ),
+    ] = None
+    window: Annotated[
+        str | None,
+        Meta(
+            description="Which rows @data reads: from A on and before B, as dates or times; either may be left out.",
+            extra={"metavar": "A..B"},
+        ),
+    ] = None
+    explain: Annotated[bool, Meta(description="Say of each segment why it is built or left alone.")] = False
+    workers: Annotated[AtLeastOne | None, Meta(description="Worker processes; one a core if left out.")] = None
+
+
 class UpRequest(TrainRequest, frozen=True, kw_only=True):
     """Build what has changed, release it, serve it."""
 

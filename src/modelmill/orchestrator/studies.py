@@ -90,16 +90,17 @@ def _arm_facts(arm: Arm, arms: int, lost: set[int]) -> ArmFacts:
         metrics=end.metrics,
         tried=end.tried,
         failed=end.failed,
-        compared=_compared(msgspec.convert(end.paired, Paired), arms) if end.paired else None,
+        compared=paired_facts(msgspec.convert(end.paired, Paired), arms) if end.paired else None,
         seconds=end.seconds,
     )
 
 
-def _compared(paired: Paired, arms: int) -> PairedFacts:
+def paired_facts(paired: Paired, arms: int = 1) -> PairedFacts:
+    """Return a comparison as it is shown; the more arms share the error, the wider its interval."""
     low, high = paired.interval(arms)
     return PairedFacts(
         measure=paired.measure,
-        arm=paired.first,
+        new=paired.first,
         champion=paired.second,
         difference=paired.difference,
         low=low if math.isfinite(low) else None,

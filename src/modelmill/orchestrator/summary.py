@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable
 
-from modelmill.build.builder import BuildResult
+from modelmill.build.builder import NOT_BUILT, NOT_PASSED, BuildResult
 from modelmill.build.plan import Plan
 from modelmill.build.report import group_failures
 from modelmill.model.declaration import Model
@@ -20,7 +20,7 @@ from modelmill.orchestrator.outcomes import (
     TrainOutcome,
 )
 from modelmill.registry.lineage import changes_of_run
-from modelmill.registry.records import FailureRecord
+from modelmill.registry.records import GATE, FailureRecord
 from modelmill.registry.runs import list_failures
 from modelmill.registry.versions import Scored, current_scores
 from modelmill.store.opening import Store
@@ -45,12 +45,14 @@ def train_outcome(  # noqa: PLR0913 - what a training produced, named
 ) -> TrainOutcome:
     """Return the outcome of a training."""
     scored = [row for row in current_scores(store.database, model.name) if row.segment != POOLED or not model.by]
-    failures = list(list_failures(store.database, result.run))
+    failures = list(list_failures(store.database, result.run)) if started else []
+    failed = [failure for failure in failures if failure.stage != GATE]
     because = Counter(row.why for row in scored if row.state == "pooled")
     because.update(plan.without.values())
-    without_own = len([f for f in failures if f.segment not in {row.segment for row in scored}])
-    if without_own:
-        because["its own model could not be built"] += without_own
+    known = {row.segment for row in scored}
+    for failure in failures:
+        if failure.segment not in known and failure.segment != POOLED:
+            because[NOT_BUILT if failure.stage != GATE else NOT_PASSED] += 1
     own = sum(row.state == "own" for row in scored)
     built = result.built
     return TrainOutcome(
@@ -62,7 +64,8 @@ def train_outcome(  # noqa: PLR0913 - what a training produced, named
             segments=own + sum(because.values()),
             built=max(built - bool(plan.pooled and model.by), 0),
             unchanged=len(plan.unchanged),
-            failed=len(failures),
+            failed=len(failed),
+            refused=sum(one.stage == GATE and (one.segment != POOLED or not model.by) for one in failures),
             own=own,
             pooled=sum(because.values()),
         ),
@@ -73,7 +76,7 @@ def train_outcome(  # noqa: PLR0913 - what a training produced, named
         metrics=_medians(scored),
         failures=tuple(failure_groups(failures)),
         pooled_because=dict(because.most_common()),
-        laws=tuple(_laws(model, result, failures)),
+        laws=tuple(_laws(model, result, failed)),
         reasons=plan.reasons(),
         changes={str(change): n for change, n in changes_of_run(store.database, result.run).items()} if started else {},
         inactive=inactive_policies(model),
@@ -138,7 +141,8 @@ def failure_groups(failures: Iterable[FailureRecord]) -> list[FailureGroup]:
             count=len(group.segments),
             stage=group.first.stage,
             segments=tuple(format_segment(segment) for segment in group.segments[:_EXAMPLES]),
-            where=group.first.detail.split("\n")[0],
+            where=group.first.detail.split("\n")[0] if group.first.stage != GATE else "",
+            got=group.first.detail if group.first.stage == GATE else "",
             next=_NEXT.get(group.first.code, "").format(segment=format_segment(group.segments[0])),
             safe="each keeps its previous version; where it has none, the pooled model answers",
         )
@@ -149,7 +153,6 @@ def failure_groups(failures: Iterable[FailureRecord]) -> list[FailureGroup]:
 def inactive_policies(model: Model) -> tuple[str, ...]:
     """Return the declared policies that are kept but do not act yet."""
     declared = {
-        "gate": ", ".join(map(str, model.gate)),
         "retrain": ", ".join(map(str, model.retrain)),
         "canary": ", ".join(model.canary.steps) if model.canary else "",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from modelmill.build.builder import Builder, BuildResult, start_template
+from modelmill.build.builder import Builder, BuildResult, Judge, start_template
 from modelmill.build.plan import Plan, has_several_classes, plan_build
 from modelmill.build.segment import write_tests
 from modelmill.build.work import Setup
@@ -31,6 +31,7 @@ from modelmill.model.rows import Rows
 from modelmill.model.values import as_json
 from modelmill.names import Digest, digest_of, format_segment
 from modelmill.orchestrator import summary
+from modelmill.orchestrator.champion import Board
 from modelmill.orchestrator.outcomes import Progress, TrainOutcome, no_progress
 from modelmill.orchestrator.project import Project, open_project
 from modelmill.orchestrator.requests import TrainRequest
@@ -51,6 +52,19 @@ _NUMBERS_TOGETHER = 1 << 23
 """Rows times columns: 64 MB, of which a worker holds a few copies."""
 
 
+class Movement(NamedTuple):
+    """What a training is allowed to change, and who judges it; `train` itself is free."""
+
+    kind: str = "train"
+    parameters: Mapping[str, Any] | None = None
+    """Those of the champion; None: those of the model file and of ``--set``."""
+    judge: Callable[[Segments, Board], Judge] | None = None
+    """Makes the judge, given the labelled segments and the table in which they lie."""
+
+
+FREE = Movement()
+
+
 class Trained(NamedTuple):
     """What a training did, with what a release needs of it."""
 
@@ -66,9 +80,11 @@ def train(settings: Settings, request: TrainRequest, progress: Progress = no_pro
         return train_in(store, project, request, progress).outcome
 
 
-def train_in(store: Store, project: Project, request: TrainRequest, progress: Progress) -> Trained:
+def train_in(
+    store: Store, project: Project, request: TrainRequest, progress: Progress, movement: Movement = FREE
+) -> Trained:
     """Do `train` in a store that the caller has opened and locked."""
-    training = _Training(store, project, request, progress)
+    training = _Training(store, project, request, progress, movement)
     with training.scratch():
         return training.run()
 
@@ -76,10 +92,13 @@ def train_in(store: Store, project: Project, request: TrainRequest, progress: Pr
 class _Training:
     """One training, told step by step."""
 
-    def __init__(self, store: Store, project: Project, request: TrainRequest, progress: Progress) -> None:
+    def __init__(
+        self, store: Store, project: Project, request: TrainRequest, progress: Progress, movement: Movement
+    ) -> None:
         self.store, self.project, self.request, self.progress = store, project, request, progress
+        self.movement = movement
         self.model: Model = project.model
-        self.parameters = parse_values(self.model, request.values)
+        self.parameters = dict(movement.parameters or parse_values(self.model, request.values))
         self.began = time.monotonic()
         self.stages: dict[str, float] = {}
         self.folder = temporary(store.scratch)
@@ -163,7 +182,8 @@ class _Training:
     def _start_run(self, taken: Taken, plan: Plan) -> tuple[Run, bool]:
         """Begin a run, or go on with the one that was interrupted over the same code, data and model."""
         database, blobs = self.store.database, self.store.blobs
-        wanted = digest_of(f"{taken.snapshot.id}{plan.code}{plan.model}{self.request.rebuild}".encode())
+        kind = self.movement.kind
+        wanted = digest_of(f"{kind}{taken.snapshot.id}{plan.code}{plan.model}{self.request.rebuild}".encode())
         unfinished = runs.unfinished_run(database, self.model.name, wanted)
         runs.abandon_runs(database, self.model.name, but=unfinished)
         if unfinished is not None:
@@ -182,6 +202,7 @@ class _Training:
             host=capture_host(blobs),
             declaration=declaration,
             score=self.model.metrics[0],
+            kind=kind,
             commit=commit.commit,
             diff=commit.diff,
             parameters=as_text(self.parameters),
@@ -212,7 +233,11 @@ class _Training:
         largest = int(np.argmax(labelled.rows))
         start, length = int(labelled.starts[largest]), int(labelled.rows[largest])
         header = self._header(plan, run, table.rows(start, start + length))
-        return Builder(self.store, limits, setup, plan, run, self.template).build(header, self.progress)
+        judge = None
+        if self.movement.judge:
+            self.template = self.template or self._start_template()
+            judge = self.movement.judge(labelled, Board(self.folder / "table", self.model.test_share, self.template))
+        return Builder(self.store, limits, setup, plan, run, self.template).build(header, self.progress, judge)
 
     def _limits(self) -> BuildSettings:
         declared, workers = self.project.settings.build, self.request.workers

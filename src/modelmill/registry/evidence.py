@@ -15,9 +15,10 @@ from modelmill.registry.tables import evidence, models
 from modelmill.store.database import Database
 from modelmill.store.tables import now
 
-REPRODUCED, DETERMINISTIC, PARITY, AUDIT = "reproduced", "deterministic", "parity", "audit"
+REPRODUCED, DETERMINISTIC, PARITY, AUDIT, RETRAINING = "reproduced", "deterministic", "parity", "audit", "retraining"
 """Kinds: a version was built again from its record · a segment was fitted twice in its build · answers that were served were
-compared with those of the training path · the level of a model was found."""
+compared with those of the training path · the level of a model was found ·
+a gate has judged new versions beside their champions."""
 _WORDS = {1: True, 0: False, -1: None}
 _CODES = {True: 1, False: 0, None: -1}
 

@@ -110,8 +110,14 @@ class VersionRecord(msgspec.Struct, frozen=True, kw_only=True):
     extras_length: int = 0
 
 
+JUDGED = frozenset({"retrain"})
+"""The kinds of runs whose versions answer nobody before their gate has judged them."""
+GATE = "gate"
+"""The stage of a segment that was built, and whose version was then refused."""
+
+
 class FailureRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One segment that could not be built."""
+    """One segment that could not be built, or whose version a gate has refused."""
 
     segment: Segment
     stage: str
@@ -140,7 +146,7 @@ class Head(msgspec.Struct, frozen=True):
     """What a plan has to know of a segment."""
 
     number: int | None
-    """The newest version; None when none could ever be built."""
+    """The newest version, also where a gate has refused it; None when none could ever be built."""
     digests: Digests | None
     failed: bool
     """Whether building it failed since."""

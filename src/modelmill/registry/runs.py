@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from modelmill.errors import Conflict, NotFound
 from modelmill.names import Digest, ModelName, Segment, format_segment, parse_segment
-from modelmill.registry.records import ChunkRecord, FailureRecord, Run, RunStart, RunState, VersionRecord
+from modelmill.registry.records import JUDGED, ChunkRecord, FailureRecord, Run, RunStart, RunState, VersionRecord
 from modelmill.registry.tables import failures, models, packs, runs, segments, tags, versions
 from modelmill.store.database import Database
 from modelmill.store.dialects import upsert
@@ -186,7 +186,11 @@ def _claim(c: Connection, run: Run, record: ChunkRecord) -> int | None:
 
 
 def _touch_segments(c: Connection, run: Run, record: ChunkRecord) -> dict[Segment, int]:
-    """Point the chunk's segments to their new versions, or note their failure; return their ids."""
+    """Point the chunk's segments to their new versions, or note their failure; return their ids.
+
+    A version that a gate is to judge waits: until then its segment is answered as before, whatever is killed meanwhile.
+    """
+    place = "waiting" if run.kind in JUDGED else "current"
     built = {version.segment: _finite(version.score) for version in record.versions}
     keys = {format_segment(segment): segment for segment in record.segments()}
     if not keys:
@@ -195,7 +199,9 @@ def _touch_segments(c: Connection, run: Run, record: ChunkRecord) -> dict[Segmen
         {
             "model_id": run.model_id,
             "key": key,
-            "current": run.number if segment in built else None,
+            "current": None,
+            "waiting": None,
+            **({place: run.number} if segment in built else {}),
             "score": built.get(segment),
             "failed": None if segment in built else run.number,
         }
@@ -214,6 +220,8 @@ def _touching(c: Connection) -> Any:
             "current": func.coalesce(new.current, segments.c.current),
             "score": case((new.current.is_(None), segments.c.score), else_=new.score),
             "failed": new.failed,
+            "waiting": case((new.failed.is_(None), new.waiting), else_=segments.c.waiting),
+            "refused": case((new.failed.is_(None), None), else_=segments.c.refused),
         },
     ).returning(segments.c.key, segments.c.id)
 

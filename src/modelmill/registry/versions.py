@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, select
 
 from modelmill.artifact.saving import FORMATS
 from modelmill.errors import NotFound
@@ -55,7 +55,7 @@ class Version(msgspec.Struct, frozen=True):
 
 
 class Scored(msgspec.Struct, frozen=True, array_like=True):
-    """How well the newest version of a segment does on its own test rows."""
+    """How well the current version of a segment does on its own test rows."""
 
     segment: Segment
     number: int
@@ -66,9 +66,18 @@ class Scored(msgspec.Struct, frozen=True, array_like=True):
 
 
 def current_version(database: Database, model: ModelName, segment: Segment) -> Version:
-    """Return the newest version of a segment."""
+    """Return the version of a segment that answers."""
+    return _get(database, _CURRENT, model, segment)
+
+
+def candidate_version(database: Database, model: ModelName, segment: Segment) -> Version:
+    """Return the version of a segment that answers, or the one that waits to."""
+    return _get(database, _CANDIDATE, model, segment)
+
+
+def _get(database: Database, query: Select[Any], model: ModelName, segment: Segment) -> Version:
     with database.read() as c:
-        row = c.execute(_CURRENT, {"model": model, "key": format_segment(segment)}).first()
+        row = c.execute(query, {"model": model, "key": format_segment(segment)}).first()
     if row is None:
         raise _no_version(model, segment)
     return version_of(row)
@@ -107,21 +116,28 @@ def list_members(
 
 
 def heads(database: Database, model: ModelName) -> dict[Segment, Head]:
-    """Return what is known of every segment of a model."""
+    """Return what was built last of every segment of a model, also where a gate has refused it."""
     with database.read() as c:
         rows = c.execute(_HEADS, {"model": model}).all()
     return {parse_segment(row.key): _head(row) for row in rows}
 
 
 def current_entries(database: Database, model: ModelName) -> Iterator[Entry]:
-    """Yield what a fleet map needs of the newest version of every segment."""
+    """Yield what a fleet map needs of the version of every segment that answers."""
     with database.read() as c:
         rows = c.execute(_ENTRIES, {"model": model}).all()
     return (Entry(parse_segment(row.key), *row[1:]) for row in rows)
 
 
+def candidate_entries(database: Database, model: ModelName) -> Iterator[Entry]:
+    """Yield the entries that answer, or that wait to where a gate has not judged them yet."""
+    with database.read() as c:
+        rows = c.execute(_CANDIDATES, {"model": model}).all()
+    return (Entry(parse_segment(row.key), *row[1:]) for row in rows)
+
+
 def current_scores(database: Database, model: ModelName) -> list[Scored]:
-    """Return how well the newest version of every segment does."""
+    """Return how well the version of every segment does that answers."""
     with database.read() as c:
         rows = c.execute(_SCORES, {"model": model}).all()
     return [Scored(parse_segment(row.key), *row[1:]) for row in rows]
@@ -147,7 +163,7 @@ def measured_versions(
 
 
 def current_runtimes(database: Database, model: ModelName) -> dict[tuple[str, str], int]:
-    """Return what the newest versions are answered by, and why, with how many there are of each; most first."""
+    """Return what the current versions are answered by, and why, with how many there are of each; most first."""
     with database.read() as c:
         rows = c.execute(_RUNTIMES, {"model": model}).all()
     return {(row.runtime, row.runtime_why): row.many for row in rows}
@@ -180,9 +196,9 @@ def version_of(row: Row[Any]) -> Version:
 
 
 def _head(row: Row[Any]) -> Head:
-    digests = None if row.current is None else Digests(row.code, row.data, row.recipe)
+    digests = None if row.newest is None else Digests(row.code, row.data, row.recipe)
     readable = row.format is None or row.format in FORMATS
-    return Head(row.current, digests, failed=row.failed is not None, readable=readable)
+    return Head(row.newest, digests, failed=row.failed is not None, readable=readable)
 
 
 def _segment_id(c: Connection, version: VersionId) -> int:
@@ -236,6 +252,7 @@ VERSIONS = select(
 """Everything that `version_of` reads, of all versions."""
 _WIDTH = len(VERSIONS.selected_columns)
 _CURRENT = _with_key(VERSIONS).where(versions.c.number == segments.c.current)
+_CANDIDATE = _with_key(VERSIONS).where(versions.c.number == func.coalesce(segments.c.waiting, segments.c.current))
 _ONE = _with_key(VERSIONS).where(versions.c.number == bindparam("number"))
 _HISTORY = (
     _with_key(VERSIONS)
@@ -258,10 +275,11 @@ _MEMBERS = (
     .limit(bindparam("limit"))
 )
 _JOINED = segments.join(models, segments.c.model_id == models.c.id)
+_NEWEST = func.coalesce(segments.c.waiting, segments.c.refused, segments.c.current)
 _HEADS = of_model(
     select(
         segments.c.key,
-        segments.c.current,
+        _NEWEST.label("newest"),
         segments.c.failed,
         runs.c.code,
         versions.c.data,
@@ -269,12 +287,15 @@ _HEADS = of_model(
         runs.c.model.label("recipe"),
     ).select_from(
         _JOINED.outerjoin(
-            versions, (versions.c.segment_id == segments.c.id) & (versions.c.number == segments.c.current)
+            versions, (versions.c.segment_id == segments.c.id) & (versions.c.number == _NEWEST)
         ).outerjoin(runs, versions.c.run_id == runs.c.id)
     )
 )
-_ENTRIES = of_model(
-    select(
+
+
+def _entries(number: ColumnElement[int]) -> Select[Any]:
+    """Return what a fleet map needs of one version of every segment."""
+    query = select(
         segments.c.key,
         versions.c.number,
         versions.c.format,
@@ -286,12 +307,14 @@ _ENTRIES = of_model(
         versions.c.state,
         versions.c.why,
         runs.c.code,
-    ).select_from(
-        _JOINED.join(versions, (versions.c.segment_id == segments.c.id) & (versions.c.number == segments.c.current))
-        .join(packs, versions.c.pack_id == packs.c.id)
-        .join(runs, versions.c.run_id == runs.c.id)
     )
-)
+    its_version = (versions.c.segment_id == segments.c.id) & (versions.c.number == number)
+    tables = _JOINED.join(versions, its_version).join(packs, versions.c.pack_id == packs.c.id)
+    return of_model(query.select_from(tables.join(runs, versions.c.run_id == runs.c.id)))
+
+
+_ENTRIES = _entries(segments.c.current)
+_CANDIDATES = _entries(func.coalesce(segments.c.waiting, segments.c.current))
 _COUNT = func.count().label("many")
 _RUNTIMES = (
     of_model(

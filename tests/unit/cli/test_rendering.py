@@ -24,7 +24,7 @@ TRAIN = o.TrainOutcome(
     failures=(FAILURE,),
     pooled_because={"fewer than 30 labelled rows": 97, "its own model is not better": 81},
     laws=(o.LawCount(name="law", asked=261, failed=1),),
-    inactive=("gate: better(mae)",),
+    inactive=("retrain: every(week)",),
     next="modelmill up",
 )
 NODE = o.NodeFacts(url="http://127.0.0.1:8700", pid=7, port=8700, environment="dev", requests=1234)
@@ -45,7 +45,7 @@ def text_of(outcome: o.Outcome) -> str:
         "law 260/261",
         "38 segments   MM306 ValueError: bad   e.g. UA,ORD, UA,SFO, ...",
         "where  delays.py:41 train()",
-        "gate: better(mae) (declared, not active yet)",
+        "retrain: every(week) (declared, not active yet)",
     ],
 )
 def test_a_build_says(said: str) -> None:
