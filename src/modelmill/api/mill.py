@@ -103,9 +103,11 @@ class Mill:
 
     def data_import(self, source: Any = None, **options: Any) -> outcomes.ImportOutcome:
         """Keep rows as a snapshot: of a file or a connection by name, or of a data frame."""
-        key = "source" if source is None or isinstance(source, str | Path) else "frame"
-        given = str(source) if isinstance(source, Path) else source
-        return self._ask("data import", outcomes.ImportOutcome, **{key: given}, **options)
+        return self._ask("data import", outcomes.ImportOutcome, **_rows_from(source), **options)
+
+    def data_append(self, source: Any = None, **options: Any) -> outcomes.ImportOutcome:
+        """Add rows to the newest snapshot; what is there is not copied, and rows that are all there add nothing."""
+        return self._ask("data append", outcomes.ImportOutcome, **_rows_from(source), **options)
 
     def data_list(self, dataset: str | None = None) -> outcomes.SnapshotListing:
         """List the snapshots."""
@@ -126,3 +128,10 @@ class Mill:
     def _ask(self, name: str, _outcome: type[Answered], **options: Any) -> Answered:
         verb = get_verb(name)
         return cast("Answered", call(verb, self.settings, make_request(verb, options), self._progress))
+
+
+def _rows_from(source: Any) -> dict[str, Any]:
+    """Return the option that names a file or a connection, or gives a frame."""
+    if source is None or isinstance(source, str | Path):
+        return {"source": None if source is None else str(source)}
+    return {"frame": source}

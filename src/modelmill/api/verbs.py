@@ -197,6 +197,15 @@ VERBS = (
         examples=("modelmill data import flights.csv.zip",),
     ),
     Verb(
+        "data append",
+        "Add rows to the newest snapshot; the bytes that are there are not copied.",
+        requests.AppendRequest,
+        outcomes.ImportOutcome,
+        "modelmill.orchestrator.importing:append_rows",
+        "author",
+        examples=("modelmill data append december.csv", "modelmill data append --window 2013-12-01..2014-01-01"),
+    ),
+    Verb(
         "data list",
         "List the snapshots.",
         requests.SnapshotListRequest,

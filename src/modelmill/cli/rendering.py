@@ -327,6 +327,13 @@ def render_import(imported: o.ImportOutcome) -> Iterator[str]:
     """Yield the snapshot that rows became."""
     checks = f"{imported.checks} checks" if imported.checks else ""
     yield line("snapshot", *_snapshot_parts(imported.snapshot), checks, seconds(imported.seconds))
+    if imported.before:
+        added = (
+            f"{count(imported.added, 'row')} more than {imported.before}" if imported.added else "all rows were there"
+        )
+        yield line("appended", added, size(imported.added_bytes) if imported.added else "")
+    if imported.added and imported.repeated:
+        yield line("note", f"{count(imported.repeated, 'row')} equal one that was there in every column: kept twice")
 
 
 def render_export(export: o.ExportOutcome) -> Iterator[str]:

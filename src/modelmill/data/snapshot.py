@@ -14,12 +14,14 @@ from modelmill.names import Digest, Segment, digest_of
 FORMAT = 1
 
 
-class FileEntry(msgspec.Struct, frozen=True):
+class FileEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One Parquet file of a snapshot."""
 
     digest: Digest
     rows: int
     bytes: int
+    layer: int = 0
+    """The files of a layer are sorted by segment, one after the other; rows that were appended lie in another layer."""
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -33,6 +35,11 @@ class Manifest(msgspec.Struct, frozen=True):
     files: tuple[FileEntry, ...]
     index: Digest
     """The blob that holds the `Segments`."""
+
+    @property
+    def layered(self) -> bool:
+        """Whether rows were appended: the files have to be merged to be in the order of the segments."""
+        return self.files[-1].layer > 0
 
     def encode(self) -> bytes:
         """Return the manifest as bytes: one text for one value."""

@@ -59,14 +59,22 @@ def take_snapshot(
     """
     ordered = sort_rows(check(spec, frame, source), spec, by)
     segments = index_segments(ordered, spec, by)
-    files, subjects = _write_files(store, spec, ordered, segments)
     (index,) = store.blobs.put([encode_segments(segments)])
+    newest = _newest(store, dataset)
+    if newest is not None and (newest.manifest.spec, newest.manifest.by, newest.manifest.index) == (spec, by, index):
+        return Taken(newest, segments, ordered, new=False)
+    files, subjects = write_files(store, spec, ordered, by)
     manifest = Manifest(FORMAT, dataset, spec, by, len(ordered), files, index)
     (identity,) = store.blobs.put([manifest.encode()])
     with store.database.write() as c:
-        snapshot, new = _record(c, identity, manifest, len(segments), source)
+        snapshot, new = record_snapshot(c, identity, manifest, len(segments), source)
         record_subjects(c, subjects)
     return Taken(snapshot, segments, ordered, new)
+
+
+def _newest(store: Store, dataset: str) -> Snapshot | None:
+    found = list_snapshots(store, dataset, limit=1)
+    return found[0] if found else None
 
 
 def sort_rows(frame: pl.DataFrame, spec: SchemaSpec, by: tuple[str, ...]) -> pl.DataFrame:
@@ -131,36 +139,39 @@ def _numbers(values: NDArray[Any], bounds: list[tuple[int, int]]) -> Iterator[me
     return (content[8 * start : 8 * end] for start, end in bounds)
 
 
-def _write_files(
-    store: Store, spec: SchemaSpec, frame: pl.DataFrame, segments: Segments
+def write_files(
+    store: Store, spec: SchemaSpec, frame: pl.DataFrame, by: tuple[str, ...], layer: int = 0
 ) -> tuple[tuple[FileEntry, ...], dict[Digest, bytes]]:
-    """Write the files; return them, and of each that names people its part of the subject index."""
+    """Write a sorted frame as the files of a layer; return them, and of each that names people its part of the index."""
     files, subjects = [], {}
-    for start, end in _cuts(segments):
+    for start, end in _cuts(_runs(frame, by)[1]):
         buffer, part = io.BytesIO(), frame[start:end]
         # No statistics: a column's minimum would keep an erased value for ever.
         part.write_parquet(buffer, compression="zstd", statistics=False, row_group_size=_GROUP_ROWS)
         content = buffer.getvalue()
         (digest,) = store.blobs.put([content])
-        files.append(FileEntry(digest, end - start, len(content)))
+        files.append(FileEntry(digest, end - start, len(content), layer))
         if spec.with_role("subject"):
             subjects[digest] = hash_subjects(store, spec, part)
     return tuple(files), subjects
 
 
-def _cuts(segments: Segments) -> Iterator[tuple[int, int]]:
+def _cuts(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Yield the row ranges of the files: whole segments, about half a million rows each."""
-    begin = 0
-    for start, rows in zip(segments.starts.tolist(), segments.rows.tolist(), strict=True):
-        if start + rows - begin >= _FILE_ROWS:
-            yield begin, start + rows
-            begin = start + rows
-    total = int(segments.rows.sum())
-    if begin < total:
-        yield begin, total
+    begin = end = 0
+    for length in rows.tolist():
+        end += length
+        if end - begin >= _FILE_ROWS:
+            yield begin, end
+            begin = end
+    if begin < end:
+        yield begin, end
 
 
-def _record(c: Connection, identity: Digest, manifest: Manifest, segments: int, source: str) -> tuple[Snapshot, bool]:
+def record_snapshot(
+    c: Connection, identity: Digest, manifest: Manifest, segments: int, source: str
+) -> tuple[Snapshot, bool]:
+    """Record a snapshot as the newest of its dataset, unless it was recorded before; return it, and whether it is new."""
     same = (snapshots.c.dataset == manifest.dataset) & (snapshots.c.digest == identity)
     row = c.execute(select(snapshots).where(same)).first()
     if row:
@@ -183,9 +194,10 @@ def _record(c: Connection, identity: Digest, manifest: Manifest, segments: int, 
 
 
 def load_frame(store: Store, snapshot: Snapshot) -> pl.DataFrame:
-    """Return a snapshot's rows, every file checked against its digest."""
-    parts = [pl.read_parquet(io.BytesIO(store.blobs.get(file.digest))) for file in snapshot.manifest.files]
-    return pl.concat(parts)
+    """Return a snapshot's rows in the order of its segments, every file checked against its digest."""
+    manifest = snapshot.manifest
+    frame = pl.concat([pl.read_parquet(io.BytesIO(store.blobs.get(file.digest))) for file in manifest.files])
+    return sort_rows(frame, manifest.spec, manifest.by) if manifest.layered else frame
 
 
 def load_rows(
@@ -206,11 +218,14 @@ class _FilesOf:
 
     def __init__(self, store: Store, snapshot: Snapshot) -> None:
         self._store, self._files = store, snapshot.manifest.files
+        self._merged = load_frame(store, snapshot) if snapshot.manifest.layered else None
         self._ends = np.cumsum([file.rows for file in self._files])
         self._read: dict[int, pl.DataFrame] = {}
 
     def rows(self, start: int, length: int) -> pl.DataFrame:
-        """Return so many rows; a segment lies in one file."""
+        """Return so many rows of one segment: it lies in one file, unless rows were appended."""
+        if self._merged is not None:
+            return self._merged.slice(start, length)
         place = int(np.searchsorted(self._ends, start, side="right"))
         if place not in self._read:
             self._read = {place: pl.read_parquet(io.BytesIO(self._store.blobs.get(self._files[place].digest)))}

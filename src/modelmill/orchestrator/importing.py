@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from modelmill.data.appending import append_rows as append
 from modelmill.data.databases import is_database
 from modelmill.data.snapshot import Snapshot
 from modelmill.data.sources import describe, read_address, read_table
@@ -13,6 +14,7 @@ from modelmill.data.taking import get_snapshot, load_segments, take_snapshot
 from modelmill.data.taking import list_snapshots as kept_snapshots
 from modelmill.errors import NotFound, UsageError, did_you_mean
 from modelmill.model.columns import Column
+from modelmill.model.declaration import Model
 from modelmill.orchestrator.logged import LOGGED, list_logged, show_logged
 from modelmill.orchestrator.outcomes import (
     ImportOutcome,
@@ -22,8 +24,17 @@ from modelmill.orchestrator.outcomes import (
     no_progress,
 )
 from modelmill.orchestrator.project import Project, open_project
-from modelmill.orchestrator.requests import ImportRequest, SnapshotListRequest, SnapshotShowRequest
-from modelmill.orchestrator.rows import ENVIRONMENT, dataset_of, kept_facts, read_source, snapshot_facts
+from modelmill.orchestrator.requests import AppendRequest, ImportRequest, SnapshotListRequest, SnapshotShowRequest
+from modelmill.orchestrator.rows import (
+    ENVIRONMENT,
+    check_fits,
+    check_window,
+    dataset_of,
+    kept_facts,
+    parse_window,
+    read_source,
+    snapshot_facts,
+)
 from modelmill.settings import Settings
 from modelmill.store.locks import ProjectLock
 from modelmill.store.opening import Store, open_store
@@ -52,9 +63,46 @@ def import_rows(settings: Settings, request: ImportRequest, progress: Progress =
     return ImportOutcome(
         snapshot=snapshot_facts(taken),
         seconds=time.monotonic() - began,
-        checks=sum(_promises(column) for column in model.spec.columns) + bool(model.spec.unique),
+        checks=_checks(model),
         next=f"modelmill train --snapshot {label}" if model.role("data") or request.dataset else "modelmill train",
     )
+
+
+def append_rows(settings: Settings, request: AppendRequest, progress: Progress = no_progress) -> ImportOutcome:
+    """Add rows to the newest snapshot of a dataset; rows that break the contract change nothing."""
+    began = time.monotonic()
+    project = open_project(settings, request.file, request.model)
+    model = project.model
+    dataset = request.dataset or dataset_of(model)
+    source = _read(project, request, request.window)
+    progress("line", {"text": f"read {source.name}   {len(source.frame):,} rows"})
+    with open_store(settings) as store, ProjectLock(store.lock_path, "data append"):
+        base = _base(store, model, dataset)
+        found = append(store, base, source.frame, source.name)
+    label = found.taken.snapshot.label
+    return ImportOutcome(
+        snapshot=snapshot_facts(found.taken),
+        seconds=time.monotonic() - began,
+        checks=_checks(model),
+        before=base.label,
+        added=found.rows,
+        repeated=found.repeated,
+        added_bytes=found.bytes,
+        next=f"modelmill retrain --snapshot {label}",
+    )
+
+
+def _base(store: Store, model: Model, dataset: str) -> Snapshot:
+    """Return the newest snapshot of a dataset; its rows keep the promises that new ones have to keep."""
+    found = kept_snapshots(store, dataset, limit=1)
+    if not found:
+        raise NotFound(f"dataset `{dataset}` has no snapshot to append to", next="modelmill data import FILE")
+    check_fits(model, found[0])
+    return found[0]
+
+
+def _checks(model: Model) -> int:
+    return sum(_promises(column) for column in model.spec.columns) + bool(model.spec.unique)
 
 
 def list_snapshots(
@@ -106,12 +154,15 @@ def describe_snapshot(snapshot: Snapshot, sizes: list[int]) -> ShowOutcome:
     )
 
 
-def _read(project: Project, request: ImportRequest) -> _Source:
+def _read(project: Project, request: ImportRequest, window: str | None = None) -> _Source:
     """Read what the request names: a frame, a file, a connection; else what the model's @data function reads."""
     if request.frame is not None:
         return _Source(read_table(request.frame), describe(request.frame))
     if request.source is None:
-        return _Source(read_source(project), f"@data {dataset_of(project.model)}()")
+        check_window(project.model, None, window)
+        return _Source(read_source(project, parse_window(window)), f"@data {dataset_of(project.model)}({window or ''})")
+    if window is not None:
+        raise UsageError("--window chooses among the rows that @data reads", got=request.source or "a frame")
     address, name = _address(project.settings, request.source)
     wanted = {"table": request.table or "", "query": request.query or ""}
     found = read_address(request.source, address, project.settings.root, project.model.spec.texts, **wanted)

@@ -712,6 +712,13 @@ class ImportOutcome(Outcome, frozen=True, kw_only=True):
     seconds: float
     checks: int = 0
     """Promises of the contract that were checked, a column and a rule each."""
+    before: str = ""
+    """The snapshot that rows were appended to; empty for an import."""
+    added: int = 0
+    """Rows that were appended; 0 where all of them were there already."""
+    repeated: int = 0
+    """Of these, rows that equal one that was there in every column: they are kept twice."""
+    added_bytes: int = 0
     next: str = ""
 
 

@@ -27,7 +27,7 @@ from modelmill.build.comparing import DIFFERENT, EQUAL, FAILED, IDENTICAL, TOLER
 from modelmill.build.environment import Environment, Wanted, environment_for
 from modelmill.build.rerun import Finding, Order
 from modelmill.data.snapshot import Segments, Snapshot, encode_segments
-from modelmill.data.taking import get_snapshot, load_rows, load_segments
+from modelmill.data.taking import get_snapshot, load_frame, load_rows, load_segments
 from modelmill.errors import (
     BlobBroken,
     NotFound,
@@ -231,11 +231,15 @@ class _Reproduction:
         """Return Parquet files and where the segments lie in them: all of the snapshot, or only the rows asked for."""
         every = load_segments(self.store, snapshot)
         wanted = {version.id.segment for version in self.asked.versions}
-        if POOLED in wanted or len(wanted) > len(every) // 2:
+        whole = POOLED in wanted or len(wanted) > len(every) // 2
+        if whole and not snapshot.manifest.layered:
             for file in snapshot.manifest.files:
                 self.store.blobs.get(file.digest)  # compared with its digest: what is built again is what was recorded
             return [self.store.blobs.path_of(file.digest) for file in snapshot.manifest.files], every
-        frame, segments = load_rows(self.store, snapshot, every, wanted)
+        if whole:
+            frame, segments = load_frame(self.store, snapshot), every
+        else:
+            frame, segments = load_rows(self.store, snapshot, every, wanted)
         path = self.scratch / "rows.parquet"
         frame.write_parquet(path, statistics=False)
         return [path], segments

@@ -371,6 +371,18 @@ class ImportRequest(Request, frozen=True, kw_only=True):
     """A polars or pandas frame, from Python, instead of a source."""
 
 
+class AppendRequest(ImportRequest, frozen=True, kw_only=True):
+    """Add rows to the newest snapshot."""
+
+    window: Annotated[
+        str | None,
+        Meta(
+            description="Without a source: which rows @data reads, from A on and before B, as dates or times.",
+            extra={"metavar": "A..B"},
+        ),
+    ] = None
+
+
 class SnapshotListRequest(Request, frozen=True, kw_only=True):
     """List snapshots."""
 

@@ -28,8 +28,7 @@ def dataset_of(model: Model) -> str:
 def take_rows(project: Project, store: Store, snapshot: str | None = None, window: str | None = None) -> Taken:
     """Return the rows to build from: the named snapshot, what @data returns now (of a window), or the newest import."""
     model = project.model
-    if window is not None:
-        _check_window(model, snapshot, window)
+    check_window(model, snapshot, window)
     if snapshot is not None:
         return _fitting(model, load_taken(store, get_snapshot(store, snapshot)))
     if model.role("data") is None:
@@ -53,8 +52,10 @@ def parse_window(text: str | None) -> Window:
     return found
 
 
-def _check_window(model: Model, snapshot: str | None, window: str) -> None:
+def check_window(model: Model, snapshot: str | None, window: str | None) -> None:
     """Refuse a window that would be overheard: rows that nobody asked for would be taken for those of the window."""
+    if window is None:
+        return
     role = model.role("data")
     if snapshot is not None:
         raise UsageError("a snapshot has its rows already: a window cannot choose among them", got=f"--window {window}")
@@ -131,10 +132,15 @@ def _newest(model: Model, store: Store) -> Any:
 
 def _fitting(model: Model, taken: Taken) -> Taken:
     """Check an older snapshot against the model as it is now; the same content is the same snapshot."""
-    manifest = taken.snapshot.manifest
-    if (manifest.spec, manifest.by) == (model.spec, model.by):
-        return taken
-    raise DeclarationInvalid(
-        f"snapshot `{taken.snapshot.label}` was taken with another schema or other keys than `{model.name}` has now",
-        next=f"modelmill data import FILE --dataset {manifest.dataset}      (takes it again)",
-    )
+    check_fits(model, taken.snapshot)
+    return taken
+
+
+def check_fits(model: Model, snapshot: Snapshot) -> None:
+    """Refuse a snapshot whose rows were checked against another schema, or sorted by other keys."""
+    manifest = snapshot.manifest
+    if (manifest.spec, manifest.by) != (model.spec, model.by):
+        raise DeclarationInvalid(
+            f"snapshot `{snapshot.label}` was taken with another schema or other keys than `{model.name}` has now",
+            next=f"modelmill data import FILE --dataset {manifest.dataset}      (takes it again)",
+        )
