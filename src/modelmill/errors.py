@@ -179,6 +179,24 @@ class SnapshotBroken(DataError):
     code = "MM107"
 
 
+class CheckFailed(DataError):
+    """A check of the model file does not hold for the rows."""
+
+    code = "MM110"
+
+
+class DataStale(DataError):
+    """The newest row is older than the model allows."""
+
+    code = "MM111"
+
+
+class DataShrunk(DataError):
+    """Too many of the last snapshot's rows or segments are gone."""
+
+    code = "MM112"
+
+
 # ------------------------------------------------------------------ MM2xx: one request to a serving node
 
 

@@ -26,11 +26,13 @@ def blocks_of(page: str) -> list[tuple[str, str]]:
 
 
 def commands_of(session: str) -> list[tuple[str, list[str]]]:
-    """Return each command with the output that is written below it."""
+    """Return each command with the output that is written below it; a shell's ``>`` goes on with the command."""
     found: list[tuple[str, list[str]]] = []
     for line in session.splitlines():
         if line.startswith("$ "):
             found.append((line.removeprefix("$ "), []))
+        elif re.match(r">( |$)", line) and not found[-1][1]:
+            found[-1] = (f"{found[-1][0]}\n{line[2:]}", [])
         else:
             found[-1][1].append(line)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from modelmill.cli.arms import compared_lines, render_arms, render_study
@@ -30,6 +30,7 @@ def render_train(train: o.TrainOutcome) -> Iterator[str]:
 
 def _made(train: o.TrainOutcome) -> Iterator[str]:
     yield line("snapshot", *_snapshot_parts(train.snapshot))
+    yield from lines("note", train.snapshot.notices)
     yield from _explained(train)
     yield from _run(train)
     if any(change != "first" for change in train.changes):
@@ -184,8 +185,19 @@ def render_check(check: o.CheckOutcome) -> Iterator[str]:
         yield line("ok", step.text, f"({seconds(step.seconds)})" if step.seconds >= 0.05 else "")
     if check.comparison:
         yield line("error", *_comparison_parts(check.comparison))
+    yield from _drilled(check.drill)
     yield from lines("note", check.notices)
     yield from lines("not yet", (f"{text} (declared, not active yet)" for text in check.inactive))
+
+
+def _drilled(drill: Sequence[o.DrillFacts]) -> Iterator[str]:
+    """Yield what was planted, and first of all what was not caught."""
+    if not drill:
+        return
+    words = {True: "caught", False: "NOT CAUGHT", None: "not noticed: it may look for something else"}
+    rows = [(words[one.caught], one.promise, one.bad) for one in sorted(drill, key=lambda one: one.caught is True)]
+    yield from table(("planted", "promise", "bad row"), rows)
+    yield line("drill", f"{sum(one.caught is True for one in drill)} of {count(len(drill), 'bad row')} caught")
 
 
 def render_status(status: o.StatusOutcome) -> Iterator[str]:
@@ -327,6 +339,7 @@ def render_import(imported: o.ImportOutcome) -> Iterator[str]:
     """Yield the snapshot that rows became."""
     checks = f"{imported.checks} checks" if imported.checks else ""
     yield line("snapshot", *_snapshot_parts(imported.snapshot), checks, seconds(imported.seconds))
+    yield from lines("note", imported.snapshot.notices)
     if imported.before:
         added = (
             f"{count(imported.added, 'row')} more than {imported.before}" if imported.added else "all rows were there"

@@ -17,10 +17,12 @@ from modelmill.data.contract import check
 from modelmill.data.snapshot import FORMAT, FileEntry, Manifest, Snapshot, encode_segments
 from modelmill.data.subjects import record_subjects
 from modelmill.data.taking import (
+    Inspect,
     Taken,
     index_segments,
     load_frame,
     load_segments,
+    nothing_more,
     record_snapshot,
     sort_rows,
     write_files,
@@ -45,7 +47,9 @@ class Appended(NamedTuple):
     """How many were written for the rows."""
 
 
-def append_rows(store: Store, base: Snapshot, frame: pl.DataFrame, source: str) -> Appended:
+def append_rows(
+    store: Store, base: Snapshot, frame: pl.DataFrame, source: str, *, inspect: Inspect = nothing_more
+) -> Appended:
     """Make a snapshot of the rows of `base` and those of `frame`; a bad drop raises a `DataError` and changes nothing.
 
     Rows that are all there already add nothing: an append that was interrupted can be done again.
@@ -59,6 +63,7 @@ def append_rows(store: Store, base: Snapshot, frame: pl.DataFrame, source: str) 
     _check_unique(spec, kept, new, source)
     ordered = sort_rows(pl.concat([kept, new]), spec, by)
     segments = index_segments(ordered, spec, by)
+    notices = inspect(ordered, segments)
     files, layer = _lower_layers(store, base, new)
     written, subjects = write_files(store, spec, layer, by, 1 + max((file.layer for file in files), default=-1))
     (index,) = store.blobs.put([encode_segments(segments)])
@@ -67,7 +72,9 @@ def append_rows(store: Store, base: Snapshot, frame: pl.DataFrame, source: str) 
     with store.database.write() as c:
         snapshot, fresh = record_snapshot(c, identity, manifest, len(segments), source)
         record_subjects(c, subjects)
-    return Appended(Taken(snapshot, segments, ordered, fresh), len(new), repeated, sum(file.bytes for file in written))
+    return Appended(
+        Taken(snapshot, segments, ordered, fresh, notices), len(new), repeated, sum(file.bytes for file in written)
+    )
 
 
 def _lower_layers(store: Store, base: Snapshot, new: pl.DataFrame) -> tuple[tuple[FileEntry, ...], pl.DataFrame]:
@@ -91,12 +98,12 @@ def _check_unique(spec: SchemaSpec, kept: pl.DataFrame, new: pl.DataFrame, sourc
     again = new.with_row_index("__row").join(kept, on=names, how="semi", nulls_equal=True)
     if len(again):
         shown = "; ".join(", ".join(map(str, row)) for row in again.select(names).head(_SHOWN).iter_rows())
-        hidden = any(spec.column(name).role == "subject" for name in names)
+        hidden = any(spec.column(name).hidden for name in names)
         raise ContractBroken(
             f"{len(again)} of {len(new)} new rows repeat ({', '.join(names)}) of rows that are there",
             where=source,
             expected=f"unique=[{', '.join(names)}]",
-            got="(values of a subject column are not shown)" if hidden else shown,
+            got="(their values are not shown)" if hidden else shown,
             next="append only new rows, or import all rows anew where some were corrected: modelmill data import FILE",
             safe="no snapshot was made; everything that is served is unchanged",
         )

@@ -1,7 +1,8 @@
 """The contract: a schema as a pandera schema, checked once for a whole table before it becomes a snapshot.
 
 Types are cast by our own strict step, which can name the row that does not fit; then pandera judges ranges, allowed
-values, nulls and uniqueness, eagerly and all at once. Values of subject columns are masked before they reach a message.
+values, nulls and uniqueness, eagerly and all at once. Values of subject and sensitive columns are masked before they reach
+a message.
 """
 
 from __future__ import annotations
@@ -147,6 +148,6 @@ def _rows(indices: Iterable[int]) -> str:
 
 
 def _values(values: list[Any], column: Column) -> str:
-    if column.role == "subject":
-        return "(values of a subject column are not shown)"
+    if column.hidden:
+        return "(its values are not shown)"
     return ", ".join(repr(value)[:60] for value in values)

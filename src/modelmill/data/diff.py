@@ -107,7 +107,7 @@ def _with_rows(found: SnapshotDiff, before: pl.DataFrame, after: pl.DataFrame, s
         if identity
         else added[:0]
     )
-    hidden = {column.name for column in spec.with_role("subject")}
+    hidden = {column.name for column in spec.columns if column.hidden}
     return msgspec.structs.replace(
         found,
         rows_added=int(added["__by"].sum()),

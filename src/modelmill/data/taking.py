@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -48,28 +48,47 @@ class Taken(NamedTuple):
     frame: pl.DataFrame
     new: bool
     """False when the dataset had this very content already."""
+    notices: tuple[str, ...] = ()
+    """What is no mistake, and a person would want to know."""
 
 
-def take_snapshot(
-    store: Store, dataset: str, spec: SchemaSpec, by: tuple[str, ...], frame: pl.DataFrame, source: str
+Inspect = Callable[[pl.DataFrame, Segments], tuple[str, ...]]
+"""Looks at sorted rows before they become a snapshot: raises a `DataError`, or returns notices."""
+
+
+def nothing_more(_rows: pl.DataFrame, _segments: Segments) -> tuple[str, ...]:
+    """Look at nothing beyond the contract."""
+    return ()
+
+
+def take_snapshot(  # noqa: PLR0913 - rows, the promises that they keep, and who else looks at them
+    store: Store,
+    dataset: str,
+    spec: SchemaSpec,
+    by: tuple[str, ...],
+    frame: pl.DataFrame,
+    source: str,
+    *,
+    inspect: Inspect = nothing_more,
 ) -> Taken:
     """Make a snapshot of `frame`; a bad drop raises a `DataError` and changes nothing.
 
-    The same rows give the same snapshot, in whatever order they came.
+    The same rows give the same snapshot, in whatever order they came. `inspect` looks at the rows that keep the contract.
     """
     ordered = sort_rows(check(spec, frame, source), spec, by)
     segments = index_segments(ordered, spec, by)
+    notices = inspect(ordered, segments)
     (index,) = store.blobs.put([encode_segments(segments)])
     newest = _newest(store, dataset)
     if newest is not None and (newest.manifest.spec, newest.manifest.by, newest.manifest.index) == (spec, by, index):
-        return Taken(newest, segments, ordered, new=False)
+        return Taken(newest, segments, ordered, new=False, notices=notices)
     files, subjects = write_files(store, spec, ordered, by)
     manifest = Manifest(FORMAT, dataset, spec, by, len(ordered), files, index)
     (identity,) = store.blobs.put([manifest.encode()])
     with store.database.write() as c:
         snapshot, new = record_snapshot(c, identity, manifest, len(segments), source)
         record_subjects(c, subjects)
-    return Taken(snapshot, segments, ordered, new)
+    return Taken(snapshot, segments, ordered, new, notices)
 
 
 def _newest(store: Store, dataset: str) -> Snapshot | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 from modelmill.errors import DeclarationInvalid, did_you_mean
@@ -17,7 +18,8 @@ from modelmill.model.metrics import higher_is_better
 Baseline = Literal["champion", "mean", "pooled"]
 _BASELINES = ("champion", "mean", "pooled")
 _PERIODS = ("hour", "day", "week", "month")
-_DURATION = re.compile(r"\d+(ms|s|m|h|d)")
+_DURATION = re.compile(r"(\d{1,9})(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
 
 
@@ -124,8 +126,7 @@ class Canary:
         _check_steps(self.steps)
         if self.of not in ("requests", "segments"):
             raise DeclarationInvalid(f"a canary is of requests or of segments, not of `{self.of}`")
-        if not _DURATION.fullmatch(self.hold):
-            raise DeclarationInvalid(f"`{self.hold}` is not a duration", expected="like 30s, 30m, 2h, 1d")
+        parse_duration(self.hold)
         check_conditions("canary abort", self.abort)
 
     def as_dict(self) -> dict[str, Any]:
@@ -136,6 +137,14 @@ class Canary:
             "hold": self.hold,
             "abort": [condition.as_dict() for condition in self.abort],
         }
+
+
+def parse_duration(text: str) -> timedelta:
+    """Return what ``30s``, ``30m``, ``2h`` or ``1d`` says."""
+    found = _DURATION.fullmatch(text)
+    if not found:
+        raise DeclarationInvalid(f"`{text}` is not a duration", expected="like 30s, 30m, 2h, 1d")
+    return timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
 
 
 def check_conditions(what: str, conditions: Sequence[object]) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from modelmill.errors import DeclarationInvalid, did_you_mean
-from modelmill.model.conditions import Canary, Condition, check_conditions, check_gate
+from modelmill.model.conditions import Canary, Condition, check_conditions, check_gate, parse_duration
 from modelmill.model.linear import LinearTrain
 from modelmill.model.metrics import check_metric, default_metrics
 from modelmill.model.roles import KNOWN_PARAMETERS, Function, RoleFunction, is_single, read_role, where_of
@@ -49,6 +49,8 @@ class Model:
         retrain: Sequence[Condition] = (),
         canary: Canary | None = None,
         seed: int = 0,
+        fresh: str = "",
+        keeps: float = 0.0,
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Declare a model.
@@ -56,6 +58,8 @@ class Model:
         `by`: key columns; one fitted model a combination. `min_rows`: labelled rows below which the pooled model
         answers. `test_share`: the share of each segment's last rows that tests, 0 < share < 1. `metrics`: names,
         the first is the score; the task's usual ones where left out. `seed`: of numpy and random before each fit.
+        `fresh`: how old the newest row of a snapshot may be, such as ``"2d"``. `keeps`: the share of the last snapshot's
+        rows, and of its segments, that a new one must have, 0 to 1.
         """
         self.name: ModelName = parse_model_name(name)
         self.where = _caller()
@@ -64,6 +68,7 @@ class Model:
         self.min_rows = _between("min_rows", min_rows, 2, 10**9)
         self.test_share = _between("test_share", test_share, 0.01, 0.9)
         self.seed = int(_between("seed", seed, 0, 2**31 - 1))
+        self.fresh, self.keeps = self._read_fresh(fresh), _between("keeps", keeps, 0, 1)
         self.owner, self.purpose = owner, purpose or (schema.__doc__ or "").strip().split("\n")[0]
         self.tags = dict(tags or {})
         self.gate, self.retrain, self.canary = tuple(gate), tuple(retrain), canary
@@ -71,6 +76,7 @@ class Model:
         self._functions: dict[str, RoleFunction] = {}
         self.laws: dict[str, RoleFunction] = {}
         self.own_metrics: dict[str, RoleFunction] = {}
+        self.checks: dict[str, RoleFunction] = {}
         check_conditions("gate", self.gate)
         check_gate(self.gate)
         check_conditions("retrain", self.retrain)
@@ -109,6 +115,10 @@ class Model:
     def metric(self, function: F) -> F:
         """Register a metric of one's own: ``metric(y_true, y_pred)`` -> number, smaller is better."""
         return self._decorate("metric", function)
+
+    def check(self, function: F) -> F:
+        """Register a test of the data: ``check(rows)`` asserts something that holds for the rows of every snapshot."""
+        return self._decorate("check", function)
 
     # ---------------------------------------------------------------- what was declared
 
@@ -177,6 +187,9 @@ class Model:
             "parameters": {name: repr(value) for name, value in self.parameters.items()},
             "roles": sorted(self._functions),
             "laws": sorted(self.laws),
+            "checks": sorted(self.checks),
+            "fresh": self.fresh,
+            "keeps": self.keeps,
             "gate": [c.as_dict() for c in self.gate],
             "retrain": [c.as_dict() for c in self.retrain],
             "canary": self.canary.as_dict() if self.canary else None,
@@ -198,6 +211,13 @@ class Model:
             raise DeclarationInvalid("`by` names a column twice", where=self.where, got=", ".join(names))
         return names
 
+    def _read_fresh(self, fresh: str) -> str:
+        if fresh and self.spec.time is None:
+            raise DeclarationInvalid("`fresh` needs a column declared by mm.time()", where=self.where)
+        if fresh:
+            parse_duration(fresh)
+        return fresh
+
     def _decorate(self, role: str, function: F) -> F:
         if not callable(function):
             raise DeclarationInvalid(f"@{role} stands above something that is no function", where=self.where)
@@ -212,6 +232,8 @@ class Model:
             self.laws[function.__name__] = found
         elif role == "metric":
             self.own_metrics[function.__name__] = found
+        elif role == "check":
+            self.checks[function.__name__] = found
         elif is_single(role):
             # A notebook runs a cell again: the same name replaces the role, another name is a mistake.
             self._refuse_second(role, found)

@@ -21,6 +21,7 @@ KNOWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "predict": ("model", "x", "rows", "segment"),
     "test": ("ask",),
     "metric": ("y_true", "y_pred"),
+    "check": ("rows",),
 }
 _SINGLE = ("data", "features", "train", "predict")
 _FRAMES = ("polars", "pandas")
@@ -129,7 +130,13 @@ def _frame_asked(name: str, annotation: Any) -> dict[str, str]:
 
 
 def _check_needed(role: str, function: Function, asks: list[str]) -> None:
-    needed = {"features": ("rows",), "predict": ("model",), "test": ("ask",), "metric": ("y_true", "y_pred")}
+    needed = {
+        "features": ("rows",),
+        "predict": ("model",),
+        "test": ("ask",),
+        "metric": ("y_true", "y_pred"),
+        "check": ("rows",),
+    }
     for name in needed.get(role, ()):
         if name not in asks:
             raise DeclarationInvalid(f"@{role} needs the parameter `{name}`", where=where_of(function))

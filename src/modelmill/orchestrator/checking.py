@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from modelmill.build.plan import Step
 from modelmill.build.segment import Common, SegmentFit, write_tests
 from modelmill.build.work import Setup
 from modelmill.data.build_table import write_build_table
+from modelmill.data.checks import ask_checks
 from modelmill.data.contract import check as check_contract
+from modelmill.data.drill import drill
 from modelmill.data.snapshot import Segments
 from modelmill.data.taking import index_segments, sort_rows
 from modelmill.errors import LawFailed, ModelmillError, NotFound, Unsaveable, UserCodeFailed, did_you_mean
@@ -27,12 +29,14 @@ from modelmill.model.fitted import typical_row
 from modelmill.model.loading import user_frames
 from modelmill.model.values import as_json
 from modelmill.names import POOLED, Digest, Segment, digest_of, format_segment, parse_segment
-from modelmill.orchestrator.outcomes import CheckOutcome, CheckStep, Comparison, Progress, no_progress
+from modelmill.orchestrator.outcomes import CheckOutcome, CheckStep, Comparison, DrillFacts, Progress, no_progress
 from modelmill.orchestrator.project import Project, open_project
 from modelmill.orchestrator.requests import CheckRequest
 from modelmill.orchestrator.rows import read_source
 from modelmill.orchestrator.summary import inactive_policies
+from modelmill.registry.evidence import DRILL, record_evidence
 from modelmill.settings import Settings
+from modelmill.store.opening import open_store
 
 _REOPENED_S = 120
 _NOTHING = digest_of(b"")
@@ -58,6 +62,13 @@ def check(settings: Settings, request: CheckRequest, progress: Progress = no_pro
     frame = read_source(project)
     with step(f"the contract holds on {len(frame):,} rows"):
         typed = check_contract(model.spec, frame, "@data")
+    if model.checks:
+        with step(f"{len(model.checks)} check(s) of the data hold"):
+            ask_checks(model.checks, typed, settings.root, "@data")
+    drilled: tuple[DrillFacts, ...] = ()
+    if request.drill:
+        with step("bad rows are planted, and caught"):
+            drilled = _drill(project, typed)
     wanted = parse_segment(request.segment) if request.segment else None
     with step("one segment is trained"):
         fit = _fit(project, typed, wanted)
@@ -78,8 +89,25 @@ def check(settings: Settings, request: CheckRequest, progress: Progress = no_pro
         seconds=time.monotonic() - began,
         comparison=_comparison(model, fit),
         inactive=inactive_policies(model),
+        drill=drilled,
         next=f"modelmill predict {fields}",
     )
+
+
+def _drill(project: Project, typed: Any) -> tuple[DrillFacts, ...]:
+    """Plant bad rows, and keep as evidence which promises were seen to fail."""
+    model = project.model
+    found = [DrillFacts(**msgspec.structs.asdict(one)) for one in drill(model.spec, typed, model.checks)]
+    told = {"planted": len(found), "caught": sum(one.caught is True for one in found)}
+    told["unsure"] = sum(one.caught is None for one in found)
+    if (project.settings.store_folder / "keys").is_dir():
+        with (
+            open_store(project.settings) as store,
+            suppress(NotFound),
+        ):  # nothing was trained yet: nobody to keep it for
+            verdict = all(one.caught is not False for one in found)
+            record_evidence(store.database, model.name, DRILL, verdict=verdict, facts=told)
+    return tuple(found)
 
 
 def fit_one(project: Project, segment: Segment) -> SegmentFit:

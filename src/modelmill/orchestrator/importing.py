@@ -15,6 +15,7 @@ from modelmill.data.taking import list_snapshots as kept_snapshots
 from modelmill.errors import NotFound, UsageError, did_you_mean
 from modelmill.model.columns import Column
 from modelmill.model.declaration import Model
+from modelmill.orchestrator.inspecting import Inspection
 from modelmill.orchestrator.logged import LOGGED, list_logged, show_logged
 from modelmill.orchestrator.outcomes import (
     ImportOutcome,
@@ -58,7 +59,8 @@ def import_rows(settings: Settings, request: ImportRequest, progress: Progress =
     progress("line", {"text": f"read {source.name}   {len(source.frame):,} rows"})
     with open_store(settings) as store, ProjectLock(store.lock_path, "data import"):
         dataset = request.dataset or dataset_of(model)
-        taken = take_snapshot(store, dataset, model.spec, model.by, source.frame, source.name)
+        inspect = Inspection(project, store, dataset, source.name)
+        taken = take_snapshot(store, dataset, model.spec, model.by, source.frame, source.name, inspect=inspect)
     label = taken.snapshot.label
     return ImportOutcome(
         snapshot=snapshot_facts(taken),
@@ -78,7 +80,8 @@ def append_rows(settings: Settings, request: AppendRequest, progress: Progress =
     progress("line", {"text": f"read {source.name}   {len(source.frame):,} rows"})
     with open_store(settings) as store, ProjectLock(store.lock_path, "data append"):
         base = _base(store, model, dataset)
-        found = append(store, base, source.frame, source.name)
+        inspect = Inspection(project, store, dataset, source.name, chosen=request.window is not None)
+        found = append(store, base, source.frame, source.name, inspect=inspect)
     label = found.taken.snapshot.label
     return ImportOutcome(
         snapshot=snapshot_facts(found.taken),
@@ -143,7 +146,7 @@ def describe_snapshot(snapshot: Snapshot, sizes: list[int]) -> ShowOutcome:
         if manifest.by
         else "none: one model for all rows",
         "schema": manifest.spec.name,
-        **{f"  {column.name}": f"{column.role}   {column.rule()}" for column in manifest.spec.columns},
+        **{f"  {c.name}": f"{c.role}   {c.rule()}   {c.meaning()}" for c in manifest.spec.columns},
     }
     return ShowOutcome(
         kind="snapshot",

@@ -58,6 +58,8 @@ class SnapshotFacts(msgspec.Struct, frozen=True, kw_only=True):
     new: bool = True
     """False when the rows were the same as those of a snapshot that was there already."""
     rows_without_label: int = 0
+    notices: tuple[str, ...] = ()
+    """What is no mistake, and a person would want to know: segments that are gone, many fewer rows."""
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -314,6 +316,17 @@ class CheckStep(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
+class DrillFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One promise about the data, and whether a row that breaks it is caught."""
+
+    promise: str
+    """``distance int 1..6000 mile``"""
+    bad: str
+    """What was planted: ``6001``"""
+    caught: bool | None
+    """None where a check did not notice any of the rows that were spoiled for it: it may look for something else."""
+
+
 class CheckOutcome(Outcome, frozen=True, kw_only=True):
     """What `check` found; it stops at the first thing that does not hold, with that error."""
 
@@ -326,7 +339,13 @@ class CheckOutcome(Outcome, frozen=True, kw_only=True):
     comparison: Comparison | None = None
     notices: tuple[str, ...] = ()
     inactive: tuple[str, ...] = ()
+    drill: tuple[DrillFacts, ...] = ()
     next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 1 when something bad was planted and not caught."""
+        return int(any(one.caught is False for one in self.drill))
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,6 +40,9 @@ class CheckRequest(Request, frozen=True, kw_only=True):
         str | None,
         Meta(description="Which segment to try, such as UA,ORD; the largest if left out."),
     ] = None
+    drill: Annotated[
+        bool, Meta(description="Plant bad rows, too, and show that every promise about the data can fail.")
+    ] = False
 
 
 class TrainRequest(Request, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from modelmill.data.taking import Taken, get_snapshot, load_taken, take_snapshot
 from modelmill.errors import DeclarationInvalid, ModelmillError, NotFound, UsageError, UserCodeFailed
 from modelmill.model.declaration import Model, Window
 from modelmill.model.loading import user_frames
+from modelmill.orchestrator.inspecting import Inspection
 from modelmill.orchestrator.outcomes import SnapshotFacts
 from modelmill.orchestrator.project import Project
 from modelmill.store.opening import Store
@@ -35,7 +36,8 @@ def take_rows(project: Project, store: Store, snapshot: str | None = None, windo
         return _fitting(model, load_taken(store, _newest(model, store)))
     frame = read_source(project, parse_window(window))
     source = f"@data {dataset_of(model)}({window or ''})"
-    return take_snapshot(store, dataset_of(model), model.spec, model.by, frame, source)
+    inspect = Inspection(project, store, dataset_of(model), source, chosen=window is not None)
+    return take_snapshot(store, dataset_of(model), model.spec, model.by, frame, source, inspect=inspect)
 
 
 def parse_window(text: str | None) -> Window:
@@ -101,6 +103,7 @@ def snapshot_facts(taken: Taken) -> SnapshotFacts:
         source=taken.snapshot.source,
         new=taken.new,
         rows_without_label=taken.frame[manifest.spec.target.name].null_count(),
+        notices=taken.notices,
     )
 
 

@@ -15,10 +15,18 @@ from modelmill.registry.tables import evidence, models
 from modelmill.store.database import Database
 from modelmill.store.tables import now
 
-REPRODUCED, DETERMINISTIC, PARITY, AUDIT, RETRAINING = "reproduced", "deterministic", "parity", "audit", "retraining"
-"""Kinds: a version was built again from its record · a segment was fitted twice in its build · answers that were served were
-compared with those of the training path · the level of a model was found ·
-a gate has judged new versions beside their champions."""
+REPRODUCED = "reproduced"
+"""A version was built again from its record."""
+DETERMINISTIC = "deterministic"
+"""A segment was fitted twice in its build."""
+PARITY = "parity"
+"""Answers that were served were compared with those of the training path."""
+AUDIT = "audit"
+"""The level of a model was found."""
+RETRAINING = "retraining"
+"""A gate has judged new versions beside their champions."""
+DRILL = "drill"
+"""Bad rows were planted, one for each promise about the data."""
 _WORDS = {1: True, 0: False, -1: None}
 _CODES = {True: 1, False: 0, None: -1}
 

@@ -12,12 +12,12 @@ import modelmill as mm
 class Flight(mm.Schema):
     """One row of training data; without its target, one request."""
 
-    origin: str = mm.key()
-    carrier: str = mm.key()
-    dest: str = mm.key()
-    time_hour: datetime = mm.time()
-    distance: int = mm.col(ge=1, le=6000, unit="mile")
-    hour: int = mm.col(ge=0, le=23, doc="scheduled hour of departure")
+    origin: str = mm.key(doc="airport of departure")
+    carrier: str = mm.key(doc="airline")
+    dest: str = mm.key(doc="airport of arrival")
+    time_hour: datetime = mm.time(doc="scheduled hour of departure, UTC")
+    distance: int = mm.col(ge=1, le=6000, unit="mile", doc="between the airports")
+    hour: int = mm.col(ge=0, le=23, unit="h", doc="scheduled hour of departure, local time")
     air_time: float = mm.target(ge=10, le=800, unit="min", nullable=True, doc="null when it was not flown")
 
 
