@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 from tests.journeys.conftest import Command, environment
+from tests.postgresql import new_database
 
 STORES = 8
 ROWS = 60
@@ -185,21 +186,31 @@ def test_a_killed_arm_is_seen_as_interrupted_and_leaves_nothing_else(modelmill: 
     assert modelmill("search", "--json", cwd=fleet).json == before
 
 
-def test_arms_of_many_processes_at_once_are_all_there(modelmill: Command, fleet: Path) -> None:
-    grid = ["1,2,3,4,5,6", "7,8,9,10,11,12", "13,14,15,16,17,18", "19,20,21,22,23,24"]
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_hundred_arms_of_many_processes_at_once_are_all_there(
+    modelmill: Command, fleet: Path, database: str, request: pytest.FixtureRequest
+) -> None:
+    if database == "postgresql":
+        settings = fleet / "modelmill.toml"
+        url = new_database(request.getfixturevalue("postgresql"))
+        settings.write_text(f'database = "{url}"\n{settings.read_text()}')
+        assert modelmill("train", cwd=fleet).code == 0
     words = [sys.executable, "-m", "modelmill", "experiment", "--study", "alpha", "--vary"]
+    grid = [",".join(map(str, range(first, first + 20))) for first in range(1, 101, 20)]
     running = [
         subprocess.Popen([*words, f"alpha={some}"], cwd=fleet, env=environment(), stdout=subprocess.DEVNULL)
         for some in grid
     ]
-    assert [process.wait(timeout=120) for process in running] == [0, 0, 0, 0]
-    arms = study(modelmill, fleet)["arms"]
-    assert sorted(arm["number"] for arm in arms) == list(range(1, 25))
-    assert sorted(arm["parameters"]["alpha"] for arm in arms) == list(range(1, 25))
+    assert [process.wait(timeout=240) for process in running] == [0] * 5
+    found = study(modelmill, fleet)
+    arms = found["arms"]
+    assert sorted(arm["number"] for arm in arms) == list(range(1, 101))
+    assert sorted(arm["parameters"]["alpha"] for arm in arms) == list(range(1, 101))
     assert {arm["state"] for arm in arms} == {"done"}
+    assert {arm["compared"]["rows"] for arm in arms} == {STORES * ROWS / 2}
     text = modelmill("show", "study", "alpha", cwd=fleet).out
     assert "alpha 100.0 -> 24.0" in text
-    assert "for 24 arms together" in text
+    assert "for 100 arms together" in text
 
 
 def test_a_study_is_on_one_snapshot(modelmill: Command, fleet: Path) -> None:
