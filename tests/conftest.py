@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("modelmill", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("modelmill")
 
-pytest_plugins = ["tests.postgresql"]
 _MISSING = "optional component missing: "
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.postgresql import new_database
+from tests.postgresql import new_database, postgresql  # noqa: F401 - a fixture
 
 from modelmill.settings import Settings
 from modelmill.store.opening import Store, open_store

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from tests.postgresql import postgresql  # noqa: F401 - a fixture
 
 PATIENCE_S = 120
 

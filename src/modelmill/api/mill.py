@@ -33,6 +33,10 @@ class Mill:
         """Build what has changed. Parameters of the fit are given as ``values=("alpha=0.5",)``."""
         return self._ask("train", outcomes.TrainOutcome, file=file, **options)
 
+    def feasibility(self, file: str | None = None, **options: Any) -> outcomes.FeasibilityOutcome:
+        """Find out what models of their own, one model of all rows, and the mean would give; nothing is built."""
+        return self._ask("feasibility", outcomes.FeasibilityOutcome, file=file, **options)
+
     def experiment(self, file: str | None = None, **options: Any) -> outcomes.ExperimentOutcome:
         """Try other parameters on the same rows: ``values=("alpha=0.5",)``, or a grid: ``vary=("alpha=0.1,1,10",)``."""
         return self._ask("experiment", outcomes.ExperimentOutcome, file=file, **options)

@@ -65,6 +65,15 @@ VERBS = (
         examples=("modelmill train", "modelmill train --set alpha=0.5 --explain"),
     ),
     Verb(
+        "feasibility",
+        "Find out what a model would give, before anything is built on it.",
+        requests.FeasibilityRequest,
+        outcomes.FeasibilityOutcome,
+        "modelmill.orchestrator.feasibility:feasibility",
+        "author",
+        examples=("modelmill feasibility", "modelmill feasibility --window ..2013-11-01"),
+    ),
+    Verb(
         "experiment",
         "Try other parameters or code on the same rows; nothing of it is served.",
         requests.ExperimentRequest,

@@ -9,6 +9,7 @@ from modelmill.cli.arms import compared_lines, render_arms, render_study
 from modelmill.cli.layout import count, line, lines, moment, number, seconds, size, table
 from modelmill.cli.local import CompletionOutcome, InitOutcome
 from modelmill.cli.proof import render_audit, render_diff, render_reproduce
+from modelmill.cli.worth import render_feasibility
 from modelmill.orchestrator import outcomes as o
 
 
@@ -421,6 +422,7 @@ def render_completion(completion: CompletionOutcome) -> Iterator[str]:
 RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.TrainOutcome: render_train,
     o.RetrainOutcome: render_retrain,
+    o.FeasibilityOutcome: render_feasibility,
     o.ReproduceOutcome: render_reproduce,
     o.DiffOutcome: render_diff,
     o.AuditOutcome: render_audit,

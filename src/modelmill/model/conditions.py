@@ -160,14 +160,19 @@ def check_conditions(what: str, conditions: Sequence[object]) -> None:
             )
 
 
-def check_gate(conditions: Sequence[Condition]) -> None:
-    """Refuse what cannot be judged of a version before it answers anybody, such as its latency."""
+def check_judged(what: str, conditions: Sequence[Condition], *, champion: bool) -> None:
+    """Refuse what cannot be judged of a model before it answers anybody, such as its latency."""
     for condition in conditions:
         if not condition.asks:
             raise DeclarationInvalid(
-                f"gate: `{condition}` cannot be judged when a version is built",
+                f"{what}: `{condition}` cannot be judged when a model is built",
                 expected="mm.better(...), mm.no_worse(...) or mm.at_least(...)",
                 next="a canary's abort=[...] is for what is seen while it answers, retrain=[...] for triggers",
+            )
+        if condition.than == "champion" and not champion:
+            raise DeclarationInvalid(
+                f"{what}: `{condition}` asks for a champion, and before anything is built there is none",
+                expected="a comparison with mean or pooled",
             )
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from modelmill.errors import DeclarationInvalid, did_you_mean
-from modelmill.model.conditions import Canary, Condition, check_conditions, check_gate, parse_duration
+from modelmill.model.conditions import Canary, Condition, check_conditions, check_judged, parse_duration
 from modelmill.model.linear import LinearTrain
 from modelmill.model.metrics import check_metric, default_metrics
 from modelmill.model.roles import KNOWN_PARAMETERS, Function, RoleFunction, is_single, read_role, where_of
@@ -45,6 +45,7 @@ class Model:
         purpose: str = "",
         test_share: float = 0.2,
         metrics: Sequence[str] = (),
+        needs: Sequence[Condition] = (),
         gate: Sequence[Condition] = (),
         retrain: Sequence[Condition] = (),
         canary: Canary | None = None,
@@ -58,7 +59,8 @@ class Model:
         `by`: key columns; one fitted model a combination. `min_rows`: labelled rows below which the pooled model
         answers. `test_share`: the share of each segment's last rows that tests, 0 < share < 1. `metrics`: names,
         the first is the score; the task's usual ones where left out. `seed`: of numpy and random before each fit.
-        `fresh`: how old the newest row of a snapshot may be, such as ``"2d"``. `keeps`: the share of the last snapshot's
+        `needs`: what makes it worth building at all, see `modelmill feasibility`. `gate`: what a retrained version has to
+        pass. `fresh`: how old the newest row of a snapshot may be, such as ``"2d"``. `keeps`: the share of the last snapshot's
         rows, and of its segments, that a new one must have, 0 to 1.
         """
         self.name: ModelName = parse_model_name(name)
@@ -71,14 +73,16 @@ class Model:
         self.fresh, self.keeps = self._read_fresh(fresh), _between("keeps", keeps, 0, 1)
         self.owner, self.purpose = owner, purpose or (schema.__doc__ or "").strip().split("\n")[0]
         self.tags = dict(tags or {})
-        self.gate, self.retrain, self.canary = tuple(gate), tuple(retrain), canary
+        self.needs, self.gate, self.retrain, self.canary = tuple(needs), tuple(gate), tuple(retrain), canary
         self.metrics = tuple(metrics) or default_metrics(self.task)
         self._functions: dict[str, RoleFunction] = {}
         self.laws: dict[str, RoleFunction] = {}
         self.own_metrics: dict[str, RoleFunction] = {}
         self.checks: dict[str, RoleFunction] = {}
         check_conditions("gate", self.gate)
-        check_gate(self.gate)
+        check_judged("gate", self.gate, champion=True)
+        check_conditions("needs", self.needs)
+        check_judged("needs", self.needs, champion=False)
         check_conditions("retrain", self.retrain)
 
     def __repr__(self) -> str:
@@ -167,7 +171,7 @@ class Model:
                 next=f"write  @{self.name.replace('-', '_')}.train above a function train(x, y)",
             )
         own = {name: law.function for name, law in self.own_metrics.items()}
-        wanted = [*self.metrics, *(c.metric for c in (*self.gate, *self.retrain) if c.metric)]
+        wanted = [*self.metrics, *(c.metric for c in (*self.needs, *self.gate, *self.retrain) if c.metric)]
         for name in wanted:
             check_metric(name, self.task, own)
 
@@ -190,6 +194,7 @@ class Model:
             "checks": sorted(self.checks),
             "fresh": self.fresh,
             "keeps": self.keeps,
+            "needs": [c.as_dict() for c in self.needs],
             "gate": [c.as_dict() for c in self.gate],
             "retrain": [c.as_dict() for c in self.retrain],
             "canary": self.canary.as_dict() if self.canary else None,

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +100,9 @@ def _drill(project: Project, typed: Any) -> tuple[DrillFacts, ...]:
     found = [DrillFacts(**msgspec.structs.asdict(one)) for one in drill(model.spec, typed, model.checks)]
     told = {"planted": len(found), "caught": sum(one.caught is True for one in found)}
     told["unsure"] = sum(one.caught is None for one in found)
-    if (project.settings.store_folder / "keys").is_dir():
-        with (
-            open_store(project.settings) as store,
-            suppress(NotFound),
-        ):  # nothing was trained yet: nobody to keep it for
-            verdict = all(one.caught is not False for one in found)
-            record_evidence(store.database, model.name, DRILL, verdict=verdict, facts=told)
+    verdict = all(one.caught is not False for one in found)
+    with open_store(project.settings) as store:
+        record_evidence(store.database, model.name, DRILL, verdict=verdict, facts=told)
     return tuple(found)
 
 

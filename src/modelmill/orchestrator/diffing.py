@@ -39,7 +39,23 @@ from modelmill.store.opening import Store, open_store
 _RELEASE = re.compile(r"r(\d{1,9})")
 _CODE_LINES = 200
 _EXAMPLES = 5
-_DECLARED = ("by", "min_rows", "test_share", "metrics", "seed", "laws", "gate", "retrain", "canary", "owner", "purpose")
+_DECLARED = (
+    *(
+        "by",
+        "min_rows",
+        "test_share",
+        "metrics",
+        "seed",
+        "fresh",
+        "keeps",
+        "laws",
+        "checks",
+        "needs",
+        "gate",
+        "retrain",
+    ),
+    *("canary", "owner", "purpose"),
+)
 
 
 class _Side(NamedTuple):

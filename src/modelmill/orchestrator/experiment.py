@@ -19,30 +19,27 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from modelmill.build.builder import start_template
 from modelmill.build.gating import compare
 from modelmill.build.pairing import Paired
-from modelmill.build.plan import Plan, Step, has_several_classes, plan_build
-from modelmill.build.segment import tests_of, write_tests
+from modelmill.build.plan import Step
 from modelmill.build.trying import Tried, try_segments
 from modelmill.build.work import Setup
-from modelmill.compute.compute import Limits
 from modelmill.compute.local import LocalCompute
-from modelmill.data.build_table import BuildTable, write_build_table
 from modelmill.data.taking import Taken, get_snapshot
 from modelmill.errors import ExperimentAborted, ExperimentEmpty, ExperimentOnOtherRows, NothingBuilt, UsageError
 from modelmill.model.declaration import Model
-from modelmill.model.fitted import Floats, make_y
+from modelmill.model.fitted import Floats
 from modelmill.model.loading import imported_files
 from modelmill.names import Digest, Segment, digest_of, format_segment
 from modelmill.orchestrator.champion import Board, champion_map, test_answers
+from modelmill.orchestrator.laying import lay_out, open_triers
 from modelmill.orchestrator.outcomes import ArmFacts, ExperimentOutcome, Progress, no_progress
 from modelmill.orchestrator.project import Project, open_project
 from modelmill.orchestrator.requests import ExperimentRequest
 from modelmill.orchestrator.rows import snapshot_facts, take_rows
 from modelmill.orchestrator.studies import best_of, lock_of, study_facts
 from modelmill.orchestrator.summary import failure_groups
-from modelmill.orchestrator.training import as_text, parse_values, recipe_of, rows_together
+from modelmill.orchestrator.training import as_text, parse_values, recipe_of
 from modelmill.registry import facts
 from modelmill.registry.fleet import Entry
 from modelmill.registry.lock import capture_lock
@@ -162,34 +159,9 @@ class _Experiment:
 
     def _lay_out(self, taken: Taken) -> tuple[_Board, Setup]:
         """Write the table that workers map, and ask the champion for its answers."""
-        model, table = self.model, self.folder / "table"
-        labelled = write_build_table(table, model.spec, taken.segments, taken.frame)
-        rows = BuildTable(table, model.spec).rows(0, int(labelled.rows.sum()))
-        y = make_y(model.spec, rows)
-        several = np.ones(len(labelled), dtype=bool)
-        if model.task != "regression":
-            several = has_several_classes(y, labelled)
-        plan = plan_build(model, labelled, several, self.code, self._recipe(self.arms[0]), {})
-        write_tests(self.folder / "tests", labelled.rows, model.test_share)
-        steps = plan.steps if model.by else _whole(plan)
-        truth = {
-            s.segment: y[s.start + s.rows - tests_of(s.rows, model.test_share) : s.start + s.rows].astype(np.float64)
-            for s in steps
-        }
-        setup = Setup(
-            file=self.project.file.path,
-            root=self.project.settings.root,
-            model=model.name,
-            table=table,
-            blobs=self.store.blobs.folder,
-            parameters=self.arms[0],
-            bins=[],
-            code=self.code,
-            recipe=plan.model,
-            tests=self.folder / "tests",
-            together=rows_together(model),
-        )
-        return _Board(steps, truth, self._champion_answers(steps)), setup
+        laid = lay_out(self.store, self.project, taken, self.folder, self.arms[0], self.code)
+        truth = {step.segment: laid.truth(step) for step in laid.steps}
+        return _Board(laid.steps, truth, self._champion_answers(laid.steps)), laid.setup
 
     def _champion_answers(self, steps: list[Step]) -> dict[Segment, Floats]:
         """Return the answers of the current versions that were built from these very rows; others would have an edge."""
@@ -205,15 +177,8 @@ class _Experiment:
         return {segment: numbers for segment, _, numbers in answers}
 
     def _try_arms(self, study: str, board: _Board, setup: Setup) -> Iterator[tuple[int, list[FailureRecord]]]:
-        build = self.project.settings.build
-        root = self.project.settings.root
-        compute = LocalCompute(
-            "modelmill.build.trying:open_trier",
-            setup,
-            workers=min(self.request.workers or build.processes, len(board.steps)),
-            template=start_template(root, together=setup.together > 0),
-            limits=Limits(build.segment_timeout_s, build.worker_memory_mb),
-        )
+        processes = self.request.workers or self.project.settings.build.processes
+        compute = open_triers(self.project, setup, min(processes, len(board.steps)))
         try:
             for parameters in self.arms:
                 yield self._try_arm(compute, study, board, parameters)
@@ -343,11 +308,6 @@ def _compare(
     answers = np.concatenate([one.answers for one in both])
     others = np.concatenate([champion[one.segment] for one in both])
     return compare(metric, y, answers, others, np.array([len(one.answers) for one in both]))
-
-
-def _whole(plan: Plan) -> list[Step]:
-    assert plan.pooled is not None  # noqa: S101 - with no known versions all is planned
-    return [plan.pooled]
 
 
 def _medians(tried: Sequence[Tried]) -> dict[str, float]:

@@ -265,10 +265,14 @@ def _runtime_text(runtime: str, why: str) -> str:
 def _policies(declared: dict[str, Any]) -> dict[str, str]:
     found = {
         name: ", ".join(f"{c['left']} {c['op']} {c['right']}".strip() for c in declared.get(name) or ())
-        for name in ("gate", "retrain")
+        for name in ("needs", "gate", "retrain")
     }
     found["canary"] = ", ".join((declared.get("canary") or {}).get("steps", ()))
-    return {name: f"{text}{'' if name == 'gate' else '      (not active yet)'}" for name, text in found.items() if text}
+    return {
+        name: f"{text}{'' if name in ('needs', 'gate') else '      (not active yet)'}"
+        for name, text in found.items()
+        if text
+    }
 
 
 def _show_run(store: Store, name: str, number: int | None) -> ShowOutcome:

@@ -686,6 +686,64 @@ class ExperimentOutcome(Outcome, frozen=True, kw_only=True):
         return int(any(arm.failed for arm in self.arms))
 
 
+class NeedFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One need of the model file, and whether it is met."""
+
+    condition: str
+    """``better(mae) than mean by 0.1``"""
+    verdict: bool | None
+    """None: undecided, the rows are too few or too noisy to say."""
+    value: float | None
+    limit: float | None
+    """What the value had to reach."""
+    interval: bool
+    """Whether a 95 % interval decided, or the point itself: r2, f1, roc_auc and metrics of one's own have no interval."""
+
+
+class SegmentGain(msgspec.Struct, frozen=True, kw_only=True):
+    """One segment: its losses on its test rows, and how much smaller its own model's is than the mean's."""
+
+    segment: str
+    rows: int
+    """Test rows."""
+    own: float
+    mean: float
+    pooled: float | None
+    gain: float
+    """1 - own / mean: 0.2 is a fifth less; below zero the model is worse than the mean."""
+
+
+class FeasibilityOutcome(Outcome, frozen=True, kw_only=True):
+    """What models of their own, the pooled model alone, and the mean would give. Nothing is built, nothing is served."""
+
+    model: str
+    purpose: str
+    snapshot: SnapshotFacts
+    tried: int
+    """Segments with a model of their own; 0 where one model answers for all rows."""
+    small: int = 0
+    """Segments with too few rows for one."""
+    failed: int = 0
+    own_or_mean: PairedFacts | None = None
+    """Models of their own - or the one model of all rows - beside the mean of the training rows."""
+    own_or_pooled: PairedFacts | None = None
+    """Models of their own beside the pooled model alone; None without segments."""
+    pooled_or_mean: PairedFacts | None = None
+    needs: tuple[NeedFacts, ...] = ()
+    gains: tuple[SegmentGain, ...] = ()
+    """Every segment, the largest gain first."""
+    advice: str = ""
+    failures: tuple[FailureGroup, ...] = ()
+    unit: str = ""
+    seconds: float = 0.0
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 1 where a need is not met, or undecided."""
+        return int(any(need.verdict is not True for need in self.needs))
+
+
 class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The arms of one study, all on one snapshot."""
 

@@ -111,6 +111,32 @@ class ExperimentRequest(Request, frozen=True, kw_only=True):
     workers: Annotated[AtLeastOne | None, Meta(description="Worker processes; one a core if left out.")] = None
 
 
+class FeasibilityRequest(Request, frozen=True, kw_only=True):
+    """Find out whether a model is worth building."""
+
+    file: File = None
+    model: ModelOption = None
+    values: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Another value for a hyperparameter; may be repeated.",
+            extra={"option": "--set", "metavar": "NAME=VALUE"},
+        ),
+    ] = ()
+    snapshot: Annotated[
+        str | None,
+        Meta(description="On this snapshot, such as flights@s2, instead of the source.", extra={"metavar": "SNAPSHOT"}),
+    ] = None
+    window: Annotated[
+        str | None,
+        Meta(
+            description="Which rows @data reads: from A on and before B, as dates or times; either may be left out.",
+            extra={"metavar": "A..B"},
+        ),
+    ] = None
+    workers: Annotated[AtLeastOne | None, Meta(description="Worker processes; one a core if left out.")] = None
+
+
 class RetrainRequest(Request, frozen=True, kw_only=True):
     """Build from new rows, and let the gate judge."""
 

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 from sqlalchemy import Select, select
 
-from modelmill.errors import NotFound
 from modelmill.names import ModelName
 from modelmill.registry.tables import evidence, models
 from modelmill.store.database import Database
+from modelmill.store.dialects import upsert
 from modelmill.store.tables import now
 
 REPRODUCED = "reproduced"
@@ -25,6 +25,8 @@ AUDIT = "audit"
 """The level of a model was found."""
 RETRAINING = "retraining"
 """A gate has judged new versions beside their champions."""
+FEASIBILITY = "feasibility"
+"""It was found out, before anything was built, whether a model does what it is needed for."""
 DRILL = "drill"
 """Bad rows were planted, one for each promise about the data."""
 _WORDS = {1: True, 0: False, -1: None}
@@ -53,11 +55,10 @@ def record_evidence(
     verdict: bool | None = None,
     facts: Mapping[str, Any],
 ) -> None:
-    """Append a finding."""
+    """Append a finding; it may be about a model of which nothing was built yet."""
     with database.write() as c:
+        c.execute(upsert(c, models).values(name=model, runs=0, score="").on_conflict_do_nothing())
         model_id = c.execute(select(models.c.id).where(models.c.name == model)).scalar()
-        if model_id is None:
-            raise NotFound(f"there is no model `{model}`")
         row = {"model_id": model_id, "number": number, "kind": kind, "verdict": _CODES[verdict], "facts": dict(facts)}
         c.execute(evidence.insert().values(**row, recorded_at=now()))
 

@@ -27,6 +27,7 @@ air_time = mm.Model(
     by=[Flight.origin, Flight.carrier, Flight.dest],
     min_rows=30,
     owner="flights@example.com",
+    needs=[mm.better("mae", than="mean", by=0.10)],
     gate=[mm.no_worse("mae", than="champion"), mm.better("mae", than="mean", by=0.05)],
     retrain=[mm.every("week"), mm.worse("mae") > 0.10],
     canary=mm.Canary(steps=["2%", "20%", "100%"], of="segments", hold="30m", abort=[mm.error_rate > 0.01]),
