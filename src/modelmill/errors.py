@@ -324,6 +324,19 @@ class ModelReturned(ModelError):
     code = "MM307"
 
 
+class AdoptionFailed(ModelError):
+    """A finished model cannot be adopted."""
+
+    code = "MM310"
+
+
+class TrustNeeded(ModelError):
+    """A pickle is opened only where a person says that it may be."""
+
+    code = "MM311"
+    exit = 4
+
+
 # ------------------------------------------------------------------ MM4xx: a law, a gate or a policy said no
 
 

@@ -33,6 +33,11 @@ class Mill:
         """Build what has changed. Parameters of the fit are given as ``values=("alpha=0.5",)``."""
         return self._ask("train", outcomes.TrainOutcome, file=file, **options)
 
+    def adopt(self, source: str, sample: Any, target: str, **options: Any) -> outcomes.AdoptOutcome:
+        """Write the model file of a finished model; a pickle needs ``i_trust_this=True``."""
+        options |= {"source": str(source), "sample": str(sample), "target": target}
+        return self._ask("adopt", outcomes.AdoptOutcome, **options)
+
     def feasibility(self, file: str | None = None, **options: Any) -> outcomes.FeasibilityOutcome:
         """Find out what models of their own, one model of all rows, and the mean would give; nothing is built."""
         return self._ask("feasibility", outcomes.FeasibilityOutcome, file=file, **options)
@@ -112,6 +117,10 @@ class Mill:
     def data_append(self, source: Any = None, **options: Any) -> outcomes.ImportOutcome:
         """Add rows to the newest snapshot; what is there is not copied, and rows that are all there add nothing."""
         return self._ask("data append", outcomes.ImportOutcome, **_rows_from(source), **options)
+
+    def data_infer(self, source: Any, target: str, **options: Any) -> outcomes.InferOutcome:
+        """Guess a schema from a sample file, as source to be edited."""
+        return self._ask("data infer", outcomes.InferOutcome, source=str(source), target=target, **options)
 
     def data_list(self, dataset: str | None = None) -> outcomes.SnapshotListing:
         """List the snapshots."""

@@ -65,6 +65,16 @@ VERBS = (
         examples=("modelmill train", "modelmill train --set alpha=0.5 --explain"),
     ),
     Verb(
+        "adopt",
+        "Make a finished model, such as a pickle or a booster, one that runs like any other.",
+        requests.AdoptRequest,
+        outcomes.AdoptOutcome,
+        "modelmill.orchestrator.adopting:adopt",
+        "author",
+        project=False,
+        examples=("modelmill adopt price.txt --sample houses.csv --target price",),
+    ),
+    Verb(
         "feasibility",
         "Find out what a model would give, before anything is built on it.",
         requests.FeasibilityRequest,
@@ -213,6 +223,19 @@ VERBS = (
         "modelmill.orchestrator.importing:append_rows",
         "author",
         examples=("modelmill data append december.csv", "modelmill data append --window 2013-12-01..2014-01-01"),
+    ),
+    Verb(
+        "data infer",
+        "Guess a schema from a sample, as source to be edited.",
+        requests.InferRequest,
+        outcomes.InferOutcome,
+        "modelmill.orchestrator.inferring:infer",
+        "author",
+        project=False,
+        examples=(
+            "modelmill data infer houses.csv --target price",
+            "modelmill data infer sales.parquet --target sold --by store",
+        ),
     ),
     Verb(
         "data list",

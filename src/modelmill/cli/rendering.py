@@ -201,6 +201,19 @@ def _drilled(drill: Sequence[o.DrillFacts]) -> Iterator[str]:
     yield line("drill", f"{sum(one.caught is True for one in drill)} of {count(len(drill), 'bad row')} caught")
 
 
+def render_adopt(adopted: o.AdoptOutcome) -> Iterator[str]:
+    """Yield what was adopted, what was written and that it holds."""
+    rows = f"answers {count(adopted.rows, 'row')} of the sample"
+    yield line("adopted", adopted.model, adopted.what, count(adopted.columns, "column"), rows)
+    for name in adopted.written:
+        yield line("written", name)
+    for step in adopted.steps:
+        yield line("ok", step.text, f"({seconds(step.seconds)})" if step.seconds >= 0.05 else "")
+    if adopted.comparison:
+        yield line("error", *_comparison_parts(adopted.comparison))
+    yield from lines("note", adopted.notices)
+
+
 def render_status(status: o.StatusOutcome) -> Iterator[str]:
     """Yield the models, the node and who is writing."""
     yield line("project", status.project, f"store {status.store}")
@@ -350,6 +363,15 @@ def render_import(imported: o.ImportOutcome) -> Iterator[str]:
         yield line("note", f"{count(imported.repeated, 'row')} equal one that was there in every column: kept twice")
 
 
+def render_infer(inferred: o.InferOutcome) -> Iterator[str]:
+    """Yield the source, or where it was written."""
+    if inferred.out:
+        yield line("written", inferred.out, count(inferred.columns, "column"), f"from {count(inferred.rows, 'row')}")
+    else:
+        yield inferred.source
+    yield from lines("note", inferred.notices)
+
+
 def render_export(export: o.ExportOutcome) -> Iterator[str]:
     """Yield the file that was written."""
     told = f"{export.snapshot.rows:,} rows of {export.snapshot.label}"
@@ -431,6 +453,7 @@ RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.DownOutcome: render_down,
     o.ServeOutcome: render_serve,
     o.CheckOutcome: render_check,
+    o.AdoptOutcome: render_adopt,
     o.StatusOutcome: render_status,
     o.PredictOutcome: render_predict,
     o.ParityOutcome: render_parity,
@@ -438,6 +461,7 @@ RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.ShowOutcome: render_show,
     o.ImportOutcome: render_import,
     o.ExportOutcome: render_export,
+    o.InferOutcome: render_infer,
     o.SnapshotListing: render_listing,
     o.FsckOutcome: render_fsck,
     o.DoctorOutcome: render_doctor,

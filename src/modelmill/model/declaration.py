@@ -52,6 +52,7 @@ class Model:
         seed: int = 0,
         fresh: str = "",
         keeps: float = 0.0,
+        files: Sequence[str] = (),
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Declare a model.
@@ -61,7 +62,8 @@ class Model:
         the first is the score; the task's usual ones where left out. `seed`: of numpy and random before each fit.
         `needs`: what makes it worth building at all, see `modelmill feasibility`. `gate`: what a retrained version has to
         pass. `fresh`: how old the newest row of a snapshot may be, such as ``"2d"``. `keeps`: the share of the last snapshot's
-        rows, and of its segments, that a new one must have, 0 to 1.
+        rows, and of its segments, that a new one must have, 0 to 1. `files`: what the functions read beside the rows, as paths
+        in the project; they are kept with the code.
         """
         self.name: ModelName = parse_model_name(name)
         self.where = _caller()
@@ -72,7 +74,7 @@ class Model:
         self.seed = int(_between("seed", seed, 0, 2**31 - 1))
         self.fresh, self.keeps = self._read_fresh(fresh), _between("keeps", keeps, 0, 1)
         self.owner, self.purpose = owner, purpose or (schema.__doc__ or "").strip().split("\n")[0]
-        self.tags = dict(tags or {})
+        self.tags, self.files = dict(tags or {}), tuple(files)
         self.needs, self.gate, self.retrain, self.canary = tuple(needs), tuple(gate), tuple(retrain), canary
         self.metrics = tuple(metrics) or default_metrics(self.task)
         self._functions: dict[str, RoleFunction] = {}

@@ -42,7 +42,19 @@ def load_model_file(path: Path, root: Path) -> LoadedFile:
         raise ModelMissing(f"`{path.name}` declares no model", where=shown(path, root), next="write  m = mm.Model(...)")
     for model in models.values():
         model.check_complete()
+        _check_files(model, root)
     return LoadedFile(path, root, module, models)
+
+
+def _check_files(model: Model, root: Path) -> None:
+    for name in model.files:
+        file = root / name
+        if not file.is_file() or not file.resolve().is_relative_to(root.resolve()):
+            raise DeclarationInvalid(
+                f"`files=` of model `{model.name}` names `{name}`, which is no file of the project",
+                where=model.where,
+                expected=f"a path below {root}",
+            )
 
 
 def _import(path: Path, root: Path) -> ModuleType:
@@ -120,18 +132,20 @@ def shown(file: Path, folder: Path) -> str:
 
 
 def imported_files(root: Path) -> list[Path]:
-    """Return the project's own files that are really imported now, in the order of their paths.
+    """Return the project's own files that are really imported now, and those that their models declare, in order.
 
     A module that lies in an installed environment, or that a link leads out of the project, is not the project's.
     """
-    return sorted(set(_own_modules(root.resolve())))
+    return sorted(set(_own_files(root.resolve())))
 
 
-def _own_modules(root: Path) -> Iterator[Path]:
+def _own_files(root: Path) -> Iterator[Path]:
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
         if isinstance(file, str) and file.endswith(".py") and _is_own(Path(file), root):
             yield Path(file).resolve()
+            models = [value for value in vars(module).values() if isinstance(value, Model)]
+            yield from ((root / name).resolve() for model in models for name in model.files)
 
 
 def _is_own(file: Path, root: Path) -> bool:

@@ -130,7 +130,7 @@ class _Facts:
 
     def _code(self) -> Iterator[tuple[str, Fact]]:
         archive = read_archive(self.store.blobs, self.run.code)
-        sources = {name: self.store.blobs.get(digest) for name, digest in archive.files.items()}
+        sources = {name: self.store.blobs.get(d) for name, d in archive.files.items() if name.endswith(".py")}
         yield "code kept", Fact(f"archive {self.run.code[:12]}")
         # A build imports it in processes of their own, by its recorded name.
         yield "imported elsewhere", Fact(f"run {self.run.number}")

@@ -316,7 +316,10 @@ def _pair(name: str, one: Any, other: Any) -> Iterator[str]:
 
 
 def _lines(store: Store, digest: Digest | None) -> list[str]:
-    return [] if digest is None else store.blobs.get(digest).decode("utf-8", "replace").splitlines()
+    content = b"" if digest is None else store.blobs.get(digest)
+    if b"\0" in content:
+        return [f"{len(content):,} bytes, {digest}"]
+    return content.decode("utf-8", "replace").splitlines()
 
 
 # ------------------------------------------------------------------ answers

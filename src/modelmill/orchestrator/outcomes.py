@@ -348,6 +348,27 @@ class CheckOutcome(Outcome, frozen=True, kw_only=True):
         return int(any(one.caught is False for one in self.drill))
 
 
+class AdoptOutcome(Outcome, frozen=True, kw_only=True):
+    """What became of a finished model."""
+
+    model: str
+    what: str
+    """``sklearn.linear_model._ridge.Ridge``"""
+    written: tuple[str, ...]
+    """Files in the project: the model file, what was adopted, the sample."""
+    columns: int
+    rows: int
+    """Of the sample."""
+    trusted: bool
+    """Whether it is a pickle, which a person had to trust."""
+    steps: tuple[CheckStep, ...] = ()
+    comparison: Comparison | None = None
+    """On the last rows of the sample; it may have been fitted on them."""
+    notices: tuple[str, ...] = ()
+    seconds: float = 0.0
+    next: str = ""
+
+
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Where one model stands."""
 
@@ -796,6 +817,18 @@ class ImportOutcome(Outcome, frozen=True, kw_only=True):
     repeated: int = 0
     """Of these, rows that equal one that was there in every column: they are kept twice."""
     added_bytes: int = 0
+    next: str = ""
+
+
+class InferOutcome(Outcome, frozen=True, kw_only=True):
+    """A schema that was guessed from a sample, as source to be edited."""
+
+    source: str
+    columns: int
+    rows: int
+    out: str = ""
+    """The file that it was written to; empty where it is printed."""
+    notices: tuple[str, ...] = ()
     next: str = ""
 
 

@@ -111,6 +111,30 @@ class ExperimentRequest(Request, frozen=True, kw_only=True):
     workers: Annotated[AtLeastOne | None, Meta(description="Worker processes; one a core if left out.")] = None
 
 
+class AdoptRequest(Request, frozen=True, kw_only=True):
+    """Make a finished model one that runs like any other."""
+
+    source: Annotated[
+        str | None,
+        Meta(
+            description="A pickle or joblib file, a LightGBM .txt, an XGBoost .json or .ubj, or module:function.",
+            extra={"argument": True, "metavar": "MODEL", "path": True},
+        ),
+    ] = None
+    sample: Annotated[
+        str | None,
+        Meta(
+            description="A .csv or .parquet file of rows such as it was fitted on, with the target.",
+            extra={"metavar": "FILE", "path": True},
+        ),
+    ] = None
+    target: Annotated[str | None, Meta(description="The column that it predicts.", extra={"metavar": "COLUMN"})] = None
+    name: Annotated[str | None, Meta(description="The name of the model; the file's if left out.")] = None
+    i_trust_this: Annotated[
+        bool, Meta(description="Open a pickle, which can run anything; its versions are marked for ever.")
+    ] = False
+
+
 class FeasibilityRequest(Request, frozen=True, kw_only=True):
     """Find out whether a model is worth building."""
 
@@ -409,6 +433,33 @@ class AppendRequest(ImportRequest, frozen=True, kw_only=True):
             description="Without a source: which rows @data reads, from A on and before B, as dates or times.",
             extra={"metavar": "A..B"},
         ),
+    ] = None
+
+
+class InferRequest(Request, frozen=True, kw_only=True):
+    """Guess a schema from a sample."""
+
+    source: Annotated[
+        str | None,
+        Meta(description="A .parquet, .csv or .xlsx file.", extra={"argument": True, "metavar": "FILE", "path": True}),
+    ] = None
+    target: Annotated[
+        str | None, Meta(description="The column that is to be predicted.", extra={"metavar": "COLUMN"})
+    ] = None
+    by: Annotated[
+        str | None, Meta(description="The columns of the segments' key.", extra={"metavar": "COLUMN,COLUMN"})
+    ] = None
+    time: Annotated[
+        str | None,
+        Meta(
+            description="The column that orders the rows; the only date or time if left out.",
+            extra={"metavar": "COLUMN"},
+        ),
+    ] = None
+    name: Annotated[str, Meta(description="The name of the class.")] = "Row"
+    out: Annotated[
+        str | None,
+        Meta(description="Where it is written, instead of printed.", extra={"metavar": "FILE", "path": True}),
     ] = None
 
 

@@ -138,6 +138,8 @@ def imported_names(files: Iterable[Path]) -> set[str]:
     """Return the first names of all modules that these files import, also inside of functions."""
     found: set[str] = set()
     for path in files:
+        if path.suffix != ".py":
+            continue
         with told(path):
             tree = ast.parse(path.read_bytes())
         for node in ast.walk(tree):
