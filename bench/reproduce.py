@@ -64,11 +64,11 @@ def appending(project: Path, rounds: int) -> None:
     rows.head(len(rows) - few).write_csv(project / "most.csv")
     rows.tail(few).write_csv(project / "new.csv")
     found: dict[str, list[float]] = {"import": [], "append": [], "bytes": []}
-    mill.data_import("most.csv", dataset="first")
+    mill.data.import_("most.csv", dataset="first")
     for number in range(rounds):
-        whole = mill.data_import("all.csv", dataset=f"all{number}")
-        mill.data_import("most.csv", dataset=f"most{number}")
-        added = mill.data_append("new.csv", dataset=f"most{number}")
+        whole = mill.data.import_("all.csv", dataset=f"all{number}")
+        mill.data.import_("most.csv", dataset=f"most{number}")
+        added = mill.data.append("new.csv", dataset=f"most{number}")
         found["import"].append(whole.seconds)
         found["append"].append(added.seconds)
         found["bytes"].append(added.added_bytes / whole.snapshot.bytes)

@@ -41,18 +41,18 @@ def test_python_gets_the_answers_as_values(fleet: Path) -> None:
 def test_a_frame_becomes_a_snapshot_once(copy: Path) -> None:
     mill = Mill(copy)
     frame = pl.read_parquet(copy / "sample" / "flights.parquet").head(500)
-    taken = mill.data_import(frame)
+    taken = mill.data.import_(frame)
     assert (taken.snapshot.rows, taken.snapshot.new) == (500, True)
-    assert mill.data_import(frame.reverse()).snapshot.label == taken.snapshot.label
-    assert [snapshot.label for snapshot in mill.data_list().snapshots] == [taken.snapshot.label, "flights@s1"]
-    assert mill.data_show(taken.snapshot.label).details["segments"] > 1
+    assert mill.data.import_(frame.reverse()).snapshot.label == taken.snapshot.label
+    assert [snapshot.label for snapshot in mill.data.list().snapshots] == [taken.snapshot.label, "flights@s1"]
+    assert mill.data.show(taken.snapshot.label).details["segments"] > 1
 
 
 def test_a_bad_frame_changes_nothing(copy: Path) -> None:
     frame = pl.read_parquet(copy / "sample" / "flights.parquet").head(50).with_columns(hour=pl.lit(99))
     with pytest.raises(ContractBroken, match="`hour` breaks the contract in 50 of 50 rows"):
-        Mill(copy).data_import(frame)
-    assert len(Mill(copy).data_list().snapshots) == 1
+        Mill(copy).data.import_(frame)
+    assert len(Mill(copy).data.list().snapshots) == 1
 
 
 def test_only_the_segments_whose_rows_changed_are_built_again(copy: Path) -> None:

@@ -68,7 +68,7 @@ def rows(project: Path, *more: str) -> list[dict[str, Any]]:
 def logged(project: Path) -> pl.DataFrame:
     """Return everything that was logged, with inputs as columns of their own."""
     out = project / "logged.parquet"
-    Mill(project).data_show("predictions/sales", out=str(out))
+    Mill(project).data.show("predictions/sales", out=str(out))
     return pl.read_parquet(out)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from modelmill.api.verbs import call, get_verb, make_request
 from modelmill.orchestrator import outcomes
@@ -14,6 +14,49 @@ from modelmill.settings import Settings, find_project, load_settings
 Answered = TypeVar("Answered", bound=outcomes.Outcome)
 
 
+class Ask(Protocol):
+    """Asks a verb by its name, and returns its answer."""
+
+    def __call__(self, name: str, _outcome: type[Answered], **options: Any) -> Answered:
+        """Return what the verb answers."""
+
+
+class MillData:
+    """The verbs of a project's data, ``modelmill data ...``: ``Mill().data.append("today.csv")``."""
+
+    def __init__(self, ask: Ask) -> None:
+        """Take what asks a verb."""
+        self._ask = ask
+
+    def import_(self, source: Any = None, **options: Any) -> outcomes.ImportOutcome:
+        """Keep rows as a snapshot: of a file or a connection by name, or of a data frame."""
+        return self._ask("data import", outcomes.ImportOutcome, **_rows_from(source), **options)
+
+    def append(self, source: Any = None, **options: Any) -> outcomes.ImportOutcome:
+        """Add rows to the newest snapshot; what is there is not copied, and rows that are all there add nothing."""
+        return self._ask("data append", outcomes.ImportOutcome, **_rows_from(source), **options)
+
+    def infer(self, source: Any, target: str, **options: Any) -> outcomes.InferOutcome:
+        """Guess a schema from a sample file, as source to be edited."""
+        return self._ask("data infer", outcomes.InferOutcome, source=str(source), target=target, **options)
+
+    def list(self, dataset: str | None = None) -> outcomes.SnapshotListing:
+        """List the snapshots."""
+        return self._ask("data list", outcomes.SnapshotListing, dataset=dataset)
+
+    def show(self, snapshot: str | None = None, **options: Any) -> outcomes.ShowOutcome:
+        """Show one snapshot, or ``predictions/MODEL``."""
+        return self._ask("data show", outcomes.ShowOutcome, snapshot=snapshot, **options)
+
+    def export(self, snapshot: str, out: str | Path) -> outcomes.ExportOutcome:
+        """Write a snapshot's rows to a .parquet or .csv file."""
+        return self._ask("data export", outcomes.ExportOutcome, snapshot=snapshot, out=str(out))
+
+    def diff(self, before: str, after: str) -> outcomes.DiffOutcome:
+        """Compare two snapshots."""
+        return self._ask("data diff", outcomes.DiffOutcome, what=(before, after))
+
+
 class Mill:
     """One project, opened by its folder or any folder below: ``Mill().train()``."""
 
@@ -21,6 +64,7 @@ class Mill:
         """Find the project at or above `root`; `flags`, such as ``store=``, win over its `modelmill.toml`."""
         self.settings: Settings = load_settings(find_project(Path(root).resolve()), **flags)
         self._progress = progress
+        self.data = MillData(self._ask)
 
     def __repr__(self) -> str:
         return f"Mill({str(self.settings.root)!r})"
@@ -90,14 +134,6 @@ class Mill:
         """Compare: ``diff(1, 2)``, ``diff("air-time[UA,ORD]", 1, 2)``, ``diff("r1", "r2")``, ``diff("a@s1", "a@s2")``."""
         return self._ask("diff", outcomes.DiffOutcome, what=tuple(map(str, what)), answers=answers)
 
-    def data_export(self, snapshot: str, out: str | Path) -> outcomes.ExportOutcome:
-        """Write a snapshot's rows to a .parquet or .csv file."""
-        return self._ask("data export", outcomes.ExportOutcome, snapshot=snapshot, out=str(out))
-
-    def data_diff(self, before: str, after: str) -> outcomes.DiffOutcome:
-        """Compare two snapshots."""
-        return self._ask("data diff", outcomes.DiffOutcome, what=(before, after))
-
     def audit(self, model: str | None = None, **options: Any) -> outcomes.AuditOutcome:
         """Say at which level a model is, or each of them."""
         return self._ask("audit", outcomes.AuditOutcome, model=model, **options)
@@ -109,26 +145,6 @@ class Mill:
     def show(self, what: str) -> outcomes.ShowOutcome:
         """Show ``air-time``, ``air-time[UA,ORD] 3``, ``run 3`` or ``flights@s1``."""
         return self._ask("show", outcomes.ShowOutcome, what=tuple(what.split()))
-
-    def data_import(self, source: Any = None, **options: Any) -> outcomes.ImportOutcome:
-        """Keep rows as a snapshot: of a file or a connection by name, or of a data frame."""
-        return self._ask("data import", outcomes.ImportOutcome, **_rows_from(source), **options)
-
-    def data_append(self, source: Any = None, **options: Any) -> outcomes.ImportOutcome:
-        """Add rows to the newest snapshot; what is there is not copied, and rows that are all there add nothing."""
-        return self._ask("data append", outcomes.ImportOutcome, **_rows_from(source), **options)
-
-    def data_infer(self, source: Any, target: str, **options: Any) -> outcomes.InferOutcome:
-        """Guess a schema from a sample file, as source to be edited."""
-        return self._ask("data infer", outcomes.InferOutcome, source=str(source), target=target, **options)
-
-    def data_list(self, dataset: str | None = None) -> outcomes.SnapshotListing:
-        """List the snapshots."""
-        return self._ask("data list", outcomes.SnapshotListing, dataset=dataset)
-
-    def data_show(self, snapshot: str | None = None, **options: Any) -> outcomes.ShowOutcome:
-        """Show one snapshot, or ``predictions/MODEL``."""
-        return self._ask("data show", outcomes.ShowOutcome, snapshot=snapshot, **options)
 
     def fsck(self) -> outcomes.FsckOutcome:
         """Look through the store for anything broken or lost."""

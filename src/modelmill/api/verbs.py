@@ -66,7 +66,7 @@ VERBS = (
     ),
     Verb(
         "adopt",
-        "Make a finished model, such as a pickle or a booster, one that runs like any other.",
+        "Make a finished model, such as a pickle, one that runs like any other.",
         requests.AdoptRequest,
         outcomes.AdoptOutcome,
         "modelmill.orchestrator.adopting:adopt",

@@ -1,8 +1,8 @@
 """How a fitted object becomes bytes in a pack, and back.
 
 `packed`: plain arrays, with the programs of what @features and @predict do around them (see `tracing`); read without
-unpickling. `pickle`: anything else. Only `unpickle` in this file opens a pickle, and its callers open only packs that
-this installation signed.
+unpickling. `pickle`: anything else. Only `unpickle` in this file opens a pickle that the product keeps, and its callers open
+only packs that this installation signed.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Connection, Row, false, func, select
 
 from modelmill.data.contract import check
+from modelmill.data.mixing import mixed
 from modelmill.data.snapshot import (
     FORMAT,
     FileEntry,
@@ -97,10 +98,14 @@ def _newest(store: Store, dataset: str) -> Snapshot | None:
 
 
 def sort_rows(frame: pl.DataFrame, spec: SchemaSpec, by: tuple[str, ...]) -> pl.DataFrame:
-    """Return a checked frame in the order of its segments, then of time."""
+    """Return a checked frame in the order of its segments, then of time; rows without a time as good as shuffled."""
     # After key and time all other columns decide, so that the order in which rows came leaves no trace.
     first = [*by, *([spec.time.name] if spec.time else [])]
-    return frame.sort([*first, *(name for name in frame.columns if name not in first)], nulls_last=True)
+    others = [name for name in frame.columns if name not in first]
+    if spec.time is not None:
+        return frame.sort([*first, *others], nulls_last=True)
+    mark = mixed(frame, others)
+    return frame.with_columns(mark).sort([*first, mark.name, *others], nulls_last=True).drop(mark.name)
 
 
 def index_segments(frame: pl.DataFrame, spec: SchemaSpec, by: tuple[str, ...]) -> Segments:

@@ -6,6 +6,7 @@ import pytest
 
 import modelmill
 from modelmill.api.mill import Mill
+from modelmill.api.verbs import VERBS, Verb
 from modelmill.errors import ProjectNotFound, UsageError
 
 
@@ -38,6 +39,13 @@ def test_without_a_project_it_says_how_to_make_one(tmp_path: Path) -> None:
 
 def test_its_methods_are_the_verbs(project: Path) -> None:
     assert {check.name for check in Mill(project).doctor().checks} >= {"python", "store", "database", "port"}
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+def test_every_verb_has_its_method(project: Path, verb: Verb) -> None:
+    *group, name = verb.name.split()
+    place = getattr(Mill(project), group[0]) if group else Mill(project)
+    assert callable(getattr(place, name, None) or getattr(place, f"{name}_"))
 
 
 def test_an_unknown_option_is_the_callers_mistake(project: Path) -> None:

@@ -16,8 +16,9 @@ import pytest
 import modelmill as mm
 from modelmill.data.build_table import BuildTable, write_build_table
 from modelmill.data.histogram import count, freeze_bins
+from modelmill.data.mixing import mixed
 from modelmill.data.subjects import files_naming, hash_subjects
-from modelmill.data.taking import Taken, get_snapshot, list_snapshots, load_taken, take_snapshot
+from modelmill.data.taking import Taken, get_snapshot, list_snapshots, load_taken, sort_rows, take_snapshot
 from modelmill.errors import ContractBroken, NoRows, NotFound
 from modelmill.model.schema import schema_of
 from modelmill.settings import Settings
@@ -194,3 +195,39 @@ def _holds(path: Path, planted: str) -> bool:
     if content[:4] == b"PAR1":
         content += pl.read_parquet(io.BytesIO(content)).write_csv().encode()
     return planted.encode() in content
+
+
+class House(mm.Schema):
+    """Rows without a time."""
+
+    town: str = mm.key()
+    size: float = mm.col()
+    price: float = mm.target(nullable=True)
+
+
+def houses(count: int = 400) -> pl.DataFrame:
+    sizes = [float(n) for n in range(count)]
+    prices = [None if n % 50 == 0 else 3.0 * n for n in range(count)]
+    return pl.DataFrame({"town": ["a", "b"] * (count // 2), "size": sizes, "price": prices})
+
+
+def test_rows_without_a_time_are_as_good_as_shuffled() -> None:
+    """The last rows test: those with the largest values would test nothing but extrapolation."""
+    spec = schema_of(House)
+    ordered = sort_rows(houses(), spec, ("town",))
+    for town in ("a", "b"):
+        sizes = ordered.filter(pl.col("town") == town)["size"]
+        assert 120 < sizes.tail(40).mean() < 280  # type: ignore[operator]  # of numbers there is a mean
+        assert abs(pl.Series(range(200)).to_frame("n").with_columns(s=sizes).select(pl.corr("n", "s")).item()) < 0.2
+    assert ordered["town"].is_sorted()
+    again = sort_rows(houses().sample(fraction=1.0, shuffle=True, seed=3), spec, ("town",))
+    assert again.equals(ordered, null_equal=True)
+    # As it was computed on the first machine: it is the same on all others.
+    assert ordered["size"].head(4).to_list() == [362.0, 340.0, 32.0, 386.0]
+
+
+def test_what_is_equal_is_mixed_alike() -> None:
+    frame = pl.DataFrame({"x": [0.0, -0.0], "s": ["a", "a"], "n": [None, None]}, schema_overrides={"n": pl.Int64})
+    first, second = mixed(frame, ["x", "s", "n"]).to_list()
+    assert first == second
+    assert len(set(mixed(pl.DataFrame({"s": ["a", "b", None, ""]}), ["s"]).to_list())) == 4
