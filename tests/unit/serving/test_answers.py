@@ -422,9 +422,9 @@ def test_bytes_that_belong_to_nothing_are_refused(planes: dict[str, Plane]) -> N
     ("body", "encoding", "status"),
     [
         (b"no gzip", b"gzip", 400),
-        (gzip.compress(b"{}")[:-3], b"gzip", 400),
+        (gzip.compress(b"{}", mtime=0)[:-3], b"gzip", 400),
         (b"{}", b"brotli", 400),
-        (gzip.compress(bytes(40 << 20)), b"gzip", 413),
+        (gzip.compress(bytes(40 << 20), mtime=0), b"gzip", 413),
     ],
     ids=["other bytes", "cut off", "unknown", "a bomb"],
 )
