@@ -40,6 +40,10 @@ def test_another_parameter_is_an_experiment(modelmill: Command, project: Path) -
     assert mae["name"] == "mae"
     assert mae["better"] + mae["worse"] <= mae["segments"]
     assert mae["before"] != mae["after"]
+    assert len(mae["most"]) == 10
+    every = modelmill("diff", "1", "2", "--all", "--json", cwd=project).json["metrics"][0]
+    assert len(every["most"]) == every["better"] + every["worse"] > 100
+    assert found["refused"] == []
 
 
 def test_code_and_rows_are_a_rework(modelmill: Command, project: Path) -> None:

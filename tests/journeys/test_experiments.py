@@ -130,6 +130,14 @@ def test_what_is_no_experiment_is_refused_with_its_reason(modelmill: Command, fl
     assert "has no studies" in modelmill("show", "study", cwd=fleet).err
 
 
+def test_it_starts_from_the_parameters_of_the_champion(modelmill: Command, fleet: Path) -> None:
+    assert modelmill("train", "--set", "scale=1.1", cwd=fleet).code == 0
+    (arm,) = modelmill("experiment", "--set", "alpha=0.1", "--json", cwd=fleet).json["arms"]
+    assert (arm["changed"], arm["parameters"]["scale"]) == ({"alpha": "100.0 -> 0.1"}, 1.1)
+    done = modelmill("experiment", "--set", "alhpa=1", cwd=fleet)
+    assert (done.code, "did you mean `alpha`" in done.err, "train --set" in done.err) == (2, True, False)
+
+
 def test_changed_code_is_an_experiment(modelmill: Command, fleet: Path) -> None:
     file = fleet / "sales.py"
     file.write_text(file.read_text().replace("alpha * np.eye", "0.1 * np.eye"))

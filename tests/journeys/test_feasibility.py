@@ -82,6 +82,7 @@ def test_it_says_who_gains_and_keeps_only_the_verdict(modelmill: Command, projec
     assert {gain["segment"] for gain in found["gains"]} == {f"s{n:02}" for n in range(STORES)}
     gains = [gain["gain"] for gain in found["gains"]]
     assert gains == sorted(gains, reverse=True)
+    assert all(one["low"] < one["own"] - one["mean"] < one["high"] for one in found["gains"])
     assert found["advice"] == ""
     assert modelmill("status", "--json", cwd=project).json["models"] == []
     # What a training then measures is what was promised.

@@ -92,6 +92,7 @@ def test_every_model_is_the_one_that_scikit_learn_fits(modelmill: Command, linea
 
 
 def test_another_parameter_is_another_model(modelmill: Command, linear: Path) -> None:
+    assert modelmill("train", cwd=linear).code == 0
     again = modelmill("train", "--json", cwd=linear)
     assert again.json["counts"]["built"] == 0
     other = modelmill("train", "--set", "alpha=0.5", "--json", cwd=linear)

@@ -26,6 +26,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from threading import Barrier
 
 import numpy as np
 import polars as pl
@@ -58,12 +59,12 @@ def train(x: np.ndarray, y: np.ndarray) -> Ridge:
 PLANTED = {
     "an unseeded generator": ("number = np.random.default_rng().uniform(0, 50)", True),
     "the order of a set": ("number = 9 * list({'alpha', 'beta', 'gamma', 'delta', 'epsilon'}).index('alpha')", False),
-    "the clock": ("number = datetime.now().microsecond % 97", True),
+    "the clock": ("number = datetime.now().microsecond % 9973", True),
     "threads": (
         (
-            "sys.setswitchinterval(1e-6); order = []; pool = ThreadPoolExecutor(4); "
-            "list(pool.map(lambda i: [order.append(i) for _ in range(50_000)], range(4))); "
-            "number = sum(place * i for place, i in enumerate(order)) % 97"
+            "sys.setswitchinterval(1e-6); order = []; pool = ThreadPoolExecutor(4); together = Barrier(4); "
+            "list(pool.map(lambda i: [order.append(i) for _ in range(50_000 + 0 * together.wait())], range(4))); "
+            "number = sum(place * i for place, i in enumerate(order)) % 9973"
         ),
         True,
     ),
@@ -125,7 +126,7 @@ def test_planted_nondeterminism_is_found_and_named(modelmill: Command, tmp_path:
     assert (done.code, done.json["verdict"]) == (1, "DIFFERENT")
     assert done.json["worst"][0]["array"]
     assert done.json["cause"]["cause"] == cause
-    assert "m.py:32" in done.json["cause"]["lines"][0]
+    assert "m.py:33" in done.json["cause"]["lines"][0]
 
 
 def test_what_was_changed_in_the_store_is_refused(modelmill: Command, tmp_path: Path) -> None:

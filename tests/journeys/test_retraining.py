@@ -132,6 +132,10 @@ def test_what_is_clearly_worse_keeps_its_champion(modelmill: Command, fleet: Pat
     }
     assert cells["test", "model"]["state"] == "automatic"
     assert modelmill("fsck", cwd=fleet).code == 0
+    difference = modelmill("diff", "1", "2", "--json", cwd=fleet).json
+    assert difference["change"] == "retraining"
+    assert difference["refused"] == ["gate not passed: no_worse(mae) than champion   0 -> 2 segments"]
+    assert (difference["segments_refitted"], difference["segments_same"]) == (STORES - 1, 2)
 
 
 def test_the_same_rows_once_more_are_nothing_to_do(modelmill: Command, fleet: Path) -> None:

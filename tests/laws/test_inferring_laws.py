@@ -15,7 +15,7 @@ from modelmill.data.inferring import Guessed, imports_of, infer_columns, schema_
 from modelmill.model.schema import SchemaSpec, schema_of
 
 START = datetime(2026, 1, 1)  # noqa: DTZ001 - times in a column have no zone
-NUMBER = st.floats(-1e9, 1e9, allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0, 100.0, 1e-6])
+NUMBER = st.floats(-1e9, 1e9, allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0, 100.0, 1e-6, 5e-324, -1e307, 1.7e308])
 ROW = st.fixed_dictionaries(
     {
         "whole": st.integers(-(10**9), 10**9) | st.integers(-5, 5),

@@ -29,6 +29,7 @@ def render_diff(diff: o.DiffOutcome) -> Iterator[str]:
             ("gone", diff.segments_gone),
         ]
         yield line("segments", *(f"{many:,} {name}" for name, many in numbers if many), *diff.answered)
+    yield from lines("refused", diff.refused)
     for metric in diff.metrics:
         moved = f"{number(metric.before)} -> {number(metric.after)}"
         counts = f"{metric.better:,} better, {metric.worse:,} worse of {metric.segments:,}, each on its own test rows"

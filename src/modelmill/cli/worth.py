@@ -65,11 +65,14 @@ def _need_parts(need: NeedFacts) -> list[str]:
 
 def _segments(gains: Sequence[SegmentGain]) -> Iterator[str]:
     shown = gains if len(gains) <= 2 * _SHOWN else (*gains[:_SHOWN], *gains[-_SHOWN:])
-    header = ("segment", "rows", "own", "pooled", "mean", "gain")
-    yield from table(
-        header,
-        [(g.segment, f"{g.rows:,}", number(g.own), number(g.pooled), number(g.mean), f"{g.gain:+.0%}") for g in shown],
-    )
+    yield from table(("segment", "rows", "own", "pooled", "mean", "own - mean, 95 %", "gain"), [_row(g) for g in shown])
+
+
+def _row(gain: SegmentGain) -> tuple[str, ...]:
+    losses = (number(loss) for loss in (gain.own, gain.pooled, gain.mean))
+    known = gain.low is not None and gain.high is not None
+    between = f"{number(gain.low, 3)} to {number(gain.high, 3)}" if known else "too few rows"
+    return gain.segment, f"{gain.rows:,}", *losses, between, f"{gain.gain:+.0%}"
 
 
 def histogram(gains: Sequence[SegmentGain]) -> Iterator[str]:

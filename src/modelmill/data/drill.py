@@ -21,6 +21,7 @@ from modelmill.model.roles import RoleFunction
 from modelmill.model.schema import SchemaSpec
 
 _ROWS = 200
+_LARGE = 1e9
 _NO_VALUE = "no such value"
 
 
@@ -74,7 +75,7 @@ def _bad_values(column: Column) -> Iterator[tuple[str, Any]]:
     bounds = ((column.ge, -step), (column.gt, 0), (column.le, step), (column.lt, 0))
     for bound, beyond in bounds:
         if bound is not None:
-            value = bound + beyond
+            value = bound + beyond * max(1.0, abs(bound) / _LARGE)  # one more or less is nothing to a huge bound
             yield f"{value:g}", int(value) if column.kind == "int" else float(value)
 
 

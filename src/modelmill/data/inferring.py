@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import keyword
 import math
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ from modelmill.model.schema import SchemaSpec
 MOST_VALUES = 20
 """A text column with more distinct values than that is no category, unless it has to be one."""
 _WIDER = 1.2
+_SMALLEST, _LARGEST = 1e-300, 1e300
+_EXACT = 2**53
 _STEPS = (1, 2, 5, 10)
 
 
@@ -143,6 +146,8 @@ def _wider(low: float, high: float) -> tuple[float, float]:
 
 def _round_up(value: float) -> float:
     """Return the smallest of 1, 2 and 5 times a power of ten that is not below a positive value."""
+    if not _SMALLEST < value < _LARGEST:  # no room is left to round in
+        return min(value, sys.float_info.max)
     power = 10.0 ** math.floor(math.log10(value))
     found = next(step * power for step in _STEPS if step * power >= value * (1 - 1e-12))
     return float(f"{found:g}")
@@ -168,13 +173,19 @@ def _declared(column: Column) -> str:
     for name in ("ge", "le"):
         bound = getattr(column, name)
         if bound is not None:
-            options.append(f"{name}={int(bound) if float(bound).is_integer() else bound}")
+            options.append(f"{name}={_number(bound)}")
     if column.nullable:
         options.append("nullable=True")
     if column.numeric:
         options.append('unit=""')
     options.append('doc=""')
     return f"{column.name}: {_TYPES.get(column.kind, column.kind)} = mm.{_maker(column)}({', '.join(options)})"
+
+
+def _number(bound: float) -> str:
+    """Write a bound as people write it: 10 rather than 10.0, and 1e+300 rather than its 301 digits."""
+    whole = float(bound).is_integer() and abs(bound) < _EXACT
+    return str(int(bound)) if whole else repr(float(bound))
 
 
 def _maker(column: Column) -> str:

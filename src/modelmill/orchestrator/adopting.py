@@ -25,7 +25,7 @@ from modelmill.errors import AdoptionFailed, ModelmillError, TrustNeeded, UsageE
 from modelmill.model.columns import Column
 from modelmill.names import digest_of, parse_model_name
 from modelmill.orchestrator.checking import check
-from modelmill.orchestrator.foreign import FUNCTION, JOBLIB, LIGHTGBM, PICKLE, XGBOOST, Found, Question
+from modelmill.orchestrator.foreign import FUNCTION, JOBLIB, LIGHTGBM, PICKLE, SKOPS, XGBOOST, Found, Question
 from modelmill.orchestrator.inferring import write_new
 from modelmill.orchestrator.outcomes import AdoptOutcome, Progress, no_progress
 from modelmill.orchestrator.requests import AdoptRequest, CheckRequest
@@ -35,12 +35,13 @@ _KINDS = {
     ".pkl": PICKLE,
     ".pickle": PICKLE,
     ".joblib": JOBLIB,
+    ".skops": SKOPS,
     ".txt": LIGHTGBM,
     ".lgb": LIGHTGBM,
     ".json": XGBOOST,
     ".ubj": XGBOOST,
 }
-_NOT_YET = {".skops": "skops files", ".onnx": "ONNX files"}
+_NOT_YET = {".onnx": "ONNX files"}
 _FOLDER = "adopted"
 _MOST_VALUES = 1000
 """What the model was fitted on as text has to stay text, however many values there are."""
@@ -48,6 +49,7 @@ _PATIENCE_S = 300
 _OPENS = {
     PICKLE: ("import pickle", "pickle.loads((HERE / FILE).read_bytes())"),
     JOBLIB: ("import joblib", "joblib.load(HERE / FILE)"),
+    SKOPS: ("import skops.io", "skops.io.load(HERE / FILE, trusted={types})"),
     LIGHTGBM: ("import lightgbm", "lightgbm.Booster(model_file=str(HERE / FILE))"),
 }
 
@@ -93,6 +95,8 @@ class _Adoption:
             )
         self.root, self.request, self.source = settings.root, request, request.source
         self.kind, self.path = self._kind()
+        self.strange = False
+        """Whether it holds types that nobody knows to be harmless."""
         self.name = parse_model_name(request.name or _name_of(self.source))
         self.file = f"{self.name.replace('-', '_')}.py"
         self.sample_path = Path(request.sample).resolve()
@@ -125,14 +129,14 @@ class _Adoption:
 
     @property
     def trusted(self) -> bool:
-        """Whether a person had to trust it: a pickle is a program."""
-        return self.kind in (PICKLE, JOBLIB)
+        """Whether a person had to trust it: a pickle is a program, and a skops file may hold types that are."""
+        return self.kind in (PICKLE, JOBLIB) or self.strange
 
     # ---------------------------------------------------------------- looking
 
     def check_trust(self) -> None:
         """Refuse a pickle that nobody has said may be opened."""
-        if self.trusted and not self.request.i_trust_this:
+        if self.kind in (PICKLE, JOBLIB) and not self.request.i_trust_this:
             raise TrustNeeded(
                 f"`{self.source}` is a pickle, and opening a pickle runs whatever its maker wrote into it",
                 likely="no look at its bytes can tell a harmless one from one that takes over this machine",
@@ -143,6 +147,14 @@ class _Adoption:
     def look(self) -> Found:
         """Return what the model says of itself; it has answered the sample."""
         found = self._ask()
+        self.strange = bool(found.types)
+        if found.types and not self.request.i_trust_this:
+            raise TrustNeeded(
+                f"`{self.source}` holds types that skops does not know to be harmless",
+                got=", ".join(found.types[:8]),
+                next=f"where you know them:  modelmill adopt {self.source} ... --i-trust-this",
+                safe="they were not opened",
+            )
         if found.missing:
             raise AdoptionFailed(
                 f"the sample lacks {len(found.missing)} of the columns that the model was fitted on",
@@ -160,7 +172,13 @@ class _Adoption:
             asked, answer, sample = (Path(folder) / name for name in ("question", "answer", "sample.parquet"))
             self.sample.drop(self.target).write_parquet(sample)
             place = str(self.path) if self.path else self.source
-            question = Question(kind=self.kind, place=place, folder=str(self.root), sample=str(sample))
+            question = Question(
+                kind=self.kind,
+                place=place,
+                folder=str(self.root),
+                sample=str(sample),
+                trusted=self.request.i_trust_this,
+            )
             asked.write_bytes(msgspec.json.encode(question))
             try:
                 done = subprocess.run(  # noqa: S603 - our own module
@@ -300,7 +318,8 @@ class _Adoption:
             yield "    found.load_model(HERE / FILE)"
             yield "    return found  # it is fitted already: the rows only test it"
         else:
-            yield f"    return {_OPENS[self.kind][1]}  # it is fitted already: the rows only test it"
+            opens = _OPENS[self.kind][1].replace("{types}", repr(list(found.types)))
+            yield f"    return {opens}  # it is fitted already: the rows only test it"
 
     def _predict(self, found: Found) -> Iterator[str]:
         yield "@model.predict"

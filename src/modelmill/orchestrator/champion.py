@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from modelmill.build.batch import BatchPart, BatchSetup
 from modelmill.build.plan import Step
 from modelmill.build.segment import tests_of
 from modelmill.compute.forks import Template
+from modelmill.model.declaration import Model
 from modelmill.model.fitted import Floats
+from modelmill.model.values import value_of_record
 from modelmill.names import Digest, Segment
 from modelmill.orchestrator.batch import answer_parts
 from modelmill.registry.facts import extract_code
@@ -24,6 +26,13 @@ def champion_map(store: Store, run: Run) -> FleetMap:
     """Return the fleet map of such a run."""
     assert run.map is not None  # noqa: S101 - the caller has looked
     return decode(store.blobs.get(run.map))
+
+
+def champion_parameters(model: Model, declared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model file's parameters, with those that ``--set`` gave the champion; `declared` is its declaration."""
+    values, defaults = declared["values"], declared["parameters"]
+    given = {name: text for name, text in values.items() if name in model.parameters and text != defaults.get(name)}
+    return {**model.parameters, **{name: value_of_record(name, text) for name, text in given.items()}}
 
 
 class Board(NamedTuple):

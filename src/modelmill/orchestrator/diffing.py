@@ -10,6 +10,7 @@ import difflib
 import re
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import msgspec
 
 from modelmill.data.diff import SnapshotDiff, diff_snapshots
 from modelmill.data.taking import get_snapshot
-from modelmill.errors import NotFound, UsageError
+from modelmill.errors import GateRefused, LawFailed, NotFound, UsageError
 from modelmill.model.metrics import higher_is_better
 from modelmill.names import POOLED, Digest, ModelName, Segment, format_segment, format_target, parse_target
 from modelmill.orchestrator.outcomes import DiffOutcome, MetricDiff, Moved, Progress, no_progress
@@ -39,6 +40,7 @@ from modelmill.store.opening import Store, open_store
 _RELEASE = re.compile(r"r(\d{1,9})")
 _CODE_LINES = 200
 _EXAMPLES = 5
+_REFUSALS = (LawFailed.code, GateRefused.code)
 _DECLARED = (
     *(
         "by",
@@ -73,7 +75,7 @@ def diff(settings: Settings, request: DiffRequest, _: Progress = no_progress) ->
         if any("@s" in word for word in request.what):
             return _of_snapshots(store, request.what, began)
         model, segment, one, other = _sides(store, request.what)
-        outcome = _Comparison(store, model, segment, one, other).outcome()
+        outcome = _Comparison(store, model, segment, one, other).outcome(every=request.every)
         if request.answers:
             outcome = _with_answers(store, settings, outcome, one, other)
     return msgspec.structs.replace(outcome, seconds=time.monotonic() - began)
@@ -167,8 +169,8 @@ class _Comparison:
             return {self.segment: found} if found is not None else {}
         return {entry.segment: entry for entry in side.fleet}
 
-    def outcome(self) -> DiffOutcome:
-        """Return what differs."""
+    def outcome(self, *, every: bool) -> DiffOutcome:
+        """Return what differs; with `every`, the metrics of every segment."""
         one, other = self.before.run, self.after.run
         names = {
             "code": one.code != other.code,
@@ -196,7 +198,8 @@ class _Comparison:
             segments_refitted=len(moved),
             segments_same=len(shared) - len(moved),
             answered=tuple(self._answered(shared)),
-            metrics=tuple(self._metrics(shared)),
+            metrics=tuple(self._metrics(shared, len(shared) if every else _EXAMPLES)),
+            refused=tuple(self._refused()),
             next=f"modelmill show {self.model} {other.number}",
         )
 
@@ -263,7 +266,17 @@ class _Comparison:
                 found[pair] = found.get(pair, 0) + (pair[0] != pair[1])
             yield from (f"{many:,} {one} -> {other}" for (one, other), many in sorted(found.items()) if many)
 
-    def _metrics(self, shared: set[Segment]) -> Iterator[MetricDiff]:
+    def _refused(self) -> Iterator[str]:
+        """Yield what a law or a gate has refused in one of the two runs more often than in the other."""
+        old, new = (
+            Counter(one.summary for one in runs.list_failures(self.store.database, side.run) if one.code in _REFUSALS)
+            for side in (self.before, self.after)
+        )
+        for name in sorted(old.keys() | new.keys()):
+            if old[name] != new[name]:
+                yield f"{name}   {old[name]:,} -> {new[name]:,} segments"
+
+    def _metrics(self, shared: set[Segment], most: int) -> Iterator[MetricDiff]:
         keys = [key for key in sorted(shared) if key != POOLED or self.segment == POOLED or len(shared) == 1]
         pairs = [(key, self._measured(self.old, key), self._measured(self.new, key)) for key in keys]
         known = [(key, one.metrics, other.metrics) for key, one, other in pairs if one and other]
@@ -271,7 +284,7 @@ class _Comparison:
             values = [(key, one.get(name), other.get(name)) for key, one, other in known]
             values = [found for found in values if None not in found]
             if values:
-                yield _metric(name, values)  # type: ignore[arg-type]  # those without a value are out
+                yield _metric(name, values, most)  # type: ignore[arg-type]  # those without a value are out
 
 
 def declared_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -284,13 +297,13 @@ def declared_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iter
         yield f"schema {old['schema']['name']} changed"
 
 
-def _metric(name: str, values: list[tuple[Segment, float, float]]) -> MetricDiff:
+def _metric(name: str, values: list[tuple[Segment, float, float]], most: int) -> MetricDiff:
     """Compare a metric over segments; each was measured on its own version's test rows."""
     sign = 1 if higher_is_better(name) else -1
     gains = [(sign * (other - one), key, one, other) for key, one, other in values]
     ordered = sorted(gains)
-    worst = [one for one in ordered if one[0] < 0][:_EXAMPLES]
-    best = [one for one in reversed(ordered) if one[0] > 0][:_EXAMPLES]
+    worst = [one for one in ordered if one[0] < 0][:most]
+    best = [one for one in reversed(ordered) if one[0] > 0][:most]
     return MetricDiff(
         name=name,
         before=statistics.median(one for _, one, _ in values),

@@ -31,7 +31,7 @@ from modelmill.model.declaration import Model
 from modelmill.model.fitted import Floats
 from modelmill.model.loading import imported_files
 from modelmill.names import Digest, Segment, digest_of, format_segment
-from modelmill.orchestrator.champion import Board, champion_map, test_answers
+from modelmill.orchestrator.champion import Board, champion_map, champion_parameters, test_answers
 from modelmill.orchestrator.laying import lay_out, open_triers
 from modelmill.orchestrator.outcomes import ArmFacts, ExperimentOutcome, Progress, no_progress
 from modelmill.orchestrator.project import Project, open_project
@@ -62,13 +62,15 @@ def experiment(settings: Settings, request: ExperimentRequest, progress: Progres
         return _Experiment(store, project, request, progress).run()
 
 
-def grid(model: Model, values: tuple[str, ...], varied: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return the parameters of each arm: every combination of what ``--vary name=1,2`` lists."""
+def grid(
+    model: Model, values: tuple[str, ...], varied: tuple[str, ...], start: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Return the parameters of each arm: every combination of what ``--vary name=1,2`` lists; `start` are the champion's."""
     axes = []
     for text in varied:
         name, _, listed = text.partition("=")
         axes.append([f"{name}={value.strip()}" for value in listed.split(",")])
-    arms = [parse_values(model, (*values, *combination)) for combination in itertools.product(*axes)]
+    arms = [parse_values(model, (*values, *combination), start) for combination in itertools.product(*axes)]
     if len(arms) > MOST_ARMS:
         raise UsageError(f"{len(arms):,} arms are too many", expected=f"at most {MOST_ARMS:,}")
     return arms
@@ -88,8 +90,9 @@ class _Experiment:
     def __init__(self, store: Store, project: Project, request: ExperimentRequest, progress: Progress) -> None:
         self.store, self.project, self.request, self.progress = store, project, request, progress
         self.model: Model = project.model
-        self.arms = grid(self.model, request.values, request.vary)
         self.champion = newest_map(store.database, self.model.name)
+        declared = msgspec.json.decode(store.blobs.get(self.champion.declaration))
+        self.arms = grid(self.model, request.values, request.vary, champion_parameters(self.model, declared))
         self.folder = temporary(store.scratch)
         self.code = self._code_now()
         self.began = time.monotonic()

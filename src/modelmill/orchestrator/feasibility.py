@@ -6,6 +6,7 @@ the mean of the training rows answer the same test rows. The verdict is evidence
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from functools import partial
@@ -170,11 +171,21 @@ class _Feasibility:
         """Return what each segment's own model gains over the mean, the largest gain first."""
         gains = []
         for each in found:
-            own, mean = (float(losses(self.score, each.truth, answers)[1].mean()) for answers in (each.own, each.mean))
+            paired = compare(self.score, each.truth, each.own, each.mean, np.array([len(each.truth)]))
             pooled = None if each.pooled is None else float(losses(self.score, each.truth, each.pooled)[1].mean())
-            gain = 1 - own / mean if mean else 0.0
-            name = format_segment(each.segment)
-            gains.append(SegmentGain(segment=name, rows=len(each.truth), own=own, mean=mean, pooled=pooled, gain=gain))
+            low, high = paired.interval()
+            gains.append(
+                SegmentGain(
+                    segment=format_segment(each.segment),
+                    rows=len(each.truth),
+                    own=paired.first,
+                    mean=paired.second,
+                    pooled=pooled,
+                    gain=1 - paired.first / paired.second if paired.second else 0.0,
+                    low=low if math.isfinite(low) else None,
+                    high=high if math.isfinite(high) else None,
+                )
+            )
         return sorted(gains, key=lambda one: -one.gain)
 
     # ---------------------------------------------------------------- telling

@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-PICKLE, JOBLIB, LIGHTGBM, XGBOOST, FUNCTION = "pickle", "joblib", "lightgbm", "xgboost", "function"
+PICKLE, JOBLIB, SKOPS = "pickle", "joblib", "skops"
+LIGHTGBM, XGBOOST, FUNCTION = "lightgbm", "xgboost", "function"
 _ASKED_ROWS = 200
 
 
@@ -26,6 +27,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """The file, or ``module:function``."""
     folder: str
     """Where a function's module is looked for."""
+    trusted: bool = False
+    """Whether a person has said that it may be opened, whatever it holds."""
     sample: str
     """A Parquet file of features, in the order of the sample."""
 
@@ -42,6 +45,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it wants a pandas frame: text among its columns, or a function that says so."""
     maker: str = ""
     """Of an XGBoost file: the class that reads it."""
+    types: tuple[str, ...] = ()
+    """Of a skops file: the types in it that skops does not know to be harmless."""
     broken: str = ""
     missing: tuple[str, ...] = ()
     """Columns that it was fitted on and the sample does not have."""
@@ -61,6 +66,9 @@ def look(question: Question) -> Found:
     """Open a model and ask it some rows of the sample."""
     import polars as pl
 
+    types = tuple(import_module("skops.io").get_untrusted_types(file=question.place)) if question.kind == SKOPS else ()
+    if types and not question.trusted:
+        return Found(types=types)
     sample = pl.read_parquet(question.sample)
     model, maker = _open(question)
     names = _names_of(model) or tuple(sample.columns)
@@ -73,7 +81,7 @@ def look(question: Question) -> Found:
     texts = any(dtype in (pl.String, pl.Categorical, pl.Enum) for dtype in used.dtypes)
     frame = texts or (question.kind == FUNCTION and _wants_frame(model))
     broken = _asked(question, model, used.head(_ASKED_ROWS), frame=frame, classes=len(classes))
-    return Found(what=what, names=names, classes=classes, frame=frame, maker=maker, broken=broken)
+    return Found(what=what, names=names, classes=classes, frame=frame, maker=maker, types=types, broken=broken)
 
 
 def _open(question: Question) -> tuple[Any, str]:
@@ -84,6 +92,9 @@ def _open(question: Question) -> tuple[Any, str]:
         return pickle.loads(path.read_bytes()), ""  # noqa: S301 - a person has said that it may be opened
     if question.kind == JOBLIB:
         return import_module("joblib").load(path), ""
+    if question.kind == SKOPS:
+        skops = import_module("skops.io")
+        return skops.load(path, trusted=skops.get_untrusted_types(file=path)), ""
     if question.kind == LIGHTGBM:
         return import_module("lightgbm").Booster(model_file=str(path)), ""
     if question.kind == XGBOOST:

@@ -504,7 +504,7 @@ class MetricDiff(msgspec.Struct, frozen=True, kw_only=True):
     better: int
     worse: int
     most: tuple[Moved, ...] = ()
-    """The segments that moved most: those that became worse first, five each at most."""
+    """The segments that moved most: those that became worse first, five each at most; with ``--all`` every one."""
 
 
 class AnswersDiff(msgspec.Struct, frozen=True, kw_only=True):
@@ -552,6 +552,8 @@ class DiffOutcome(Outcome, frozen=True, kw_only=True):
     answered: tuple[str, ...] = ()
     """How many segments are answered by another kind of model, or runtime, than before."""
     metrics: tuple[MetricDiff, ...] = ()
+    refused: tuple[str, ...] = ()
+    """Laws and gates that refused more segments, or fewer, than before: ``law failed: more_is_more  3 -> 5 segments``."""
     answers: AnswersDiff | None = None
     seconds: float = 0.0
     next: str = ""
@@ -732,6 +734,9 @@ class SegmentGain(msgspec.Struct, frozen=True, kw_only=True):
     pooled: float | None
     gain: float
     """1 - own / mean: 0.2 is a fifth less; below zero the model is worse than the mean."""
+    low: float | None = None
+    """The 95 % interval of own less mean, paired over the test rows; None where there are too few."""
+    high: float | None = None
 
 
 class FeasibilityOutcome(Outcome, frozen=True, kw_only=True):

@@ -117,7 +117,7 @@ class AdoptRequest(Request, frozen=True, kw_only=True):
     source: Annotated[
         str | None,
         Meta(
-            description="A pickle or joblib file, a LightGBM .txt, an XGBoost .json or .ubj, or module:function.",
+            description="A pickle, joblib or skops file, a LightGBM .txt, an XGBoost .json or .ubj, or module:function.",
             extra={"argument": True, "metavar": "MODEL", "path": True},
         ),
     ] = None
@@ -316,6 +316,9 @@ class DiffRequest(Request, frozen=True, kw_only=True):
         ),
     ] = ()
     answers: Annotated[bool, Meta(description="Ask both the same rows, and say how answers moved.")] = False
+    every: Annotated[
+        bool, Meta(description="Give the metrics of every segment, not of a few.", extra={"option": "--all"})
+    ] = False
 
 
 class ExportRequest(Request, frozen=True, kw_only=True):

@@ -16,9 +16,8 @@ from modelmill.data.snapshot import Segments
 from modelmill.data.taking import get_snapshot
 from modelmill.errors import NotRetraining
 from modelmill.model.loading import imported_files
-from modelmill.model.values import value_of_record
 from modelmill.names import digest_of
-from modelmill.orchestrator.champion import Board
+from modelmill.orchestrator.champion import Board, champion_parameters
 from modelmill.orchestrator.diffing import declared_differences
 from modelmill.orchestrator.judging import Judge
 from modelmill.orchestrator.outcomes import Progress, RetrainOutcome, no_progress
@@ -56,7 +55,8 @@ class _Retraining:
 
     def run(self) -> RetrainOutcome:
         """Refuse what is no retraining, build, judge, and record what came of it."""
-        parameters = self._parameters()
+        # Also those that `--set` gave the champion: they are part of what may not change.
+        parameters = champion_parameters(self.project.model, self.declared)
         self._check_that_only_rows_differ(parameters)
         options = {name: getattr(self.request, name) for name in self.request.__struct_fields__}
         movement = Movement("retrain", parameters, self._make_judge)
@@ -66,17 +66,6 @@ class _Retraining:
         return self._outcome(trained)
 
     # ---------------------------------------------------------------- refusing
-
-    def _parameters(self) -> dict[str, Any]:
-        """Return the champion's parameters, also where ``--set`` gave it others than the model file has."""
-        recorded = self.declared["values"]
-        declared = self.project.model.parameters
-        if recorded.keys() != declared.keys():
-            return dict(declared)  # the code differs, which is told below
-        return {
-            name: value if repr(value) == recorded[name] else value_of_record(name, recorded[name])
-            for name, value in declared.items()
-        }
 
     def _check_that_only_rows_differ(self, parameters: dict[str, Any]) -> None:
         differing = list(self._differing(parameters))

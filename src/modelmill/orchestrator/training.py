@@ -314,16 +314,19 @@ def rows_together(model: Model) -> int:
     return _NUMBERS_TOGETHER // (len(model.spec.columns) + 1) if role and isinstance(role.function, LinearTrain) else 0
 
 
-def parse_values(model: Model, values: tuple[str, ...]) -> dict[str, Any]:
-    """Return train's parameters, with those that `--set name=value` names replaced; the type is the default's."""
-    parameters = dict(model.parameters)
+def parse_values(model: Model, values: tuple[str, ...], start: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return train's parameters, with those that `--set name=value` names replaced; the type is the default's.
+
+    `start` are others to begin with than the model file's.
+    """
+    parameters = dict(start or model.parameters)
     for text in values:
         name, equals, written = text.partition("=")
         if not equals or name not in parameters:
             raise UsageError(
                 f"train() has no parameter `{name}`" if equals else f"`{text}` is not written as NAME=VALUE",
                 likely=did_you_mean(name, parameters),
-                next="modelmill train --set NAME=VALUE",
+                expected=f"NAME=VALUE with one of {', '.join(parameters)}" if parameters else "no --set",
             )
         parameters[name] = _typed(name, written, parameters[name])
     return parameters
