@@ -19,7 +19,7 @@ check: setup ## format, lint, types, imports and the fast tests
 
 test: setup ## everything: the checks and all tests, with the real command line and servers
 	@$(RUN) ruff format --check --quiet . && $(RUN) ruff check --quiet . && $(RUN) mypy && $(RUN) lint-imports
-	@$(RUN) pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
+	@$(RUN) pytest -q --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 docs: setup ## write the generated reference pages and build the documentation into site/
 	@$(RUN) python -m docs.reference && $(RUN) mkdocs build --strict --quiet

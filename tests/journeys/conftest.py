@@ -14,6 +14,14 @@ import pytest
 from tests.postgresql import postgresql  # noqa: F401 - a fixture
 
 PATIENCE_S = 120
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the journeys of a file in one process and in their order: they share a project, and what was done to it."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 class Done(NamedTuple):
