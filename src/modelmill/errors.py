@@ -121,6 +121,12 @@ class NotFound(UsageError):
     status = 404
 
 
+class EnvironmentUnknown(NotFound):
+    """There is no environment by that name."""
+
+    code = "MM008"
+
+
 class ExtraMissing(UsageError):
     """An optional part of modelmill is not installed."""
 
@@ -415,6 +421,30 @@ class NotRetraining(Refused):
     """More than the rows has changed since the current version."""
 
     code = "MM414"
+
+
+class PlanOutdated(Refused):
+    """What a plan was made from has changed."""
+
+    code = "MM415"
+
+
+class FloorNotMet(Refused):
+    """A release lacks what its environment requires."""
+
+    code = "MM416"
+
+
+class OnHold(Refused):
+    """Releases of a model are on hold."""
+
+    code = "MM417"
+
+
+class ReleasesDiffer(Refused):
+    """Two releases cannot answer beside each other."""
+
+    code = "MM418"
 
 
 # ------------------------------------------------------------------ MM5xx: the platform

@@ -13,9 +13,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from modelmill.errors import ConnectionUnknown, ProjectNotFound, SettingInvalid, did_you_mean
+from modelmill.errors import ConnectionUnknown, EnvironmentUnknown, ProjectNotFound, SettingInvalid, did_you_mean
+from modelmill.names import parse_model_name
 
 FILE_NAME = "modelmill.toml"
+DEV = "dev"
+"""The environment that is always there."""
+FLOORS = ("clean commit", "law", "gate", "canary")
+"""What an environment may require of a release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,20 @@ class PredictionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EnvironmentSettings:
+    """A place that models are released to, with its own releases, its own node and its own floors."""
+
+    requires: tuple[str, ...] = ()
+    """What a release needs here, beyond what its model asks for: `clean commit`, `law`, `gate`, `canary`."""
+    host: str = ""
+    """The address of its node; that of `[serve]` where it is left out."""
+    port: int = -1
+    """The port of its node; left out, that of `[serve]` for the first environment, and one more for each that follows."""
+    workers: int = 0
+    """Processes that answer; 0 means as many as `[serve]` says."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that `modelmill.toml` and the environment say."""
 
@@ -82,8 +101,8 @@ class Settings:
     """An SQLAlchemy URL; empty means SQLite inside the store."""
     connections: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Where rows come from: name -> environment -> address."""
-    environments: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"dev": {}})
-    """The places that models are released to; only `dev` is used yet."""
+    environments: Mapping[str, EnvironmentSettings] = field(default_factory=dict)
+    """The places that models are released to; `dev` is always one, and what `modelmill up` releases to."""
     build: BuildSettings = BuildSettings()
     serve: ServeSettings = ServeSettings()
     predictions: PredictionSettings = PredictionSettings()
@@ -97,6 +116,33 @@ class Settings:
     def database_url(self) -> str:
         """Return the database as an SQLAlchemy URL."""
         return self.database or f"sqlite:///{self.store_folder / 'mill.db'}"
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Return the names of all environments, as declared; `dev` comes first where it is not."""
+        return tuple(self.environments) if DEV in self.environments else (DEV, *self.environments)
+
+    def environment(self, name: str) -> EnvironmentSettings:
+        """Return what is declared of an environment."""
+        if name not in self.places:
+            raise EnvironmentUnknown(
+                f"environment `{name}` is not declared",
+                where=str(self.root / FILE_NAME),
+                likely=did_you_mean(name, self.places),
+                next=f"add:  [environments.{name}]",
+            )
+        return self.environments.get(name, EnvironmentSettings())
+
+    def serving(self, name: str) -> ServeSettings:
+        """Return how the node of an environment listens."""
+        declared, common = self.environment(name), self.serve
+        port = common.port + self.places.index(name) if common.port else 0
+        return replace(
+            common,
+            host=declared.host or common.host,
+            port=declared.port if declared.port >= 0 else port,
+            workers=declared.workers or common.workers,
+        )
 
     def address(self, connection: str, environment: str) -> str:
         """Return where a connection points to in an environment."""
@@ -190,7 +236,30 @@ def _build(kind: type[Any], values: Mapping[str, Any], path: Path, prefix: str) 
             )
         _check_type(f"{prefix}{name}", value, str(known[name].type), path)
     nested = {n: _build(_NESTED[n], v, path, f"{n}.") for n, v in values.items() if n in _NESTED}
+    if "environments" in values and kind is Settings:
+        places = values["environments"].items()
+        nested["environments"] = {n: _environment(n, v, path) for n, v in places}
     return kind(**{**values, **nested})
+
+
+def _environment(name: str, values: Any, path: Path) -> EnvironmentSettings:
+    prefix = f"environments.{name}"
+    if not isinstance(values, dict):
+        raise SettingInvalid(
+            f"setting `{prefix}` has the wrong type", where=str(path), expected=f"[{prefix}]", got=repr(values)
+        )
+    parse_model_name(name)
+    requires = values.get("requires", [])
+    if not isinstance(requires, list) or not all(floor in FLOORS for floor in requires):
+        raise SettingInvalid(
+            f"setting `{prefix}.requires` is not a list of floors",
+            where=str(path),
+            expected=", ".join(f'"{floor}"' for floor in FLOORS),
+            got=f"{requires!r}"[:200],
+        )
+    others = {key: value for key, value in values.items() if key != "requires"}
+    found: EnvironmentSettings = _build(EnvironmentSettings, others, path, f"{prefix}.")
+    return replace(found, requires=tuple(requires))
 
 
 _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}

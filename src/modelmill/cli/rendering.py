@@ -9,6 +9,7 @@ from modelmill.cli.arms import compared_lines, render_arms, render_study
 from modelmill.cli.layout import count, line, lines, moment, number, seconds, size, table
 from modelmill.cli.local import CompletionOutcome, InitOutcome
 from modelmill.cli.proof import render_audit, render_diff, render_reproduce
+from modelmill.cli.releases import render_deploy, render_history, render_hold, render_plan, render_rollback
 from modelmill.cli.worth import render_feasibility
 from modelmill.orchestrator import outcomes as o
 
@@ -452,6 +453,11 @@ RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.UpOutcome: render_up,
     o.DownOutcome: render_down,
     o.ServeOutcome: render_serve,
+    o.PlanOutcome: render_plan,
+    o.DeployOutcome: render_deploy,
+    o.RollbackOutcome: render_rollback,
+    o.HoldOutcome: render_hold,
+    o.HistoryOutcome: render_history,
     o.CheckOutcome: render_check,
     o.AdoptOutcome: render_adopt,
     o.StatusOutcome: render_status,

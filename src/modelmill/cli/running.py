@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
 from modelmill.api.verbs import Verb, call, make_request
 from modelmill.cli.output import print_outcome
 from modelmill.cli.progress import Show, choose_progress
-from modelmill.errors import ModelmillError, PlatformError, ProjectNotFound
-from modelmill.orchestrator.outcomes import Outcome
+from modelmill.errors import ApprovalNeeded, ModelmillError, PlatformError, ProjectNotFound
+from modelmill.orchestrator.outcomes import Outcome, PlanOutcome
 from modelmill.settings import Settings, find_project, load_settings
 
 
@@ -34,6 +37,11 @@ def run_verb(verb: Verb, flags: Flags, options: Mapping[str, Any]) -> int:
         telling = Telling(show, as_json=flags.as_json)
         try:
             outcome = call(verb, settings, request, telling)
+        except ApprovalNeeded:
+            if telling.plan is None or not _says_yes(telling, show):
+                raise
+            approved = make_request(verb, {**options, "yes": True, "plan": telling.plan.id})
+            outcome = call(verb, settings, approved, telling)
         except ModelmillError:
             raise
         except Exception as error:
@@ -43,22 +51,38 @@ def run_verb(verb: Verb, flags: Flags, options: Mapping[str, Any]) -> int:
     return outcome.exit_code
 
 
+def _says_yes(telling: Telling, show: Show) -> bool:
+    """Ask a person once, where there is one."""
+    if telling.as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    show.close()
+    return click.confirm("Apply?", default=False)
+
+
 class Telling:
     """What a verb tells while it works: progress is shown, and the answer of a verb that goes on is printed at once."""
 
     def __init__(self, show: Show, *, as_json: bool) -> None:
         """Pass everything on to `show` but the answer itself."""
-        self._show, self._as_json = show, as_json
+        self._show, self.as_json = show, as_json
         self.told = False
+        self.plan: PlanOutcome | None = None
+        """What is about to be done, where somebody has to say yes to it."""
 
     def __call__(self, kind: str, facts: dict[str, Any]) -> None:
         """Take one thing that a verb tells."""
+        if kind == "plan":
+            self.plan = facts["outcome"]
+            if not self.as_json:
+                self._show.close()
+                print_outcome(facts["outcome"], as_json=False)
+            return
         if kind != "up":
             self._show(kind, facts)
             return
         outcome: Outcome = facts["outcome"]
         self._show.close()
-        print_outcome(outcome, as_json=self._as_json)
+        print_outcome(outcome, as_json=self.as_json)
         self.told = True
 
 

@@ -22,6 +22,7 @@ PROGRESS_KINDS = {
     "line": "text: one line for a person",
     "build": "done, total, built, failed, unchanged, pooled, rate: counts of segments so far; rate is models a second",
     "failure": "segment, code, summary: one segment that could not be built",
+    "plan": "outcome: the PlanOutcome that is about to be applied",
     "up": "outcome: the UpOutcome or ServeOutcome, once the node answers; the verb returns when the node has ended",
 }
 
@@ -278,6 +279,137 @@ class UpOutcome(Outcome, frozen=True, kw_only=True):
     def exit_code(self) -> int:
         """Return 1 when a segment failed."""
         return self.train.exit_code
+
+
+class CheckFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that was checked of a release, and that an environment may require."""
+
+    floor: str
+    """``clean commit``, ``law`` or ``gate``"""
+    ok: bool | None
+    """None where it is not known: never taken for a yes."""
+    text: str
+
+
+class PlanOutcome(Outcome, frozen=True, kw_only=True):
+    """What a release would change, in six blocks; applied exactly as it is, or not at all."""
+
+    id: str = ""
+    """The digest of all that it was made from; eight digits."""
+    environment: str
+    model: str
+    before: int
+    """The release that is current; 0 where there is none."""
+    before_version: int
+    version: int
+    """What would be released."""
+    kind: str
+    """What lies between the two versions: ``retraining``, ``experiment``, ``rework``, ``first`` ..."""
+    what: Mapping[str, tuple[str, ...]]
+    """``code``, ``model``, ``data``, ``lock`` -> what of it differs."""
+    changed: tuple[str, ...]
+    """Segments that would be answered otherwise."""
+    new: int
+    gone: int
+    same: int
+    pooled_changes: bool
+    """Whether the pooled model changes, which answers for segments without one of their own."""
+    checks: tuple[CheckFacts, ...]
+    unmet: tuple[str, ...]
+    """What the environment requires and the release lacks."""
+    load_mb: float
+    """What its node would map that it has not mapped yet."""
+    url: str
+    workers: int
+    runs: bool
+    """Whether the node runs now."""
+    steps: tuple[str, ...]
+    """How the release takes traffic; at once where there are none."""
+    of: str
+    hold_s: float
+    abort: tuple[str, ...]
+    hold: str
+    """Why nothing may be released now; empty where it may."""
+    undo: str
+    nothing: bool
+    """Whether the environment serves it already."""
+    seconds: float = 0.0
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 3 when `deploy` would refuse."""
+        return 3 if (self.unmet or self.hold) and not self.nothing else 0
+
+
+class DeployOutcome(Outcome, frozen=True, kw_only=True):
+    """What `deploy` and `promote` did."""
+
+    plan: PlanOutcome
+    release: int
+    moved: bool
+    """False where the environment served it already."""
+    confirmed: int = 0
+    """Workers of its node that have applied it; 0 where none runs."""
+    control_s: float = 0.0
+    """Until it was committed and published."""
+    seconds: float = 0.0
+    """Until the last worker had applied it."""
+    next: str = ""
+
+
+class RollbackOutcome(Outcome, frozen=True, kw_only=True):
+    """What `rollback` did."""
+
+    environment: str
+    model: str
+    before: int
+    after: int
+    """The release that is current now."""
+    version: int
+    segments: tuple[str, ...] = ()
+    """Those that went back; empty for all."""
+    confirmed: int = 0
+    control_s: float = 0.0
+    seconds: float = 0.0
+    without_database: bool = False
+    """Whether it was ordered past the database, which learns of it later."""
+    next: str = ""
+
+
+class MoveFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One change of what an environment serves."""
+
+    environment: str
+    model: str
+    at: datetime
+    kind: str
+    before: int
+    after: int
+    by: str
+    reason: str
+
+
+class HistoryOutcome(Outcome, frozen=True, kw_only=True):
+    """What was current when, the newest first; and what is on hold."""
+
+    moves: tuple[MoveFacts, ...]
+    holds: Mapping[str, str] = {}
+    """``model environment`` -> why"""
+    next: str = ""
+
+
+class HoldOutcome(Outcome, frozen=True, kw_only=True):
+    """What `hold` and `resume` did."""
+
+    environment: str
+    model: str
+    held: bool
+    release: int
+    """What is current, and stays so while it is held."""
+    until: datetime | None = None
+    reason: str = ""
+    next: str = ""
 
 
 class ServeOutcome(Outcome, frozen=True, kw_only=True):

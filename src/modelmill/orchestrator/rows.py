@@ -14,9 +14,10 @@ from modelmill.model.loading import user_frames
 from modelmill.orchestrator.inspecting import Inspection
 from modelmill.orchestrator.outcomes import SnapshotFacts
 from modelmill.orchestrator.project import Project
+from modelmill.settings import DEV
 from modelmill.store.opening import Store
 
-ENVIRONMENT = "dev"
+ENVIRONMENT = DEV
 _ALWAYS = Window()
 
 

@@ -13,7 +13,6 @@ from typing import Any, cast
 from modelmill.errors import NodeNotReady, NodesLagging, StoreLocked
 from modelmill.orchestrator.outcomes import DownOutcome, NodeFacts, Progress, ServeOutcome, no_progress
 from modelmill.orchestrator.requests import DownRequest, ServeRequest
-from modelmill.orchestrator.rows import ENVIRONMENT
 from modelmill.release.pointers import Published, find_published
 from modelmill.serving.control import (
     NodeInfo,
@@ -26,7 +25,7 @@ from modelmill.serving.control import (
     wait_until_applied,
 )
 from modelmill.serving.log import Level, LogPlan
-from modelmill.settings import Settings
+from modelmill.settings import DEV, Settings
 from modelmill.store.blobs import pointers_of
 
 _WATCH_S = 0.2
@@ -38,9 +37,10 @@ def serve(settings: Settings, request: ServeRequest, progress: Progress = no_pro
     In the foreground it tells the outcome through `progress` and returns when the node has ended.
     """
     began = time.monotonic()
-    folder = settings.store_folder
-    published = _published(folder)
-    running = find_node(folder)
+    folder, environment = settings.store_folder, request.environment
+    settings.environment(environment)
+    published = _published(folder, environment)
+    running = find_node(folder, environment)
     if request.restart:
         node, restarted = _restart(running, progress)
     else:
@@ -67,10 +67,11 @@ def serve(settings: Settings, request: ServeRequest, progress: Progress = no_pro
     return outcome
 
 
-def _published(folder: Path) -> Published:
-    published = find_published(pointers_of(folder), ENVIRONMENT)
+def _published(folder: Path, environment: str) -> Published:
+    published = find_published(pointers_of(folder), environment)
     if published is None:
-        raise NodeNotReady("nothing is released here yet", where=str(folder), next="modelmill up")
+        following = "modelmill up" if environment == DEV else f"modelmill deploy {environment}"
+        raise NodeNotReady(f"nothing is released to {environment} yet", where=str(folder), next=following)
     return published
 
 
@@ -88,13 +89,13 @@ def _start(settings: Settings, request: ServeRequest, running: NodeInfo | None) 
             next="modelmill serve --restart      or:  modelmill down",
             safe="it goes on as it was",
         )
-    declared = settings.serve
+    declared = settings.serving(request.environment)
     host = request.host or declared.host
     port = declared.port if request.port is None else request.port
     check_port(host, port)
     return start_node(
         settings.store_folder,
-        ENVIRONMENT,
+        request.environment,
         host=host,
         port=port,
         workers=request.workers or declared.workers,
@@ -118,10 +119,11 @@ def log_plan(settings: Settings) -> LogPlan:
     )
 
 
-def down(settings: Settings, _: DownRequest, progress: Progress = no_progress) -> DownOutcome:
+def down(settings: Settings, request: DownRequest, progress: Progress = no_progress) -> DownOutcome:
     """Stop the project's node; it first answers what it holds."""
     began = time.monotonic()
-    node = find_node(settings.store_folder)
+    settings.environment(request.environment)
+    node = find_node(settings.store_folder, request.environment)
     if node is None:
         return DownOutcome(stopped=False)
     progress("line", {"text": f"stopping the node, pid {node.pid}"})
@@ -169,7 +171,7 @@ def watch(folder: Path, node: NodeInfo, *, own: bool) -> None:
 
     before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        while not signalled and find_node(folder) is not None:
+        while not signalled and find_node(folder, node.environment) is not None:
             time.sleep(_WATCH_S)
     finally:
         for number, handler in before.items():

@@ -18,6 +18,7 @@ from modelmill.orchestrator.rows import ENVIRONMENT
 from modelmill.orchestrator.serve import log_plan, node_facts, watch
 from modelmill.orchestrator.training import Trained, train_in
 from modelmill.registry.fleet import decode
+from modelmill.registry.host import user_name
 from modelmill.release.pointers import find_published
 from modelmill.release.releasing import Release, current_release, release
 from modelmill.serving.control import (
@@ -45,10 +46,12 @@ def up(settings: Settings, request: UpRequest, progress: Progress = no_progress)
         with ProjectLock(store.lock_path, "up"):
             running = _own_node(store, request)
             if running is None:
-                check_port(settings.serve.host, _port(settings, request))
+                check_port(settings.serving(ENVIRONMENT).host, _port(settings, request))
             trained = train_in(store, project, TrainRequest(**options), progress)
             before = current_release(store.database, ENVIRONMENT, trained.project.model.name)
-            released = release(store, ENVIRONMENT, trained.project.model.name, trained.map_digest, reason="up")
+            released = release(
+                store, ENVIRONMENT, trained.project.model.name, trained.map_digest, by=user_name(), reason="up"
+            )
             node = running or _start(settings, store, request)
             facts = _confirm(store, node, released, trained, new=before is None or before.number != released.number)
         outcome = _outcome(store, trained, facts, node, request, seconds=time.monotonic() - began)
@@ -71,7 +74,7 @@ def _own_node(store: Store, request: UpRequest) -> NodeInfo | None:
 
 
 def _start(settings: Settings, store: Store, request: UpRequest) -> NodeInfo:
-    serve = settings.serve
+    serve = settings.serving(ENVIRONMENT)
     return start_node(
         store.folder,
         ENVIRONMENT,
@@ -84,7 +87,7 @@ def _start(settings: Settings, store: Store, request: UpRequest) -> NodeInfo:
 
 
 def _port(settings: Settings, request: UpRequest) -> int:
-    return settings.serve.port if request.port is None else request.port
+    return settings.serving(ENVIRONMENT).port if request.port is None else request.port
 
 
 def _confirm(store: Store, node: NodeInfo, released: Release, trained: Trained, *, new: bool) -> ReleaseFacts:

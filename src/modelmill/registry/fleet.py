@@ -7,7 +7,7 @@ covers all bytes that a node will ever open for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelmill.errors import BlobBroken, ModelUnknown
+from modelmill.errors import BlobBroken, ModelUnknown, ReleasesDiffer
 from modelmill.model.schema import SchemaSpec
 from modelmill.names import POOLED, Digest, ModelName, Segment, format_segment, parse_segment
 from modelmill.store.signing import SigningKey, verify
@@ -142,6 +142,14 @@ class FleetMap:
         kinds = [kind for kind in self._columns.kinds if kind[0] != without]
         return {Digest(code) if code else self.header.code for *_, code in kinds}
 
+    def answers(self) -> dict[str, tuple[bytes, str]]:
+        """Return what answers for each segment, by its text: the digest of the bytes, and whose they are."""
+        columns, artifacts = self._columns, self._columns.artifacts
+        return {
+            key: (artifacts[32 * index : 32 * index + 32], columns.kinds[kind][2])
+            for index, (key, kind) in enumerate(zip(columns.keys, self.kind_index.tolist(), strict=True))
+        }
+
     def __len__(self) -> int:
         return len(self._columns.keys)
 
@@ -193,6 +201,32 @@ class FleetMap:
     @cached_property
     def _index(self) -> dict[str, int]:
         return {key: index for index, key in enumerate(self._columns.keys)}
+
+
+def compose(base: FleetMap, other: FleetMap, segments: Collection[Segment]) -> FleetMap:
+    """Return a map like `base`, in which some segments are answered as `other` answers them.
+
+    A segment that `other` does not know is left to the pooled model. Raises `ReleasesDiffer` where a request to the one
+    could not be a request to the other.
+    """
+    check_answer_alike(base, other)
+    chosen = set(segments)
+    kept = [entry for entry in base if entry.segment not in chosen]
+    taken = [entry._replace(code=entry.code or other.header.code) for entry in other if entry.segment in chosen]
+    return FleetMap.build(base.header, [*kept, *taken])
+
+
+def check_answer_alike(one: FleetMap, other: FleetMap) -> None:
+    """Raise `ReleasesDiffer` where a request to one map could not be a request to the other."""
+    names = ("spec", "by", "task", "labels", "feature_names")
+    differing = [name for name in names if getattr(one.header, name) != getattr(other.header, name)]
+    if differing:
+        raise ReleasesDiffer(
+            f"versions {one.header.run} and {other.header.run} of `{one.header.model}` cannot answer beside each other",
+            got=f"{', '.join(differing)} differ: a request to the one is none to the other",
+            next="release, or roll back, the whole model",
+            safe="nothing was moved",
+        )
 
 
 class SignedMap(NamedTuple):

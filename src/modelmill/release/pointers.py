@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import msgspec
 
-from modelmill.errors import BlobBroken
+from modelmill.errors import BlobBroken, NotFound
 from modelmill.names import Digest, ModelName, parse_model_name
 from modelmill.registry.fleet import FleetMap, SignedMap
 from modelmill.store.blobs import Blobs, Pointers
@@ -19,6 +21,8 @@ class Pointer(msgspec.Struct, frozen=True):
     """Of the map's bytes, by the installation's key."""
     versions: Digest | None = None
     """The blob that names the maps of all versions; see `Versions`."""
+    before: Pointer | None = None
+    """What a roll-back goes back to: named here, so that it needs no database."""
 
 
 class Versions(msgspec.Struct, frozen=True):
@@ -37,6 +41,17 @@ class Versions(msgspec.Struct, frozen=True):
         return Pointer(0, *found) if found else None
 
 
+class Order(msgspec.Struct, frozen=True):
+    """A roll-back that was ordered while the database could not be reached; it is written down there later."""
+
+    model: ModelName
+    before: int
+    after: int
+    at: datetime
+    by: str
+    reason: str
+
+
 class Published(msgspec.Struct, frozen=True):
     """All that one environment serves."""
 
@@ -44,6 +59,8 @@ class Published(msgspec.Struct, frozen=True):
     revision: int
     """Counts the changes: a node never goes back to a smaller one."""
     models: dict[ModelName, Pointer]
+    orders: tuple[Order, ...] = ()
+    """What the database does not know yet."""
 
 
 def pointer_name(environment: str) -> str:
@@ -65,6 +82,26 @@ def find_published(pointers: Pointers, environment: str) -> Published | None:
         return msgspec.json.decode(content, type=Published)
     except msgspec.MsgspecError as error:
         raise BlobBroken(f"what was published for `{environment}` cannot be read", got=str(error)) from error
+
+
+def order_rollback(pointers: Pointers, environment: str, model: ModelName, by: str, reason: str) -> Order:
+    """Publish what an environment served of a model before, without a database; `republish` writes it down later."""
+    published = find_published(pointers, environment)
+    pointer = published.models.get(model) if published else None
+    if published is None or pointer is None:
+        raise NotFound(f"{environment} serves no `{model}`", next="modelmill status")
+    if pointer.before is None:
+        raise NotFound(f"there is no release before r{pointer.release} of `{model}` in {environment}")
+    order = Order(model, pointer.release, pointer.before.release, datetime.now(UTC), by, reason)
+    back = msgspec.structs.replace(pointer.before, versions=pointer.versions)
+    changed = msgspec.structs.replace(
+        published,
+        revision=published.revision + 1,
+        models={**published.models, model: back},
+        orders=(*published.orders, order),
+    )
+    publish(pointers, changed)
+    return order
 
 
 def open_versions(blobs: Blobs, pointer: Pointer) -> Versions:

@@ -19,6 +19,7 @@ import msgspec
 
 from modelmill.errors import NodeNotReady, PortInUse
 from modelmill.serving.log import LogPlan
+from modelmill.settings import DEV
 from modelmill.store.files import started_at, write_durably
 from modelmill.store.tokens import make_token, read_token
 
@@ -80,20 +81,25 @@ def node_command(order: NodeOrder) -> list[str]:
     return ["-P", "-m", "modelmill.serving.node", msgspec.json.encode(order).decode()]
 
 
-def node_file(store: Path) -> Path:
-    """Return the file that says which node serves this store."""
-    return store / "run" / "node.json"
+def run_folder(store: Path, environment: str = DEV) -> Path:
+    """Return where the node of an environment keeps what it is and what it counts."""
+    return store / "run" / environment
 
 
-def log_file(store: Path) -> Path:
+def node_file(store: Path, environment: str = DEV) -> Path:
+    """Return the file that says which node serves an environment of this store."""
+    return run_folder(store, environment) / "node.json"
+
+
+def log_file(store: Path, environment: str = DEV) -> Path:
     """Return the node's log."""
-    return store / "run" / "node.log"
+    return run_folder(store, environment) / "node.log"
 
 
-def find_node(store: Path) -> NodeInfo | None:
-    """Return the node of this store that runs now."""
+def find_node(store: Path, environment: str = DEV) -> NodeInfo | None:
+    """Return the node that serves an environment of this store now."""
     try:
-        info = msgspec.json.decode(node_file(store).read_bytes(), type=NodeInfo)
+        info = msgspec.json.decode(node_file(store, environment).read_bytes(), type=NodeInfo)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
     return info if _birth(info.pid) == info.birth else None
@@ -118,8 +124,9 @@ def start_node(  # noqa: PLR0913 - a node and its options
     info = NodeInfo(
         0, host, port, environment, workers, datetime.now(UTC), hot=hot, token_file=token, log=log, name=name
     )
-    (store / "run").mkdir(parents=True, exist_ok=True)
-    with listening, log_file(store).open("ab") as output:
+    folder = run_folder(store, environment)
+    folder.mkdir(parents=True, exist_ok=True)
+    with listening, log_file(store, environment).open("ab") as output:
         process = subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, *node_command(NodeOrder(info, str(store), listening.fileno()))],
             pass_fds=[listening.fileno()],
@@ -129,7 +136,7 @@ def start_node(  # noqa: PLR0913 - a node and its options
             start_new_session=True,
         )
     info = msgspec.structs.replace(info, pid=process.pid, birth=_birth(process.pid) or 0)
-    write_durably(node_file(store), msgspec.json.encode(info), store / "run")
+    write_durably(node_file(store, environment), msgspec.json.encode(info), folder)
     try:
         _await_ready(info, process, store, timeout_s)
     except BaseException:
@@ -171,7 +178,7 @@ def stop_node(store: Path, info: NodeInfo) -> None:
     if _birth(info.pid) == info.birth:
         with suppress(ProcessLookupError):
             os.kill(info.pid, signal.SIGKILL)
-    node_file(store).unlink(missing_ok=True)
+    node_file(store, info.environment).unlink(missing_ok=True)
 
 
 def describe_node(info: NodeInfo, *, memory: bool = False) -> dict[str, Any] | None:
@@ -262,19 +269,23 @@ def _await_ready(info: NodeInfo, process: subprocess.Popen[bytes], store: Path, 
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise NodeNotReady(
-                "the node ended as soon as it started", where=str(log_file(store)), got=_last_line(store)
+                "the node ended as soon as it started",
+                where=str(log_file(store, info.environment)),
+                got=_last_line(store, info.environment),
             )
         with suppress(httpx.HTTPError):
             if httpx.get(f"{info.url}/v2/health/ready", timeout=5).is_success:
                 return
         time.sleep(_POLL_S)
     raise NodeNotReady(
-        f"the node was not ready after {timeout_s:g} s", where=str(log_file(store)), got=_last_line(store)
+        f"the node was not ready after {timeout_s:g} s",
+        where=str(log_file(store, info.environment)),
+        got=_last_line(store, info.environment),
     )
 
 
-def _last_line(store: Path) -> str:
-    lines = log_file(store).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+def _last_line(store: Path, environment: str) -> str:
+    lines = log_file(store, environment).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1][:300] if lines else ""
 
 

@@ -74,7 +74,7 @@ class Node:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             with suppress(FileNotFoundError):
-                node_file(self.store).unlink()
+                node_file(self.store, self.info.environment).unlink()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signals.add(number)

@@ -93,7 +93,7 @@ class Worker:
         self.log = PredictionLog(plan, self.state.log_cells(order.slot))
         door = Door(read_token(Path(token_file)) if token_file else b"", order.node["name"])
         self.plane = Plane(self, self.log, door)
-        self._history = History(self.store / "run")
+        self._history = History(self.store / "run" / order.environment)
         self._marks: deque[_Mark] = deque(maxlen=_RECENT_S)
         self._worst: tuple[float, list[Burden]] = (0.0, [])
         self._refreshing = asyncio.Lock()

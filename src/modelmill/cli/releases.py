@@ -1,0 +1,108 @@
+"""Text for plans and releases: six blocks, always in the same order, of which the exceptions are listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modelmill.cli.layout import count, line, lines, moment, number, seconds, table
+from modelmill.orchestrator import outcomes as o
+
+_MARKS = {True: "ok", False: "no", None: "not known"}
+
+
+def render_plan(plan: o.PlanOutcome) -> Iterator[str]:
+    """Yield what changes and why, what was checked, what it costs, where, how and how it is taken back."""
+    before = f"r{plan.before}" if plan.before else "nothing"
+    yield line("plan", plan.id, f"{plan.model} in {plan.environment}: {before} -> version {plan.version}")
+    if plan.nothing:
+        yield line("", f"{plan.environment} serves version {plan.version} already")
+        return
+    yield from _what(plan)
+    yield from _models(plan)
+    for check in plan.checks:
+        needed = "required here" if check.floor in plan.unmet else ""
+        yield line(
+            "checks" if check is plan.checks[0] else "", f"{check.floor}: {_MARKS[check.ok]}", check.text, needed
+        )
+    if "canary" in plan.unmet:
+        yield line("", "canary: no", "the model declares none", "required here")
+    yield line("cost", "nothing is built", f"{number(plan.load_mb, 3)} MB to map")
+    yield line("where", plan.url, count(plan.workers, "worker"), "" if plan.runs else "no node runs there now")
+    yield line("how", *_how(plan))
+    yield line("undo", plan.undo or "there is nothing to go back to yet")
+    if plan.hold:
+        yield line("on hold", plan.hold)
+
+
+def _what(plan: o.PlanOutcome) -> Iterator[str]:
+    labels = ["what"]
+    for name, texts in plan.what.items():
+        for text in texts:
+            yield line(labels.pop() if labels else "", f"{name}: {text}")
+    yield line(labels.pop() if labels else "", f"kind: {plan.kind}")
+
+
+def _models(plan: o.PlanOutcome) -> Iterator[str]:
+    numbers = [("change", len(plan.changed)), ("new", plan.new), ("gone", plan.gone), ("stay", plan.same)]
+    many = [text for text in plan.changed if text.startswith("+")]
+    if many:  # folded: the last line says how many more there are
+        numbers[0] = ("change", len(plan.changed) - 1 + int(many[0][1:].split()[0].replace(",", "")))
+    yield line("models", *(f"{number_:,} {name}" for name, number_ in numbers if number_))
+    yield from lines("", [", ".join(plan.changed)] if plan.changed else [])
+    if plan.pooled_changes:
+        yield line("", "the pooled model changes, too")
+
+
+def _how(plan: o.PlanOutcome) -> list[str]:
+    if not plan.steps:
+        return ["at once"]
+    stops = f"stops by itself: {', '.join(plan.abort)}"
+    return [f"canary of {plan.of}: {' -> '.join(plan.steps)}", f"{seconds(plan.hold_s)} each", stops]
+
+
+def render_deploy(deploy: o.DeployOutcome) -> Iterator[str]:
+    """Yield what is current now."""
+    plan = deploy.plan
+    state = "" if deploy.moved else "as before"
+    confirmed = f"confirmed by {count(deploy.confirmed, 'worker')}" if deploy.confirmed else "no node runs there now"
+    yield line(
+        plan.environment, f"r{deploy.release} = version {plan.version}", state, confirmed, seconds(deploy.seconds)
+    )
+
+
+def render_rollback(back: o.RollbackOutcome) -> Iterator[str]:
+    """Yield what went back, to what, and how fast."""
+    what = f"r{back.before} -> r{back.after} = version {back.version}"
+    some = count(len(back.segments), "segment") if back.segments else ""
+    confirmed = f"confirmed by {count(back.confirmed, 'worker')}" if back.confirmed else "no node runs there now"
+    yield line(back.environment, what, some, confirmed, seconds(back.seconds))
+    if back.without_database:
+        yield line("note", "the database was not reached: this is written down there as soon as it is")
+
+
+def render_hold(held: o.HoldOutcome) -> Iterator[str]:
+    """Yield whether releases are on hold."""
+    if held.held:
+        until = f"until {moment(held.until)}" if held.until else "until `modelmill resume`"
+        yield line(held.environment, f"{held.model} stays r{held.release}", until, held.reason)
+    else:
+        yield line(held.environment, f"{held.model} may be released again", f"r{held.release} is current")
+
+
+def render_history(history: o.HistoryOutcome) -> Iterator[str]:
+    """Yield the moves, the newest first, and what is on hold."""
+    if not history.moves:
+        yield "nothing was released yet"
+    else:
+        rows = [
+            (moment(move.at), move.environment, move.model, move.kind, _pair(move), move.by, move.reason)
+            for move in history.moves
+        ]
+        yield from table(("when", "environment", "model", "what", "release", "by", "why"), rows)
+    for name, why in history.holds.items():
+        yield line("on hold", name, why)
+
+
+def _pair(move: o.MoveFacts) -> str:
+    before = f"r{move.before}" if move.before else "-"
+    return f"r{move.after}" if move.before == move.after else f"{before} -> r{move.after}"

@@ -1,0 +1,380 @@
+"""`deploy`, `promote`, `rollback`: what an environment serves is moved, and its node is waited for.
+
+Each is one committed move of a pointer that is then published; the node takes it within a quarter of a second. A
+roll-back needs no database: what it goes back to is named in what was published last.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from modelmill.errors import (
+    ApprovalNeeded,
+    FloorNotMet,
+    ModelmillError,
+    NotFound,
+    OnHold,
+    PlanOutdated,
+    PlatformError,
+    UsageError,
+)
+from modelmill.model.conditions import parse_duration
+from modelmill.names import ModelName, Segment, format_segment, parse_target
+from modelmill.orchestrator.outcomes import (
+    DeployOutcome,
+    HistoryOutcome,
+    HoldOutcome,
+    MoveFacts,
+    PlanOutcome,
+    Progress,
+    RollbackOutcome,
+    no_progress,
+)
+from modelmill.orchestrator.planning import READ, Planned, make_plan, read_plan
+from modelmill.orchestrator.requests import (
+    DeployRequest,
+    HistoryRequest,
+    HoldRequest,
+    PromoteRequest,
+    ResumeRequest,
+    RollbackRequest,
+)
+from modelmill.orchestrator.served import model_names, pick_model
+from modelmill.registry.fleet import FleetMap, compose, decode, sign
+from modelmill.registry.host import user_name
+from modelmill.release.moving import Hold, find_hold, list_moves
+from modelmill.release.pointers import find_published, open_map, order_rollback
+from modelmill.release.releasing import (
+    SignedDigest,
+    current_release,
+    get_release,
+    lift_hold,
+    list_environments,
+    previous_release,
+    release,
+    republish,
+    roll_back,
+    set_hold,
+)
+from modelmill.serving.control import find_node, wait_until_applied
+from modelmill.settings import Settings
+from modelmill.store.blobs import blobs_of, pointers_of
+from modelmill.store.opening import Store, open_store
+from modelmill.store.signing import public_key
+from modelmill.store.tables import now
+
+_PLAN_SUFFIXES = (".plan", ".json")
+
+
+# ------------------------------------------------------------------ forwards
+
+
+def deploy(settings: Settings, request: DeployRequest, progress: Progress = no_progress) -> DeployOutcome:
+    """Release a version as it was planned; without ``yes`` the plan is shown and `ApprovalNeeded` raised."""
+    written = read_plan(request.target) if request.target.endswith(_PLAN_SUFFIXES) else None
+    with open_store(settings, create=False) as store:
+        if written is None:
+            planned = make_plan(store, settings, request.target, request.model, request.version)
+        else:
+            planned = make_plan(store, settings, written.environment, written.model, written.version)
+        _check_same(planned.outcome, written, request.plan)
+        if not request.yes and written is None and not planned.outcome.nothing:
+            _check_allowed(planned.outcome)
+            progress("plan", {"outcome": planned.outcome})
+            raise _asked(planned.outcome)
+        return _apply(store, settings, planned, request.reason or "deploy")
+
+
+def promote(settings: Settings, request: PromoteRequest, _: Progress = no_progress) -> DeployOutcome:
+    """Release a version that was built before to another environment; its bytes are those of every other environment."""
+    if request.version is None or not request.environment:
+        raise UsageError("a promotion needs a version and an environment", expected="modelmill promote 2 --to prod")
+    with open_store(settings, create=False) as store:
+        planned = make_plan(store, settings, request.environment, request.model, request.version)
+        return _apply(store, settings, planned, request.reason or "promotion")
+
+
+def _check_same(found: PlanOutcome, written: PlanOutcome | None, wanted: str | None) -> None:
+    """Refuse a plan that is no longer what it was, and say what of it has changed."""
+    if written is None and wanted in (None, found.id):
+        return
+    if written is not None and written.id == found.id:
+        return
+    differing = [
+        f"{name}: {_text(getattr(written, name))} -> {_text(getattr(found, name))}"
+        for name in (*READ, "changed")
+        if written is not None and getattr(written, name) != getattr(found, name)
+    ]
+    raise PlanOutdated(
+        f"plan {written.id if written else wanted} is not what {found.environment} would get now: that is {found.id}",
+        got="\n".join(differing) or "the version, or what it was compared with, is another one",
+        next=f"modelmill plan {found.environment}",
+        safe="nothing was moved",
+    )
+
+
+def _text(value: object) -> str:
+    return f"{len(value):,} of them" if isinstance(value, tuple) and len(value) > 3 else str(value)
+
+
+def _check_allowed(plan: PlanOutcome) -> None:
+    """Raise `OnHold` or `FloorNotMet` where a plan may not be applied."""
+    if plan.hold:
+        raise OnHold(
+            f"releases of `{plan.model}` to {plan.environment} are on hold",
+            got=plan.hold,
+            next=f"modelmill resume {plan.model} {plan.environment}",
+            safe="nothing was moved",
+        )
+    if plan.unmet:
+        texts = {check.floor: check.text for check in plan.checks}
+        raise FloorNotMet(
+            f"{plan.environment} requires more than version {plan.version} of `{plan.model}` has",
+            got="\n".join(f"{floor}: {texts.get(floor, 'the model declares none')}" for floor in plan.unmet),
+            next=f"modelmill plan {plan.environment}",
+            safe=f"{plan.environment} serves what it served before",
+        )
+
+
+def _asked(plan: PlanOutcome) -> ApprovalNeeded:
+    return ApprovalNeeded(
+        f"plan {plan.id} was not applied: nobody has said yes",
+        next=f"modelmill deploy {plan.environment} --yes --plan {plan.id}",
+        safe="nothing was moved",
+    )
+
+
+def _apply(store: Store, settings: Settings, planned: Planned, reason: str) -> DeployOutcome:
+    """Move the pointer as planned, and wait for the node."""
+    began, plan = time.monotonic(), planned.outcome
+    if not plan.nothing:
+        _check_allowed(plan)
+    if planned.candidate.map is None:
+        raise NotFound(f"run {plan.version} of `{plan.model}` built nothing")
+    found = release(
+        store,
+        plan.environment,
+        planned.model,
+        planned.candidate.map,
+        expected=plan.before,
+        by=user_name(),
+        reason=reason,
+    )
+    control_s = time.monotonic() - began
+    return DeployOutcome(
+        plan=plan,
+        release=found.number,
+        moved=not plan.nothing,
+        confirmed=_wait(settings, plan.environment),
+        control_s=control_s,
+        seconds=time.monotonic() - began,
+        next=f"modelmill rollback {plan.model} {plan.environment}" if plan.before else "modelmill status",
+    )
+
+
+def _wait(settings: Settings, environment: str) -> int:
+    """Wait until the node of an environment has applied what is published; return how many workers have."""
+    node = find_node(settings.store_folder, environment)
+    published = find_published(pointers_of(settings.store_folder), environment)
+    if node is None or published is None:
+        return 0
+    return node.workers - len(wait_until_applied(node, published.revision))
+
+
+# ------------------------------------------------------------------ backwards
+
+
+def rollback(settings: Settings, request: RollbackRequest, progress: Progress = no_progress) -> RollbackOutcome:
+    """Go back to what was served before, wholly or for some segments, and hold the model there."""
+    began = time.monotonic()
+    target, environment = _target_and_environment(settings, request.what)
+    name, pattern = _split(target)
+    try:
+        store = open_store(settings, create=False)
+    except PlatformError as error:
+        return _without_database(settings, request, error, environment, name, pattern)
+    with store:
+        republish(store, environment)
+        model = pick_model(store, name)
+        current = current_release(store.database, environment, model)
+        to = _number(request.to) if request.to else None
+        segments: tuple[Segment, ...] = ()
+        composed = None
+        if pattern is not None and current is not None:
+            earlier = to or previous_release(store.database, environment, model, current.number)
+            base, other = (
+                decode(store.blobs.get(get_release(store.database, environment, model, number).map))
+                for number in (current.number, earlier)
+            )
+            segments = _matching(base, other, pattern)
+            composed = _composed(store, base, other, segments)
+        until = now() + parse_duration(request.hold) if request.hold else None
+        move = roll_back(
+            store, environment, model, to=to, composed=composed, by=user_name(), reason=request.reason, until=until
+        )
+        control_s = time.monotonic() - began
+        progress("line", {"text": f"{environment} points to r{move.after}; waiting for its node"})
+        version = decode(store.blobs.get(get_release(store.database, environment, model, move.after).map)).header.run
+        return RollbackOutcome(
+            environment=environment,
+            model=model,
+            before=move.before,
+            after=move.after,
+            version=version,
+            segments=tuple(map(format_segment, segments)),
+            confirmed=_wait(settings, environment),
+            control_s=control_s,
+            seconds=time.monotonic() - began,
+            next=f"modelmill resume {model} {environment}      (releases are on hold until then)",
+        )
+
+
+def _without_database(
+    settings: Settings,
+    request: RollbackRequest,
+    error: ModelmillError,
+    environment: str,
+    name: str | None,
+    pattern: str | None,
+) -> RollbackOutcome:
+    """Order the roll-back past the database: nodes take it as any other, and the database learns of it later."""
+    began = time.monotonic()
+    pointers = pointers_of(settings.store_folder)
+    published = find_published(pointers, environment)
+    served = list(published.models) if published else []
+    if pattern is not None or request.to or not served or (name is None and len(served) > 1):
+        raise error
+    model = ModelName(name or served[0])
+    order = order_rollback(
+        pointers, environment, model, user_name(), request.reason or "rolled back without the database"
+    )
+    control_s = time.monotonic() - began
+    back = find_published(pointers, environment)
+    blobs = blobs_of(settings.store_folder)
+    fleet = open_map(blobs, back.models[model], public_key(settings.store_folder)) if back else None
+    return RollbackOutcome(
+        environment=environment,
+        model=model,
+        before=order.before,
+        after=order.after,
+        version=fleet.header.run if fleet else 0,
+        confirmed=_wait(settings, environment),
+        control_s=control_s,
+        seconds=time.monotonic() - began,
+        without_database=True,
+        next="modelmill status      (once the database is back: it then learns of this)",
+    )
+
+
+def _matching(base: FleetMap, other: FleetMap, pattern: str) -> tuple[Segment, ...]:
+    """Return the segments of two maps that a pattern names, such as ``UA,*``, and that they answer differently."""
+    one, two = base.answers(), other.answers()
+    known = {format_segment(entry.segment): entry.segment for fleet in (base, other) for entry in fleet}
+    found = [known[text] for text in sorted(known) if fnmatchcase(text, pattern)]
+    if not found:
+        raise NotFound(
+            f"no segment of `{base.header.model}` is called `{pattern}`", next=f"modelmill search {base.header.model}"
+        )
+    return tuple(segment for segment in found if one.get(format_segment(segment)) != two.get(format_segment(segment)))
+
+
+def _composed(store: Store, base: FleetMap, other: FleetMap, segments: Sequence[Segment]) -> SignedDigest:
+    signed = sign(store.key, compose(base, other, segments))
+    return SignedDigest(store.blobs.put([signed.content])[0], signed.signature)
+
+
+# ------------------------------------------------------------------ hold, resume, history
+
+
+def hold(settings: Settings, request: HoldRequest, _: Progress = no_progress) -> HoldOutcome:
+    """Have nothing of a model released to an environment."""
+    target, environment = _target_and_environment(settings, request.what)
+    with open_store(settings, create=False) as store:
+        model = pick_model(store, target)
+        moment = now()
+        until = moment + parse_duration(request.length) if request.length else None
+        wanted = Hold(moment, until, user_name(), request.reason)
+        move = set_hold(store, environment, model, wanted)
+    return HoldOutcome(
+        environment=environment,
+        model=model,
+        held=True,
+        release=move.after,
+        until=until,
+        reason=request.reason,
+        next=f"modelmill resume {model} {environment}",
+    )
+
+
+def resume(settings: Settings, request: ResumeRequest, _: Progress = no_progress) -> HoldOutcome:
+    """Lift what holds a model in an environment."""
+    target, environment = _target_and_environment(settings, request.what)
+    with open_store(settings, create=False) as store:
+        model = pick_model(store, target)
+        move = lift_hold(store, environment, model, by=user_name(), reason=request.reason)
+    return HoldOutcome(
+        environment=environment, model=model, held=False, release=move.after, next=f"modelmill plan {environment}"
+    )
+
+
+def history(settings: Settings, request: HistoryRequest, _: Progress = no_progress) -> HistoryOutcome:
+    """Say what was current when, who moved it and why."""
+    words = list(request.what)
+    environment = words.pop() if words and words[-1] in settings.places else None
+    with open_store(settings, create=False) as store:
+        models = [pick_model(store, words[0])] if words else model_names(store)
+        places = [environment] if environment else list_environments(store.database)
+        pairs = [(model, place) for place in places for model in models]
+        moves = [
+            MoveFacts(environment=place, model=model, **msgspec.structs.asdict(move))
+            for model, place in pairs
+            for move in list_moves(store.database, place, model, request.limit)
+        ]
+        with store.database.read() as c:
+            held = {f"{model} {place}": found for model, place in pairs if (found := find_hold(c, place, model))}
+    newest = sorted(moves, key=lambda move: move.at, reverse=True)[: request.limit]
+    return HistoryOutcome(
+        moves=tuple(newest),
+        holds={name: _hold_text(found) for name, found in held.items()},
+        next="modelmill status",
+    )
+
+
+def _hold_text(found: Hold) -> str:
+    until: datetime | None = found.until
+    return f"{found.reason or 'on hold'}, by {found.by}{f', until {until:%Y-%m-%d %H:%M} UTC' if until else ''}"
+
+
+# ------------------------------------------------------------------ words
+
+
+def _target_and_environment(settings: Settings, words: Sequence[str]) -> tuple[str | None, str]:
+    """Return what is meant by ``[MODEL[SEGMENT]] ENVIRONMENT``."""
+    if not 1 <= len(words) <= 2:
+        raise UsageError("an environment is needed", expected="[MODEL] ENVIRONMENT, such as: air-time prod")
+    settings.environment(words[-1])
+    return (words[0] if len(words) > 1 else None), words[-1]
+
+
+def _split(target: str | None) -> tuple[str | None, str | None]:
+    """Return the model and the pattern of segments that ``MODEL[SEGMENT]`` names."""
+    if target is None:
+        return None, None
+    if "*" not in target:
+        model, segment = parse_target(target)
+        return model, None if segment is None else format_segment(segment)
+    name, bracket, rest = target.partition("[")
+    if not bracket or not rest.endswith("]"):
+        raise UsageError(f"`{target}` is not written as MODEL[SEGMENT]", expected="such as 'air-time[JFK,*]'")
+    return name, rest[:-1]
+
+
+def _number(text: str) -> int:
+    if not (text.startswith("r") and text[1:].isdecimal()):
+        raise UsageError(f"`{text}` is not a release", expected="such as r11", next="modelmill history")
+    return int(text[1:])

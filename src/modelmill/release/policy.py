@@ -1,0 +1,76 @@
+"""How a release takes traffic, and what has to be true before: the model's own wishes, and its environment's floors.
+
+An environment may tighten what a model asks for, never loosen it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from modelmill.model.conditions import parse_duration
+
+SHADOW = "shadow"
+Floor = Literal["clean commit", "law", "gate", "canary"]
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """A quantity of a live model that stops a release when it is proven to be above a limit."""
+
+    quantity: str
+    """``error_rate``, ``p99_ms`` or ``worse``"""
+    limit: float
+    metric: str = ""
+    """Of ``worse``: which metric; the limit is a share of it."""
+
+    def __str__(self) -> str:
+        name = f"worse({self.metric})" if self.metric else self.quantity
+        return f"{name} > {self.limit:g}"
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """The steps of a release: at once where there are none."""
+
+    steps: tuple[float, ...] = ()
+    """Shares of requests or of segments, growing to 1."""
+    of: Literal["requests", "segments"] = "requests"
+    hold_s: float = 0.0
+    """How long a step lasts at least, in seconds."""
+    abort: tuple[Limit, ...] = ()
+    shadow: bool = False
+    """Whether the candidate first answers copies that nobody sees."""
+
+    def texts(self) -> list[str]:
+        """Return the steps as they are shown."""
+        return [*([SHADOW] if self.shadow else []), *(f"{100 * step:g}%" for step in self.steps)]
+
+
+ALWAYS = (Limit("error_rate", 0.01),)
+"""What stops a canary that declares nothing: without a limit nothing could ever be shown to be well."""
+
+
+def policy_of(declared: Mapping[str, Any] | None) -> Policy:
+    """Return the policy that a model's declaration holds, as `Canary.as_dict` writes it; None is a release at once."""
+    if declared is None:
+        return Policy()
+    steps = [step for step in declared["steps"] if step != SHADOW]
+    return Policy(
+        steps=tuple(float(step.removesuffix("%")) / 100 for step in steps),
+        of=declared["of"],
+        hold_s=parse_duration(declared["hold"]).total_seconds(),
+        abort=tuple(map(_limit, declared["abort"])) or ALWAYS,
+        shadow=SHADOW in declared["steps"],
+    )
+
+
+def _limit(condition: Mapping[str, Any]) -> Limit:
+    name, _, metric = condition["left"].removesuffix(")").partition("(")
+    return Limit(name, float(condition["right"]), metric)
+
+
+def unmet(requires: Sequence[str], checks: Mapping[str, bool | None], policy: Policy) -> list[str]:
+    """Return the floors of an environment that a release does not reach; what is not known is not reached."""
+    found = {**checks, "canary": bool(policy.steps)}
+    return [floor for floor in requires if not found.get(floor)]
