@@ -40,6 +40,8 @@ class ModelmillError(Exception):
     code: ClassVar[str] = "MM000"
     status: ClassVar[int] = 500
     exit: ClassVar[int] = 70
+    place: Any = None
+    """Whose failure it was, for a node that counts."""
 
     def __init__(self, what: str = "", **parts: str) -> None:
         """Take the sentence and its parts; `parts` are those named in `PARTS`, each one line of text."""

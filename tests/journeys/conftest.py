@@ -17,6 +17,7 @@ PATIENCE_S = 120
 HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the journeys of a file in one process and in their order: they share a project, and what was done to it."""
     for item in items:

@@ -22,7 +22,7 @@ from modelmill.model.roles import read_role
 from modelmill.model.rows import Rows
 from modelmill.names import Digest, ModelName
 from modelmill.orchestrator.up import _confirm
-from modelmill.release.releasing import Release
+from modelmill.release.rows import Release
 from modelmill.serving.control import NodeInfo
 from modelmill.settings import load_settings
 from modelmill.store.database import Database

@@ -63,11 +63,27 @@ def _how(plan: o.PlanOutcome) -> list[str]:
 def render_deploy(deploy: o.DeployOutcome) -> Iterator[str]:
     """Yield what is current now."""
     plan = deploy.plan
+    if deploy.canary is not None:
+        yield from render_canary(deploy.canary)
+        return
     state = "" if deploy.moved else "as before"
     confirmed = f"confirmed by {count(deploy.confirmed, 'worker')}" if deploy.confirmed else "no node runs there now"
     yield line(
         plan.environment, f"r{deploy.release} = version {plan.version}", state, confirmed, seconds(deploy.seconds)
     )
+
+
+def render_canary(canary: o.CanaryFacts) -> Iterator[str]:
+    """Yield how far a canary has come, and what is known of each of its conditions."""
+    name = f"{canary.model} in {canary.environment}: r{canary.release} beside r{canary.before}"
+    if canary.state == "running":
+        steps = " -> ".join(f"[{text}]" if place == canary.step else text for place, text in enumerate(canary.steps))
+        of = count(canary.exposed, "segment") if canary.of == "segments" else "requests"
+        held = f"{seconds(canary.step_s)} of {seconds(canary.hold_s)}"
+        yield line("canary", name, steps, of, held, f"{canary.asked:,} requests")
+    else:
+        yield line("canary", name, "is current" if canary.state == "done" else "was taken back", canary.why)
+    yield from lines("", canary.texts if canary.state == "running" else ())
 
 
 def render_rollback(back: o.RollbackOutcome) -> Iterator[str]:

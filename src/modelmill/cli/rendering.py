@@ -9,7 +9,14 @@ from modelmill.cli.arms import compared_lines, render_arms, render_study
 from modelmill.cli.layout import count, line, lines, moment, number, seconds, size, table
 from modelmill.cli.local import CompletionOutcome, InitOutcome
 from modelmill.cli.proof import render_audit, render_diff, render_reproduce
-from modelmill.cli.releases import render_deploy, render_history, render_hold, render_plan, render_rollback
+from modelmill.cli.releases import (
+    render_canary,
+    render_deploy,
+    render_history,
+    render_hold,
+    render_plan,
+    render_rollback,
+)
 from modelmill.cli.worth import render_feasibility
 from modelmill.orchestrator import outcomes as o
 
@@ -220,9 +227,16 @@ def render_status(status: o.StatusOutcome) -> Iterator[str]:
     yield line("project", status.project, f"store {status.store}")
     for model in status.models:
         yield line("model", *_model_parts(model))
-    yield line("node", *_node_parts(status.node)) if status.node else line("node", "none runs")
-    for name, what in status.node.broken.items() if status.node else ():
-        yield line("broken", name, what)
+    for node in status.nodes:
+        yield line("node", *_node_parts(node))
+        for name, what in node.broken.items():
+            yield line("broken", name, what)
+    if not status.nodes:
+        yield line("node", "none runs")
+    for canary in status.canaries:
+        yield from render_canary(canary)
+    for name, why in status.holds.items():
+        yield line("on hold", name, why)
     if status.holder:
         yield line("busy", f"the store is being written by {status.holder}")
     yield from lines("note", status.notices)

@@ -24,6 +24,8 @@ from modelmill.model.schema import SchemaSpec
 from modelmill.model.values import CHECKS, as_json, key_of_text, refuse, row_text, text_of
 from modelmill.names import Segment, format_segment
 
+_pack = msgspec.msgpack.Encoder().encode
+
 
 class Batch:
     """The rows of one request, checked: as plain values, or as one matrix of features."""
@@ -87,11 +89,23 @@ class Batch:
         rows = [self.rows.row(place) for place in range(len(self))]
         return [{name: as_json(value) for name, value in row.items() if value == value} for row in rows]  # noqa: PLR0124 - not NaN
 
+    def identities(self, places: Sequence[int]) -> list[bytes]:
+        """Return a few bytes that stand for each row: its values at some places, or its features where it has only these."""
+        if self._x is not None:
+            keys = self._keys or [()] * len(self._x)
+            return [identity_of((*key, row.tobytes()), None) for key, row in zip(keys, self._x, strict=True)]
+        return [identity_of(row, places) for row in self._values]
+
     def take(self, places: Sequence[int]) -> Batch:
         """Return some of the rows."""
         if self._x is not None:
             return Batch(self._parser, (), self._x[list(places)], [self._keys[place] for place in places])
         return Batch(self._parser, [self._values[place] for place in places], None, ())
+
+
+def identity_of(values: Values, places: Sequence[int] | None) -> bytes:
+    """Return bytes that stand for some of a row's values."""
+    return _pack(values if places is None else [values[place] for place in places])
 
 
 class RequestParser:

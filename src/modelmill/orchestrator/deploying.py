@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import datetime
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -24,7 +23,8 @@ from modelmill.errors import (
     UsageError,
 )
 from modelmill.model.conditions import parse_duration
-from modelmill.names import ModelName, Segment, format_segment, parse_target
+from modelmill.names import Digest, ModelName, Segment, format_segment, parse_target
+from modelmill.orchestrator.canaries import follow, holds_of, rollout_facts
 from modelmill.orchestrator.outcomes import (
     DeployOutcome,
     HistoryOutcome,
@@ -45,23 +45,23 @@ from modelmill.orchestrator.requests import (
     RollbackRequest,
 )
 from modelmill.orchestrator.served import model_names, pick_model
-from modelmill.registry.fleet import FleetMap, compose, decode, sign
+from modelmill.registry.fleet import FleetMap, check_answer_alike, compose, decode, sign
 from modelmill.registry.host import user_name
-from modelmill.release.moving import Hold, find_hold, list_moves
+from modelmill.release.moving import Hold, list_moves
 from modelmill.release.pointers import find_published, open_map, order_rollback
 from modelmill.release.releasing import (
-    SignedDigest,
     current_release,
     get_release,
-    lift_hold,
     list_environments,
     previous_release,
     release,
     republish,
-    roll_back,
-    set_hold,
 )
-from modelmill.serving.control import find_node, wait_until_applied
+from modelmill.release.rollouts import DONE, Rollout
+from modelmill.release.rows import SignedDigest
+from modelmill.release.staging import lift_hold, release_beside, roll_back, set_hold
+from modelmill.serving.control import find_node, run_folder, wait_until_applied
+from modelmill.serving.history import History
 from modelmill.settings import Settings
 from modelmill.store.blobs import blobs_of, pointers_of
 from modelmill.store.opening import Store, open_store
@@ -87,16 +87,16 @@ def deploy(settings: Settings, request: DeployRequest, progress: Progress = no_p
             _check_allowed(planned.outcome)
             progress("plan", {"outcome": planned.outcome})
             raise _asked(planned.outcome)
-        return _apply(store, settings, planned, request.reason or "deploy")
+        return _apply(store, settings, planned, request.reason or "deploy", None if request.detach else progress)
 
 
-def promote(settings: Settings, request: PromoteRequest, _: Progress = no_progress) -> DeployOutcome:
+def promote(settings: Settings, request: PromoteRequest, progress: Progress = no_progress) -> DeployOutcome:
     """Release a version that was built before to another environment; its bytes are those of every other environment."""
     if request.version is None or not request.environment:
         raise UsageError("a promotion needs a version and an environment", expected="modelmill promote 2 --to prod")
     with open_store(settings, create=False) as store:
         planned = make_plan(store, settings, request.environment, request.model, request.version)
-        return _apply(store, settings, planned, request.reason or "promotion")
+        return _apply(store, settings, planned, request.reason or "promotion", None if request.detach else progress)
 
 
 def _check_same(found: PlanOutcome, written: PlanOutcome | None, wanted: str | None) -> None:
@@ -149,13 +149,16 @@ def _asked(plan: PlanOutcome) -> ApprovalNeeded:
     )
 
 
-def _apply(store: Store, settings: Settings, planned: Planned, reason: str) -> DeployOutcome:
-    """Move the pointer as planned, and wait for the node."""
+def _apply(store: Store, settings: Settings, planned: Planned, reason: str, progress: Progress | None) -> DeployOutcome:
+    """Move the pointer as planned, and wait for the node; a canary is followed where there is somebody to tell."""
     began, plan = time.monotonic(), planned.outcome
     if not plan.nothing:
         _check_allowed(plan)
     if planned.candidate.map is None:
         raise NotFound(f"run {plan.version} of `{plan.model}` built nothing")
+    if planned.policy.steps and not plan.nothing:
+        rollout, begun = _begin_canary(store, settings, planned, planned.candidate.map, reason)
+        return _followed(store, rollout, begun, progress) if progress and begun.confirmed else begun
     found = release(
         store,
         plan.environment,
@@ -175,6 +178,57 @@ def _apply(store: Store, settings: Settings, planned: Planned, reason: str) -> D
         seconds=time.monotonic() - began,
         next=f"modelmill rollback {plan.model} {plan.environment}" if plan.before else "modelmill status",
     )
+
+
+def _begin_canary(
+    store: Store, settings: Settings, planned: Planned, fleet: Digest, reason: str
+) -> tuple[Rollout, DeployOutcome]:
+    """Have the candidate take its first step; the node's deployer takes the others, or takes it back."""
+    began, plan = time.monotonic(), planned.outcome
+    current, candidate = (decode(store.blobs.get(digest)) for digest in (planned.current_map, fleet))
+    check_answer_alike(current, candidate)
+    rollout = release_beside(
+        store,
+        plan.environment,
+        planned.model,
+        fleet,
+        planned.policy,
+        _traffic(settings, plan.environment, candidate),
+        expected=plan.before,
+        by=user_name(),
+        reason=reason,
+    )
+    control_s = time.monotonic() - began
+    confirmed = _wait(settings, plan.environment)
+    return rollout, DeployOutcome(
+        plan=plan,
+        release=rollout.candidate,
+        moved=False,
+        canary=rollout_facts(store, rollout),
+        confirmed=confirmed,
+        control_s=control_s,
+        seconds=time.monotonic() - began,
+        next="modelmill status" if confirmed else f"modelmill serve --env {plan.environment}",
+    )
+
+
+def _followed(store: Store, rollout: Rollout, begun: DeployOutcome, progress: Progress) -> DeployOutcome:
+    """Tell of a canary until it has ended; whoever interrupts that stops listening, not the canary."""
+    try:
+        canary = follow(store, rollout, progress)
+    except KeyboardInterrupt:
+        progress("line", {"text": "the canary goes on; modelmill status tells of it"})
+        return begun
+    done = canary.state == DONE
+    following = f"modelmill rollback {rollout.model} {rollout.environment}" if done else "modelmill history"
+    return msgspec.structs.replace(begun, moved=done, canary=canary, next=following)
+
+
+def _traffic(settings: Settings, environment: str, fleet: FleetMap) -> dict[Segment, int]:
+    """Return the segments among which a canary is drawn, each with how often it was asked in the last hour."""
+    history = History(run_folder(settings.store_folder, environment))
+    asked = history.asked(fleet.header.model, time.time() - 3600) if history.exists else {}
+    return {entry.segment: asked.get(format_segment(entry.segment), 0) for entry in fleet if entry.segment}
 
 
 def _wait(settings: Settings, environment: str) -> int:
@@ -335,19 +389,13 @@ def history(settings: Settings, request: HistoryRequest, _: Progress = no_progre
             for model, place in pairs
             for move in list_moves(store.database, place, model, request.limit)
         ]
-        with store.database.read() as c:
-            held = {f"{model} {place}": found for model, place in pairs if (found := find_hold(c, place, model))}
+        held = holds_of(store, pairs)
     newest = sorted(moves, key=lambda move: move.at, reverse=True)[: request.limit]
     return HistoryOutcome(
         moves=tuple(newest),
-        holds={name: _hold_text(found) for name, found in held.items()},
+        holds=held,
         next="modelmill status",
     )
-
-
-def _hold_text(found: Hold) -> str:
-    until: datetime | None = found.until
-    return f"{found.reason or 'on hold'}, by {found.by}{f', until {until:%Y-%m-%d %H:%M} UTC' if until else ''}"
 
 
 # ------------------------------------------------------------------ words

@@ -21,6 +21,7 @@ from modelmill.names import (
     parse_segment,
     parse_target,
 )
+from modelmill.orchestrator.canaries import holds_of, running_canaries
 from modelmill.orchestrator.importing import describe_snapshot
 from modelmill.orchestrator.outcomes import (
     FoundVersion,
@@ -51,7 +52,7 @@ from modelmill.registry.versions import (
     get_version,
     list_versions,
 )
-from modelmill.release.releasing import current_release, list_environments
+from modelmill.release.releasing import current_release, list_environments, republish
 from modelmill.serving.control import find_node
 from modelmill.settings import Settings
 from modelmill.store.locks import find_holder
@@ -64,19 +65,28 @@ _RUNTIMES = 4
 
 def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> StatusOutcome:
     """Say what was built, what is released and what runs; declared and running are told apart."""
-    node = find_node(settings.store_folder)
-    shown = node_facts(node) if node else None
+    running = [node for place in settings.places if (node := find_node(settings.store_folder, place))]
+    nodes = tuple(map(node_facts, running))
+    shown = nodes[0] if nodes else None
     if not (settings.store_folder / "keys").is_dir():
         return StatusOutcome(project=str(settings.root), store=str(settings.store_folder), next="modelmill up")
     with open_store(settings, create=False) as store:
         models = tuple(_model_status(store, name) for name in model_names(store))
         holder = find_holder(store.lock_path)
-    notices = () if shown is None or shown.healthy else (f"the node at {shown.url} does not answer as it should",)
+        places = list_environments(store.database)
+        for place in places:  # what was ordered while the database was away is written down before it is told
+            republish(store, place)
+        canaries = tuple(canary for place in places for canary in running_canaries(store, place))
+        holds = holds_of(store, [(ModelName(one.model), place) for one in models for place in places])
+    notices = tuple(f"the node at {node.url} does not answer as it should" for node in nodes if not node.healthy)
     return StatusOutcome(
         project=str(settings.root),
         store=str(settings.store_folder),
         models=models,
         node=shown,
+        nodes=nodes,
+        canaries=canaries,
+        holds=holds,
         holder=str(holder) if holder else "",
         notices=notices,
         next="modelmill up" if shown is None else f"modelmill show {models[0].model}" if models else "",

@@ -342,13 +342,43 @@ class PlanOutcome(Outcome, frozen=True, kw_only=True):
         return 3 if (self.unmet or self.hold) and not self.nothing else 0
 
 
+class CanaryFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A release that takes traffic step by step, as it is shown."""
+
+    environment: str
+    model: str
+    release: int
+    """The candidate."""
+    before: int
+    """What serves beside it, and what everybody gets when it is taken back."""
+    state: str
+    """``running``, ``done`` or ``stopped``"""
+    steps: tuple[str, ...]
+    step: int
+    """Which of the steps it is at, from 0 on."""
+    of: str
+    exposed: int
+    """Where segments are shared: how many the candidate answers for."""
+    step_s: float
+    """How long it has been at this step."""
+    hold_s: float
+    asked: int = 0
+    """Requests that the candidate answered so far."""
+    verdict: str = "undecided"
+    texts: tuple[str, ...] = ()
+    """What is known of each condition."""
+    why: str = ""
+    """Why it has ended, or taken its last step."""
+
+
 class DeployOutcome(Outcome, frozen=True, kw_only=True):
     """What `deploy` and `promote` did."""
 
     plan: PlanOutcome
     release: int
     moved: bool
-    """False where the environment served it already."""
+    """False where the environment served it already, or where a canary has only begun."""
+    canary: CanaryFacts | None = None
     confirmed: int = 0
     """Workers of its node that have applied it; 0 where none runs."""
     control_s: float = 0.0
@@ -356,6 +386,11 @@ class DeployOutcome(Outcome, frozen=True, kw_only=True):
     seconds: float = 0.0
     """Until the last worker had applied it."""
     next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 3 when the canary was taken back."""
+        return 3 if self.canary is not None and self.canary.state == "stopped" else 0
 
 
 class RollbackOutcome(Outcome, frozen=True, kw_only=True):
@@ -530,6 +565,12 @@ class StatusOutcome(Outcome, frozen=True, kw_only=True):
     store: str
     models: tuple[ModelStatus, ...] = ()
     node: NodeFacts | None = None
+    """The node of dev, else the first that runs."""
+    nodes: tuple[NodeFacts, ...] = ()
+    """Those of all environments."""
+    canaries: tuple[CanaryFacts, ...] = ()
+    holds: Mapping[str, str] = {}
+    """``model environment`` -> why nothing is released there."""
     holder: str = ""
     """Who is writing to the store now."""
     notices: tuple[str, ...] = ()

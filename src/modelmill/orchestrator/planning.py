@@ -30,7 +30,8 @@ from modelmill.registry.lock import lock_differences, read_lock
 from modelmill.registry.records import Run
 from modelmill.release.moving import find_hold
 from modelmill.release.policy import Policy, policy_of, unmet
-from modelmill.release.releasing import Release, current_release, republish
+from modelmill.release.releasing import current_release, republish
+from modelmill.release.rows import Release
 from modelmill.serving.control import find_node
 from modelmill.settings import Settings
 from modelmill.store.files import write_durably
@@ -61,6 +62,13 @@ class Planned(NamedTuple):
     current: Release | None
     candidate: Run
     policy: Policy
+
+    @property
+    def current_map(self) -> Digest:
+        """Return the map that is current; there is one wherever a canary is planned."""
+        if self.current is None:
+            raise AssertionError("nothing serves beside a first release")
+        return self.current.map
 
 
 def make_plan(store: Store, settings: Settings, environment: str, name: str | None, version: int | None) -> Planned:

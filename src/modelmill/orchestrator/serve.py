@@ -102,7 +102,13 @@ def _start(settings: Settings, request: ServeRequest, running: NodeInfo | None) 
         hot=not request.no_hot_path,
         log=log_plan(settings),
         name=declared.name,
+        watch=watch_plan(settings, request.environment),
     )
+
+
+def watch_plan(settings: Settings, environment: str) -> tuple[str, ...]:
+    """Return the command by which an environment's node has its canaries watched."""
+    return sys.executable, "-P", "-m", "modelmill.orchestrator.rolling", str(settings.root), environment
 
 
 def log_plan(settings: Settings) -> LogPlan:

@@ -15,12 +15,13 @@ from modelmill.orchestrator.outcomes import Progress, ReleaseFacts, UpOutcome, n
 from modelmill.orchestrator.project import open_project
 from modelmill.orchestrator.requests import TrainRequest, UpRequest
 from modelmill.orchestrator.rows import ENVIRONMENT
-from modelmill.orchestrator.serve import log_plan, node_facts, watch
+from modelmill.orchestrator.serve import log_plan, node_facts, watch, watch_plan
 from modelmill.orchestrator.training import Trained, train_in
 from modelmill.registry.fleet import decode
 from modelmill.registry.host import user_name
 from modelmill.release.pointers import find_published
-from modelmill.release.releasing import Release, current_release, release
+from modelmill.release.releasing import current_release, release
+from modelmill.release.rows import Release
 from modelmill.serving.control import (
     NodeInfo,
     check_port,
@@ -83,6 +84,7 @@ def _start(settings: Settings, store: Store, request: UpRequest) -> NodeInfo:
         workers=serve.workers,
         log=log_plan(settings),
         name=serve.name,
+        watch=watch_plan(settings, ENVIRONMENT),
     )
 
 

@@ -14,7 +14,7 @@ from modelmill.store.database import Database
 from modelmill.store.dialects import upsert
 from modelmill.store.tables import now
 
-RELEASE, ROLLBACK, HOLD, RESUME = "release", "rollback", "hold", "resume"
+RELEASE, CANARY, STOP, ROLLBACK, HOLD, RESUME = "release", "canary", "stop", "rollback", "hold", "resume"
 
 
 class Move(msgspec.Struct, frozen=True):
@@ -60,7 +60,11 @@ def release_before(c: Connection, environment: str, model: ModelName, current: i
     )
     query = select(moves.c.after).join(releases, its_release)
     query = query.where(moves.c.environment == environment, moves.c.model == model, releases.c.withdrawn == "")
-    query = query.where(moves.c.after != current).order_by(moves.c.id.desc()).limit(1)
+    query = (
+        query.where(moves.c.kind.in_((RELEASE, ROLLBACK)), moves.c.after != current)
+        .order_by(moves.c.id.desc())
+        .limit(1)
+    )
     found: int | None = c.execute(query).scalar()
     return found
 

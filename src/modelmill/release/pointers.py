@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Literal
 
 import msgspec
 
@@ -10,6 +11,23 @@ from modelmill.errors import BlobBroken, NotFound
 from modelmill.names import Digest, ModelName, parse_model_name
 from modelmill.registry.fleet import FleetMap, SignedMap
 from modelmill.store.blobs import Blobs, Pointers
+
+
+class Beside(msgspec.Struct, frozen=True):
+    """A second release that takes a part of the traffic."""
+
+    release: int
+    map: Digest
+    signature: bytes
+    of: Literal["requests", "segments"]
+    share: float
+    """Of the requests that it answers, where requests are shared."""
+    salt: str
+    """Which requests these are: a function of it and of their keys."""
+    ring: Digest | None = None
+    """Where segments are shared: the blob that lists those drawn for all steps, in their order."""
+    count: int = 0
+    """How many of these it answers for now."""
 
 
 class Pointer(msgspec.Struct, frozen=True):
@@ -23,6 +41,12 @@ class Pointer(msgspec.Struct, frozen=True):
     """The blob that names the maps of all versions; see `Versions`."""
     before: Pointer | None = None
     """What a roll-back goes back to: named here, so that it needs no database."""
+    beside: Beside | None = None
+    """The release of a canary."""
+
+    def alone(self) -> Pointer:
+        """Return the pointer without what is beside it."""
+        return msgspec.structs.replace(self, beside=None)
 
 
 class Versions(msgspec.Struct, frozen=True):
@@ -93,6 +117,7 @@ def order_rollback(pointers: Pointers, environment: str, model: ModelName, by: s
     if pointer.before is None:
         raise NotFound(f"there is no release before r{pointer.release} of `{model}` in {environment}")
     order = Order(model, pointer.release, pointer.before.release, datetime.now(UTC), by, reason)
+    # Without a canary: whoever goes back wants what was before, for everybody.
     back = msgspec.structs.replace(pointer.before, versions=pointer.versions)
     changed = msgspec.structs.replace(
         published,

@@ -43,7 +43,9 @@ moves = Table(
     Column("environment", ForeignKey("release_environment.name"), nullable=False),
     Column("model", Key, nullable=False),
     Column("at", MomentType, nullable=False),
-    Column("kind", Text, nullable=False, doc="``release``, ``rollback``, ``hold`` or ``resume``."),
+    Column(
+        "kind", Text, nullable=False, doc="``release``, ``canary``, ``stop``, ``rollback``, ``hold`` or ``resume``."
+    ),
     Column("before", Integer, nullable=False, doc="The release until then; 0 where there was none."),
     Column("after", Integer, nullable=False),
     Column("by", Text, nullable=False),

@@ -49,6 +49,8 @@ class NodeInfo(msgspec.Struct, frozen=True):
     """What is logged of the answers."""
     name: str = ""
     """A name under which requests may come although it has a dot; see `serving.door`."""
+    watch: tuple[str, ...] = ()
+    """The command that watches canaries; empty where nothing does."""
 
     @property
     def url(self) -> str:
@@ -115,6 +117,7 @@ def start_node(  # noqa: PLR0913 - a node and its options
     hot: bool = True,
     log: LogPlan = LogPlan(),  # noqa: B008 - immutable
     name: str = "",
+    watch: tuple[str, ...] = (),
     timeout_s: float = _READY_S,
 ) -> NodeInfo:
     """Start a node in the background and return once it answers; raises `PortInUse` or `NodeNotReady`."""
@@ -122,7 +125,17 @@ def start_node(  # noqa: PLR0913 - a node and its options
     token = "" if _is_local(host) else str(make_token(store))
     port = listening.getsockname()[1]
     info = NodeInfo(
-        0, host, port, environment, workers, datetime.now(UTC), hot=hot, token_file=token, log=log, name=name
+        0,
+        host,
+        port,
+        environment,
+        workers,
+        datetime.now(UTC),
+        hot=hot,
+        token_file=token,
+        log=log,
+        name=name,
+        watch=watch,
     )
     folder = run_folder(store, environment)
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,23 +22,37 @@ WINDOW_S = 60
 KEPT_S = 24 * 3600
 _TABLE = """
 CREATE TABLE IF NOT EXISTS asked (
-  model TEXT NOT NULL, segment TEXT NOT NULL, window INTEGER NOT NULL, worker INTEGER NOT NULL,
+  model TEXT NOT NULL, segment TEXT NOT NULL, release INTEGER NOT NULL, window INTEGER NOT NULL, worker INTEGER NOT NULL,
   count INTEGER NOT NULL, failed INTEGER NOT NULL, classes BLOB NOT NULL,
-  PRIMARY KEY (model, segment, window, worker)
+  PRIMARY KEY (model, segment, release, window, worker)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS asked_by_window ON asked (window, count);
 """
 _ADD = """
-INSERT INTO asked VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+INSERT INTO asked VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
   count = count + excluded.count, failed = failed + excluded.failed, classes = excluded.classes
 """
 _OF_ONE = (
     "SELECT window, count, failed, classes FROM asked WHERE model = ? AND segment = ? AND window >= ? ORDER BY window"
 )
 _SUMS = """
-SELECT model, segment, sum(count) AS asked, sum(failed) AS failed FROM asked WHERE window >= ?
+SELECT model, segment, sum(count) AS asked, sum(failed) AS failed FROM asked WHERE window >= ? AND segment <> ''
 GROUP BY model, segment ORDER BY failed DESC, asked DESC, model, segment LIMIT ?
 """
+_SIDES = "SELECT release, count, failed, classes FROM asked WHERE model = ? AND segment = '' AND window >= ?"
+_ASKED = "SELECT segment, sum(count) FROM asked WHERE model = ? AND segment <> '' AND window >= ? GROUP BY segment"
+_ALL = ""
+"""Stands for all segments of a release together; no segment is written so."""
+
+
+class Seen(NamedTuple):
+    """What one release of a model was asked over a time."""
+
+    asked: int
+    failed: int
+    """How often its own model gave no usable answer, or nobody could."""
+    classes: Counts
+    """Requests by class of their latency, see `meters`."""
 
 
 class Point(NamedTuple):
@@ -74,7 +88,8 @@ class History:
         """Add what a worker has counted to the minute that it is now."""
         window = int((time.time() if now is None else now) // WINDOW_S * WINDOW_S)
         self._pending = {key: classes for key, classes in self._pending.items() if key[1] == window}
-        rows = [self._row(place, window, worker, counted) for place, counted in taken.items()]
+        counts = [*taken.items(), *_by_release(taken)]
+        rows = [self._row(place, window, worker, counted) for place, counted in counts]
         with closing(self._connect()) as database, database:
             database.executemany(_ADD, rows)
             database.execute("DELETE FROM asked WHERE window < ?", (window - KEPT_S,))
@@ -94,6 +109,28 @@ class History:
             by_window.setdefault(window, []).append(rest)
         return [_point(window, of_workers) for window, of_workers in by_window.items()]
 
+    def sides(self, model: str, since: float) -> dict[int, Seen]:
+        """Return what each release of a model was asked since the minute of a moment."""
+        with closing(self._connect()) as database:
+            rows = database.execute(_SIDES, (model, int(since // WINDOW_S * WINDOW_S))).fetchall()
+        found: dict[int, list[Any]] = {}
+        for release, *rest in rows:
+            found.setdefault(release, []).append(rest)
+        return {
+            release: Seen(sum(r[0] for r in some), sum(r[1] for r in some), added(_counts(r[2]) for r in some))
+            for release, some in found.items()
+        }
+
+    @property
+    def exists(self) -> bool:
+        """Return whether anything was ever counted."""
+        return self._path.exists()
+
+    def asked(self, model: str, since: float) -> dict[str, int]:
+        """Return how often each segment of a model was asked since a moment."""
+        with closing(self._connect()) as database:
+            return dict(database.execute(_ASKED, (model, int(since))).fetchall())
+
     def worst(self, most: int, since: float) -> list[Burden]:
         """Return the segments whose own models failed most often, then those that were asked most."""
         with closing(self._connect()) as database:
@@ -104,6 +141,19 @@ class History:
         database.execute("PRAGMA synchronous = OFF")
         database.executescript(_TABLE)
         return database
+
+
+def _by_release(taken: Mapping[Place, Counted]) -> Iterator[tuple[Place, Counted]]:
+    """Yield the counts of all segments of each release together: few rows, where segments may be thousands."""
+    releases: dict[tuple[str, int], list[Counted]] = {}
+    for (model, _, release), counted in taken.items():
+        releases.setdefault((model, release), []).append(counted)
+    for (model, release), several in releases.items():
+        classes: Counter[int] = Counter()
+        for counted in several:
+            classes.update(counted.classes)
+        times, failed = sum(one.times for one in several), sum(one.failed for one in several)
+        yield (model, _ALL, release), Counted(times, failed, classes)
 
 
 def _point(window: int, of_workers: Sequence[tuple[int, int, bytes]]) -> Point:

@@ -16,8 +16,8 @@ BOUNDS: tuple[float, ...] = tuple(1e-6 * 1.2**power for power in range(CLASSES -
 """Seconds; class n holds latencies below bound n and from bound n - 1 on."""
 
 Counts = Sequence[int]
-Place = tuple[str, str]
-"""A model and one of its segments, as text; all segments that the model does not know are `UNKNOWN`."""
+Place = tuple[str, str, int]
+"""A model, one of its segments, as text, and the release that answered; segments that it does not know are `UNKNOWN`."""
 UNKNOWN = "*"
 
 

@@ -25,15 +25,19 @@ import msgspec
 
 from modelmill.data.journal import is_closed, list_journals
 from modelmill.errors import ModelmillError
+from modelmill.release.pointers import find_published
 from modelmill.serving.control import NodeOrder, node_command, node_file
 from modelmill.serving.state import FREE, MOST_WORKERS, NodeState, make_state
 from modelmill.serving.worker import WorkerOrder, run_worker
+from modelmill.store.blobs import pointers_of
 
 _POLL_S = 0.05
 _DRAIN_S = 15.0
 _READY_S = 30.0
 _SETTLE_S = 60.0
 """How often the node looks whether a journal was closed."""
+_WATCH_S = 1.0
+"""How often the node looks whether a canary runs that nobody watches."""
 _MOST_FILES = 65_536
 _CRASH_LOOP_S = 2.0
 """A worker that dies younger than this, and before it has served, is replaced only after as long."""
@@ -55,6 +59,8 @@ class Node:
         self.signals: set[int] = set()
         self.settler: subprocess.Popen[bytes] | None = None
         self.settles_at = time.monotonic() + _SETTLE_S
+        self.watcher: subprocess.Popen[bytes] | None = None
+        self.watches_at = 0.0
 
     def run(self) -> None:
         """Keep the workers alive until a signal ends the node, or makes it start anew."""
@@ -65,6 +71,7 @@ class Node:
             while not self._is_stopping():
                 self._keep_alive()
                 self._settle_log()
+                self._watch_canaries()
                 if signal.SIGHUP in self.signals:
                     self._start_anew()
                 time.sleep(_POLL_S)
@@ -125,6 +132,16 @@ class Node:
         self.settles_at = time.monotonic() + _SETTLE_S
         if any(map(_is_closed, list_journals(Path(self.info.log.folder)))):
             self.settler = subprocess.Popen(self.info.log.settle, stdin=subprocess.DEVNULL)  # noqa: S603 - our own module
+
+    def _watch_canaries(self) -> None:
+        """Have canaries watched while there are any, by a process of its own; one that has ended is started again."""
+        if time.monotonic() < self.watches_at or not self.info.watch:
+            return
+        self.watches_at = time.monotonic() + _WATCH_S
+        if self.watcher is not None and self.watcher.poll() is None:
+            return
+        if _has_canary(self.store, self.info.environment):
+            self.watcher = subprocess.Popen(self.info.watch, stdin=subprocess.DEVNULL)  # noqa: S603 - our own module
 
     # ---------------------------------------------------------------- starting anew
 
@@ -217,6 +234,15 @@ def _is_closed(journal: Path) -> bool:
         return is_closed(journal)
     except ModelmillError:
         return False
+
+
+def _has_canary(store: Path, environment: str) -> bool:
+    """Return whether a release takes traffic beside another."""
+    try:
+        published = find_published(pointers_of(store), environment)
+    except ModelmillError:
+        return False
+    return published is not None and any(pointer.beside for pointer in published.models.values())
 
 
 def _age(born: float) -> float:

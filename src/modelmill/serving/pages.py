@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from modelmill.errors import FieldInvalid, NodeNotReady, RouteUnknown
 from modelmill.names import format_segment, parse_target
 from modelmill.serving import protocol
-from modelmill.serving.applied import Applied, ServedModel
+from modelmill.serving.applied import Applied, Model
 from modelmill.serving.calls import ASKED, MODEL, VERSION, Call, Reply, plain_target, reply_of
 from modelmill.serving.history import Point
 from modelmill.serving.metrics import CONTENT_TYPE
@@ -136,11 +136,11 @@ class Pages:
         ]
         return reply_of(served)
 
-    async def _at(self, target: str, version: str | None) -> ServedModel:
+    async def _at(self, target: str, version: str | None) -> Model:
         model = self._model(target)
         return await model.open_version(int(version)) if version else model
 
-    def _model(self, target: str) -> ServedModel:
+    def _model(self, target: str) -> Model:
         name, _ = parse_target(plain_target(target))
         return self._served.serving().get(name)
 

@@ -7,7 +7,7 @@ Transports know nothing of models: they hand over a `Call` and send a `Reply`. T
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from modelmill.errors import BodyUnreadable, NodeNotReady
 from modelmill.model.decoding import read_json
 from modelmill.names import Segment, parse_target
 from modelmill.serving import invocations, protocol
-from modelmill.serving.applied import Answered, Applied, ServedModel, describe_answers
+from modelmill.serving.applied import Applied, Model
 from modelmill.serving.calls import (
     INFER,
     INVOCATIONS,
@@ -31,18 +31,21 @@ from modelmill.serving.calls import (
 )
 from modelmill.serving.door import Door
 from modelmill.serving.log import PredictionLog, as_logged
-from modelmill.serving.meters import Meters
+from modelmill.serving.meters import Meters, Place
 from modelmill.serving.pages import Host, Pages
-from modelmill.serving.quick import Choice, Found, Quick
+from modelmill.serving.quick import Choice, Found, Quick, SplitQuick
+from modelmill.serving.served import Answered, describe_answers
+from modelmill.serving.split import Split
 
 _MOST_TARGETS = 100_000
+_NOBODY: Sequence[tuple[Place, bool]] = ()
 
 
 class Target(NamedTuple):
     """What an address names: how a model is asked, which, and the segment in the address."""
 
     ask: Callable[[Plane, Target, Call], Question]
-    model: ServedModel
+    model: Model
     segment: Segment | None
     quick: Callable[[bytes, Segment | None, Choice | None], Found | None] | None
     """The quick way, where the model has one."""
@@ -73,7 +76,7 @@ class Plane:
         """How many bytes have come of bodies that are still arriving, over all connections."""
         self._targets: dict[bytes, Target] = {}
         self._targets_of: Applied | None = None
-        self._quick: dict[ServedModel, Quick] = {}
+        self._quick: dict[Model, Quick | SplitQuick] = {}
 
     # ---------------------------------------------------------------- the two ways in
 
@@ -117,26 +120,26 @@ class Plane:
             reply = question.tell(answered)
         except Exception as error:  # noqa: BLE001 - the border: no request may see a traceback
             reply = refusal(error)
-            self.meters.count(reply.status, perf_counter() - began)
+            self.meters.count(reply.status, perf_counter() - began, _failed_at(error))
             return reply
         return self._counted(reply, call, target.model, answered, began)
 
-    def _counted(self, reply: Reply, call: Call, model: ServedModel, answered: Answered, began: float) -> Reply:
+    def _counted(self, reply: Reply, call: Call, model: Model, answered: Answered, began: float) -> Reply:
         """Count and log an answer of the general way; return it with the request's id."""
         seconds = perf_counter() - began
-        self.meters.count(reply.status, seconds, answered.about(model.header.model))
+        self.meters.count(reply.status, seconds, answered.about())
         share = self._log.share(model.header.model)
         if not share:
             return reply
         parts = [
             (as_logged(who), (began, seconds, inputs, numbers), rows)
-            for who, inputs, numbers, rows in answered.logged(model)
+            for who, inputs, numbers, rows in answered.logged()
         ]
         return reply._replace(request=self._log.keep_parts(parts, share, call.request))
 
     async def respond(self, call: Call) -> Reply:
         """Return the reply to a call."""
-        began = perf_counter()
+        began, failed = perf_counter(), _NOBODY
         try:
             self._door.check(call)
             target = self._target(call) if call.method == "POST" else None
@@ -144,9 +147,9 @@ class Plane:
                 return await self._answer(call, target, began)
             reply = await self._pages.answer(call)
         except Exception as error:  # noqa: BLE001 - the border: no request may see a traceback
-            reply = refusal(error)
+            reply, failed = refusal(error), _failed_at(error)
         if call.method == "POST":  # what asks for answers; health checks would drown them
-            self.meters.count(reply.status, perf_counter() - began)
+            self.meters.count(reply.status, perf_counter() - began, failed)
         return reply
 
     async def _answer(self, call: Call, target: Target, began: float) -> Reply:
@@ -204,12 +207,19 @@ class Plane:
         self._targets.pop(call.path, None)
         return target._replace(model=model, opens=0)
 
-    def _quick_way(self, model: ServedModel) -> Quick | None:
+    def _quick_way(self, model: Model) -> Quick | SplitQuick | None:
         """Return the quick way to a model's single answers, where all of them are given in this process."""
         if not model.is_packed:
             return None
         share = self._log.share(model.header.model)
-        return self._quick.get(model) or self._quick.setdefault(model, Quick(model, self.meters, share))
+        found = self._quick.get(model)
+        if found is None:
+            if isinstance(model, Split) and model.by_requests:
+                found = SplitQuick(model, self.meters, share)
+            else:
+                found = Quick(model, self.meters, share)
+            self._quick[model] = found
+        return found
 
     def predict(self, target: Target, call: Call) -> Question:
         """Read an object or a list of objects, to be answered by one answer or a list of answers."""
@@ -218,7 +228,7 @@ class Plane:
         invocations.check_count(len(batch))
 
         def tell(answered: Answered) -> Reply:
-            told = describe_answers(model, answered)
+            told = describe_answers(answered)
             return reply_of(told if is_list else told[0])
 
         return Question(batch, tell)
@@ -252,6 +262,12 @@ class Plane:
             return reply_of({"predictions": invocations.predictions(model.header.labels, answered.numbers())})
 
         return Question(model.parser.batch(rows), tell)
+
+
+def _failed_at(error: Exception) -> Sequence[tuple[Place, bool]]:
+    """Return whose failure an error was, where it was a model's."""
+    place = getattr(error, "place", None)
+    return [] if place is None else [(place, True)]
 
 
 def _json_bytes(call: Call) -> int | None:

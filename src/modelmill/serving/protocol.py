@@ -23,7 +23,8 @@ from modelmill.model.decoding import MOST_ROWS, UNREADABLE, may_repeat, refuse_d
 from modelmill.model.request import Batch, RequestParser
 from modelmill.model.values import key_of_text
 from modelmill.names import Segment
-from modelmill.serving.applied import Answered, ServedModel
+from modelmill.serving.applied import Model
+from modelmill.serving.served import Answered
 
 MATRIX = "x"
 """The input that holds all features at once."""
@@ -117,7 +118,7 @@ def read_request(body: bytes, json_bytes: int | None) -> tuple[InferRequest, mem
     return request, memoryview(body)[len(text) :]
 
 
-def batch_of(model: ServedModel, request: InferRequest, behind: memoryview, address: Segment | None) -> Batch:
+def batch_of(model: Model, request: InferRequest, behind: memoryview, address: Segment | None) -> Batch:
     """Return the rows of a request; raises as `RequestParser.read` does."""
     parser = model.parser
     columns: dict[str, Any] = {}
@@ -315,7 +316,7 @@ def _wrong(tensor: Input, what: str, **parts: str) -> FieldInvalid:
 # ---------------------------------------------------------------- replies
 
 
-def reply_to(model: ServedModel, request: InferRequest, answered: Answered) -> Reply:
+def reply_to(model: Model, request: InferRequest, answered: Answered) -> Reply:
     """Return the reply to a request: the outputs that it asks for, or all, as JSON or bytes as it asks."""
     header = model.header
     numbers = answered.numbers()
@@ -332,7 +333,7 @@ def reply_to(model: ServedModel, request: InferRequest, answered: Answered) -> R
             outputs[name].data = _to_json(outputs[name])
     reply = InferReply(
         model_name=header.model,
-        model_version=str(header.run),
+        model_version=str(answered.run()),
         outputs=[outputs[name] for name in chosen],
         parameters={"pooled": answered.pooled()},
         id=request.id,
@@ -371,7 +372,7 @@ def _to_bytes(output: Output) -> bytes:
 # ---------------------------------------------------------------- metadata
 
 
-def metadata_of(model: ServedModel) -> dict[str, Any]:
+def metadata_of(model: Model) -> dict[str, Any]:
     """Return a model's metadata."""
     header = model.header
     target = header.spec.target

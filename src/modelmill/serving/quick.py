@@ -26,12 +26,13 @@ from modelmill.model.decoding import Values, may_repeat
 from modelmill.model.fitted import Floats, as_matrix
 from modelmill.model.request import Batch
 from modelmill.names import Segment, format_segment
-from modelmill.registry.fleet import NOT_BUILT, Entry
+from modelmill.registry.fleet import Entry
 from modelmill.serving import protocol
-from modelmill.serving.applied import ServedModel
 from modelmill.serving.log import as_logged
-from modelmill.serving.meters import UNKNOWN, Meter, Meters
+from modelmill.serving.meters import Meter, Meters
 from modelmill.serving.protocol import MATRIX, NUMBERS
+from modelmill.serving.served import ServedModel
+from modelmill.serving.split import Split
 
 _MOST_CHOICES = 100_000
 _encode = msgspec.json.Encoder().encode
@@ -109,7 +110,7 @@ Tell = Callable[[Choice, list[float]], bytes]
 class Quick:
     """Answers single rows of one model."""
 
-    def __init__(self, model: ServedModel, meters: Meters, share: float) -> None:
+    def __init__(self, model: ServedModel | Split, meters: Meters, share: float) -> None:
         """Take a served model, all of whose entries are packed, what counts its answers, and which share is logged."""
         self._model, self._parser, self._meters, self._share = model, model.parser, meters, share
         self._labels = model.header.labels
@@ -131,6 +132,13 @@ class Quick:
         try:
             values = self._parser.read_one(body, address)
             return None if values is None else self._of_row(values, here, self._tell)
+        except _LEFT_TO_THE_GENERAL_WAY:
+            return None
+
+    def of_row(self, values: Values, *, v2: bool) -> Found | None:
+        """Return the answer to a row that was read; None for the general way."""
+        try:
+            return self._of_row(values, None, self._tell_v2 if v2 else self._tell)
         except _LEFT_TO_THE_GENERAL_WAY:
             return None
 
@@ -192,6 +200,11 @@ class Quick:
 
     def _of_inputs(self, body: bytes, address: Segment | None, here: Choice | None) -> Found | None:
         """Answer a request with one input a field."""
+        values = self.read_inputs(body, address)
+        return None if values is None else self._of_row(values, here, self._tell_v2)
+
+    def read_inputs(self, body: bytes, address: Segment | None) -> Values | None:
+        """Return the row of a request with one input a field, None for the general way."""
         inputs = _decode_inputs(body).inputs
         if may_repeat(body, 1 + 4 * len(inputs)):
             return None
@@ -207,9 +220,7 @@ class Quick:
                 return None
             row[tensor.name] = tensor.data[0]
         values = self._parser.convert_one(row, address)
-        if values is None or len(row) != len(inputs):
-            return None
-        return self._of_row(values, here, self._tell_v2)
+        return values if len(row) == len(inputs) else None
 
     def _tell_v2(self, choice: Choice, found: list[float]) -> bytes:
         first, between, last = choice.v2
@@ -230,13 +241,13 @@ class Quick:
 
     def _find_choice(self, segment: Segment) -> Choice:
         """Return what answers for a segment; raises what `ServedModel` does where there is nothing."""
-        entry, why = self._model.entry_for(segment)
-        model = self._model.open_packed(entry)
+        side = self._model.side_at(segment)
+        entry, why = side.entry_for(segment)
+        model = side.open_packed(entry)
         before = open_program(model.programs.before) if model.programs.before else None
-        place = (self._model.header.model, UNKNOWN if why == NOT_BUILT else format_segment(segment))
-        told = self._named_pieces(segment, entry, why), self._v2_pieces(why)
-        logged = as_logged(self._model.answerer(segment, entry, why))
-        return Choice(model, before, *told, self._meters.of(place), logged, self._share)
+        told = self._named_pieces(segment, entry, why), self._v2_pieces(side.header.run, why)
+        logged = as_logged(side.answerer(segment, entry, why))
+        return Choice(model, before, *told, self._meters.of(side.place_of(segment, why)), logged, self._share)
 
     def _named_pieces(self, segment: Segment, entry: Entry, why: str) -> tuple[bytes, ...]:
         header = self._model.header
@@ -250,12 +261,45 @@ class Quick:
         opened = b',"probabilities":{' + names[0]
         return first, opened, *(b"," + name for name in names[1:]), b"}" + end
 
-    def _v2_pieces(self, why: str) -> tuple[bytes, bytes, bytes]:
+    def _v2_pieces(self, run: int, why: str) -> tuple[bytes, bytes, bytes]:
         header = self._model.header
-        about = _encode(header.model), _encode(str(header.run)), _encode(header.spec.target.name)
+        about = _encode(header.model), _encode(str(run)), _encode(header.spec.target.name)
         first = b'{"model_name":%b,"model_version":%b,"outputs":[{"name":%b,"datatype":' % about
         last = b'}],"parameters":{"pooled":%d}}' % bool(why)
         if not self._labels:
             return first + b'"FP64","shape":[1],"data":', b"", last
         between = b']},{"name":"probabilities","datatype":"FP64","shape":[1,%d],"data":' % len(self._labels)
         return first + b'"BYTES","shape":[1],"data":[', between, last
+
+
+class SplitQuick:
+    """Answers single rows of one model where two releases share its requests: which of them, the row says."""
+
+    def __init__(self, split: Split, meters: Meters, share: float) -> None:
+        """Take both, all of whose entries are packed."""
+        self._split = split
+        self._of = {side: Quick(side, meters, share) for side in split.sides}
+        self._reader = self._of[split.stable]
+
+    def predict(self, body: bytes, address: Segment | None, _: Choice | None) -> Found | None:
+        """Return the answer to one object of named fields, None for the general way."""
+        try:
+            values = self._split.parser.read_one(body, address)
+        except _LEFT_TO_THE_GENERAL_WAY:
+            return None
+        return None if values is None else self._answer(values, v2=False)
+
+    def infer(self, body: bytes, address: Segment | None, _: Choice | None) -> Found | None:
+        """Return the reply to an inference request for one row of named inputs, None for the general way."""
+        try:
+            values = self._reader.read_inputs(body, address)
+        except _LEFT_TO_THE_GENERAL_WAY:
+            return None
+        return None if values is None else self._answer(values, v2=True)
+
+    def _answer(self, values: Values, *, v2: bool) -> Found | None:
+        return self._of[self._split.side_of_values(values)].of_row(values, v2=v2)
+
+    def choice_at(self, _: Segment | None) -> Choice | None:
+        """Return None: an address alone does not say who answers."""
+        return None

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from modelmill.serving.log import LogPlan, PredictionLog
 from modelmill.serving.meters import added, quantile
 from modelmill.serving.metrics import WORST, Facts, LogFacts, ModelFacts, exposition
 from modelmill.serving.plane import Plane
+from modelmill.serving.served import ServedModel
 from modelmill.serving.state import NodeState, WorkerState
 from modelmill.store.blobs import pointers_of
 from modelmill.store.tokens import read_token
@@ -124,7 +126,7 @@ class Worker:
         polling.cancel()
         self.log.finish()
         if self.plane.applied is not None:
-            await asyncio.gather(*(model.close() for model in self.plane.applied.models.values()))
+            await asyncio.gather(*(model.close() for model in self.plane.applied.releases))
 
     async def _first_look(self) -> None:
         """Map what is published before the first connection is taken: nobody waits for it then."""
@@ -174,7 +176,7 @@ class Worker:
         return not applied.unopened or time.monotonic() < self._retry_at
 
     def _close_later(self, before: Applied, now: Applied) -> None:
-        replaced = [model for name, model in before.models.items() if now.models.get(name) is not model]
+        replaced = before.releases - now.releases
         if replaced:
             task = asyncio.create_task(_close(replaced))
             self._closing.add(task)
@@ -302,7 +304,7 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(1000 * seconds, 4)
 
 
-async def _close(replaced: list[Any]) -> None:
+async def _close(replaced: Collection[ServedModel]) -> None:
     await asyncio.sleep(_GRACE_S)
     for model in replaced:
         with suppress(ModelmillError):

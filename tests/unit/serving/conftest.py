@@ -14,11 +14,12 @@ from modelmill.model.schema import SchemaSpec
 from modelmill.names import ModelName, Segment, digest_of
 from modelmill.registry.fleet import Entry, FleetMap, Header, sign
 from modelmill.release.pointers import Pointer
-from modelmill.serving.applied import Applied, ServedModel
+from modelmill.serving.applied import Applied
 from modelmill.serving.door import Door
 from modelmill.serving.history import Point
 from modelmill.serving.log import LogPlan, PredictionLog
 from modelmill.serving.plane import Plane
+from modelmill.serving.served import ServedModel
 from modelmill.store.blobs import blobs_of
 from modelmill.store.packs import PackWriter
 from modelmill.store.signing import SigningKey

@@ -50,7 +50,7 @@ def test_requests_are_counted_by_their_end() -> None:
 
 def count(meters: Meters, segment: str, times: int, *, failed: bool = False) -> None:
     for _ in range(times):
-        meters.count(200, 0.001, [(("sales", segment), failed)])
+        meters.count(200, 0.001, [(("sales", segment, 1), failed)])
 
 
 def test_the_minutes_of_a_segment_add_over_workers(tmp_path: Path) -> None:

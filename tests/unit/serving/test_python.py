@@ -18,8 +18,9 @@ from modelmill.names import ModelName, digest_of
 from modelmill.registry.facts import capture_code
 from modelmill.registry.fleet import Entry, FleetMap, Header, sign
 from modelmill.release.pointers import Pointer, Published
-from modelmill.serving.applied import Applied, ServedModel, apply
+from modelmill.serving.applied import Applied, apply
 from modelmill.serving.python import PythonRuntime
+from modelmill.serving.served import ServedModel
 from modelmill.store.blobs import blobs_of
 from modelmill.store.packs import PackWriter
 from modelmill.store.signing import SigningKey
@@ -267,7 +268,7 @@ def test_a_nan_is_answered_by_the_pooled_model(released: Released) -> None:
             assert part.entry.segment == ()
             assert part.why
         finally:
-            await model.close()
+            await model.sides[0].close()
 
     asyncio.run(run())
 
@@ -280,7 +281,7 @@ def test_a_broken_release_leaves_the_one_before(released: Released) -> None:
         now: Applied = await apply(released.store, Published("dev", 2, {name: damaged}), good)
         assert now.models[name] is good.models[name]
         assert "release 2" in now.broken[name]
-        await now.models[name].close()
+        await now.models[name].sides[0].close()
 
     asyncio.run(run())
 
@@ -296,7 +297,7 @@ def test_damage_is_told_and_the_pooled_model_answers(tmp_path: Path) -> None:
         try:
             (part,) = (await now.models[NAME].answer(row(2, store="B"))).parts
         finally:
-            await now.models[NAME].close()
+            await now.models[NAME].sides[0].close()
         assert (part.entry.segment, part.numbers.tolist()) == ((), [2])
         assert "release 1 is damaged: entry" in now.broken[NAME]
         assert not now.unopened  # so nothing is opened again and again
@@ -338,6 +339,6 @@ def test_one_damaged_byte_and_the_release_before_serves_on(tmp_path: Path) -> No
         assert repaired.models[NAME].pointer.release == 2
         assert not repaired.broken
         for model in (before.models[NAME], repaired.models[NAME]):
-            await model.close()
+            await model.sides[0].close()
 
     asyncio.run(run())

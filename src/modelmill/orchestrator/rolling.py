@@ -1,0 +1,202 @@
+"""The deployer: looks at a canary again and again, takes its next step, or takes it back.
+
+Run by the node that serves it, as ``python -m modelmill.orchestrator.rolling PROJECT ENVIRONMENT``, and again whenever it
+has ended while a canary still runs. All that it knows is in rows: it may be killed at any moment, and several may run.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from modelmill.errors import Conflict, ModelmillError
+from modelmill.names import ModelName
+from modelmill.release.analysis import ALPHA, Comparison, Verdict, Window, against_limit, overall
+from modelmill.release.policy import Limit
+from modelmill.release.rollouts import RUNNING, Look, Rollout, list_looks, open_rollout, record_look
+from modelmill.release.staging import advance, stop
+from modelmill.serving.control import run_folder
+from modelmill.serving.history import History, Seen
+from modelmill.serving.meters import BOUNDS, quantile
+from modelmill.settings import load_settings
+from modelmill.store.opening import Store, open_store
+from modelmill.store.tables import now
+
+LOOK_S = 2.0
+"""How often is looked."""
+_BY = "the deployer"
+_SLOWER = 2.0
+"""A request is slow beside the other side's, where nothing is declared, when it takes this many times its 99th percentile."""
+_P99_SHARE = 0.01
+_ENOUGH = 200
+"""How many requests the current release has to have answered before its own 99th percentile is taken for one."""
+_EMPTY = Seen(0, 0, (0,) * len((*BOUNDS, 0)))
+
+
+class Judged(NamedTuple):
+    """What is known of a canary now."""
+
+    verdict: Verdict
+    texts: list[str]
+    """A line each condition: ``error_rate > 0.01: 0 of 412, pass``."""
+    why: str
+    """What has failed, or what is not known yet."""
+
+
+class Deployer:
+    """Watches one rollout."""
+
+    def __init__(self, store: Store, history: History, rollout: Rollout) -> None:
+        """Take what the node has counted, and how far the rollout has come."""
+        self.store, self.history, self.rollout = store, history, rollout
+
+    def look(self) -> Rollout:
+        """Look once: write down what is new, and do what follows from all that was seen."""
+        looks = list_looks(self.store.database, self.rollout)
+        seen = self._new(looks)
+        record_look(self.store.database, self.rollout, len(looks), seen)
+        judged = judge(self.rollout, [*looks, Look(now(), self.rollout.step, seen)])
+        if judged.verdict == "fail":
+            return stop(self.store, self.rollout, judged.why, _BY)
+        held_s = (now() - self.rollout.step_at).total_seconds()
+        if held_s >= self.rollout.policy.hold_s and judged.verdict == "pass":
+            return advance(self.store, self.rollout, "; ".join(judged.texts), _BY)
+        return self.rollout
+
+    def _new(self, looks: Sequence[Look]) -> dict[str, Any]:
+        """Return what both sides were asked since the look before, and all that the node has counted so far."""
+        sides = self.history.sides(self.rollout.model, self.rollout.began_at.timestamp())
+        candidate, other = (sides.get(number, _EMPTY) for number in (self.rollout.candidate, self.rollout.before))
+        counted = {"candidate": _numbers(candidate), "other": _numbers(other)}
+        before: Mapping[str, Any] = looks[-1].seen["counted"] if looks else self._first(counted)
+        return {name: _since(counted[name], before[name]) for name in counted} | {"counted": counted}
+
+    def _first(self, counted: dict[str, Any]) -> dict[str, Any]:
+        """Return what to count from: what the other side was asked in the same minute, before it all began, is not of it."""
+        return {"candidate": _numbers(_EMPTY), "other": counted["other"]}
+
+
+def _numbers(seen: Seen) -> dict[str, Any]:
+    return {"asked": seen.asked, "failed": seen.failed, "classes": list(seen.classes)}
+
+
+def _since(now_: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    classes = [max(0, one - other) for one, other in zip(now_["classes"], before["classes"], strict=True)]
+    return {
+        "asked": max(0, now_["asked"] - before["asked"]),
+        "failed": max(0, now_["failed"] - before["failed"]),
+        "classes": classes,
+    }
+
+
+# ------------------------------------------------------------------ judging
+
+
+def judge(rollout: Rollout, looks: Sequence[Look]) -> Judged:
+    """Judge a rollout by all that was seen of it: fail where one condition is proven broken, pass where all are proven met.
+
+    Beside what is declared two things are always looked at: whether the candidate fails more often than the release beside
+    it, and whether it is much slower. The chance of a false alarm is shared by all of them.
+    """
+    conditions = rollout.policy.abort
+    alpha = ALPHA / (len(conditions) + 2)
+    verdicts: list[Verdict] = []
+    texts: list[str] = []
+    for limit in conditions:
+        verdict, text = _against(limit, looks, alpha)
+        verdicts.append(verdict)
+        texts.append(f"{limit}: {text}, {'proven' if verdict == 'fail' else verdict}")
+    for text in filter(None, (_fails_more(looks, alpha), _is_slower(looks, alpha))):
+        verdicts.append("fail")
+        texts.append(text)
+    verdict = overall(verdicts)
+    failed = [text for one, text in zip(verdicts, texts, strict=True) if one == verdict]
+    return Judged(verdict, texts, "; ".join(failed) if verdict != "pass" else "")
+
+
+def _against(limit: Limit, looks: Sequence[Look], alpha: float) -> tuple[Verdict, str]:
+    asked = sum(look.seen["candidate"]["asked"] for look in looks)
+    if limit.quantity == "error_rate":
+        bad = sum(look.seen["candidate"]["failed"] for look in looks)
+        return against_limit(bad, asked, limit.limit, alpha), f"{bad:,} of {asked:,}"
+    if limit.quantity == "p99_ms":
+        slow = sum(_slower_than(look.seen["candidate"]["classes"], limit.limit / 1000) for look in looks)
+        return against_limit(slow, asked, _P99_SHARE, alpha), f"{slow:,} of {asked:,} above {limit.limit:g} ms"
+    return "undecided", "no labels"
+
+
+def _fails_more(looks: Sequence[Look], alpha: float) -> str:
+    compared = Comparison(
+        Window(*(look.seen[side][name] for side in ("candidate", "other") for name in ("failed", "asked")))
+        for look in looks
+    )
+    if not compared.is_worse(alpha):
+        return ""
+    texts = [
+        f"{sum(look.seen[side]['failed'] for look in looks):,} of {sum(look.seen[side]['asked'] for look in looks):,}"
+        for side in ("candidate", "other")
+    ]
+    return f"it fails more often than what serves beside it: {texts[0]} beside {texts[1]}"
+
+
+def _is_slower(looks: Sequence[Look], alpha: float) -> str:
+    """Compare how many requests are slow; what slow is, the other side's first requests say, which are not compared."""
+    compared, first, limit_s = Comparison(), [0] * len(_EMPTY.classes), 0.0
+    for look in looks:
+        other = look.seen["other"]["classes"]
+        if not limit_s:
+            first = [one + more for one, more in zip(first, other, strict=True)]
+            limit_s = _SLOWER * (quantile(first, 0.99) or 0.0) if sum(first) >= _ENOUGH else 0.0
+            continue
+        candidate = look.seen["candidate"]["classes"]
+        compared.add(Window(_slower_than(candidate, limit_s), sum(candidate), _slower_than(other, limit_s), sum(other)))
+    if not compared.is_worse(alpha):
+        return ""
+    return f"it takes more than {1000 * limit_s:.3g} ms more often than what serves beside it"
+
+
+def _slower_than(classes: Sequence[int], seconds: float) -> int:
+    """Return how many requests surely took longer: those in classes that begin at or above a time."""
+    return sum(count for place, count in enumerate(classes) if place and BOUNDS[place - 1] >= seconds)
+
+
+# ------------------------------------------------------------------ the loop
+
+
+def watch(store: Store, folder: Path, environment: str, models: Sequence[ModelName]) -> bool:
+    """Look once at each of an environment's rollouts; return whether any goes on."""
+    running = False
+    for model in models:
+        with store.database.read() as c:
+            rollout = open_rollout(c, environment, model)
+        if rollout is None or rollout.state != RUNNING:
+            continue
+        try:
+            after = Deployer(store, History(run_folder(folder, environment)), rollout).look()
+        except Conflict:  # somebody else was first: what follows from that is seen at the next look
+            after = rollout
+        running = running or after.state == RUNNING
+    return running
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Watch an environment's rollouts until none goes on."""
+    from modelmill.orchestrator.served import model_names
+
+    root, environment = sys.argv[1:] if arguments is None else arguments
+    try:
+        settings = load_settings(Path(root))
+        with open_store(settings, create=False) as store:
+            while watch(store, settings.store_folder, environment, model_names(store)):
+                time.sleep(LOOK_S)
+    except ModelmillError as error:
+        sys.stderr.write(f"canaries of {environment} are not watched: {error.code} {error.what}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
