@@ -122,7 +122,7 @@ def test_every_error_code_is_provoked_by_a_test() -> None:
     assert missing == NOT_RAISED_YET
 
 
-NOT_RAISED_YET = ["MM406"]
+NOT_RAISED_YET: list[str] = []
 """Gates and approvals are declared, and act in a later release."""
 
 

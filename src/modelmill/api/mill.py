@@ -57,6 +57,43 @@ class MillData:
         return self._ask("data diff", outcomes.DiffOutcome, what=(before, after))
 
 
+class MillReleases:
+    """What is released where: ``Mill().releases.plan("prod")``."""
+
+    def __init__(self, ask: Ask) -> None:
+        """Take what calls a verb of the project."""
+        self._ask = ask
+
+    def plan(self, environment: str, **options: Any) -> outcomes.PlanOutcome:
+        """Say what a release to an environment would change; ``out="next.plan"`` keeps it for `deploy`."""
+        return self._ask("plan", outcomes.PlanOutcome, environment=environment, **options)
+
+    def deploy(self, target: str, **options: Any) -> outcomes.DeployOutcome:
+        """Release to an environment, or as a file says that `plan` wrote; ``plan=ID`` makes sure that it is that one."""
+        options.setdefault("yes", True)
+        return self._ask("deploy", outcomes.DeployOutcome, target=target, **options)
+
+    def promote(self, version: int, to: str, **options: Any) -> outcomes.DeployOutcome:
+        """Release a version that was built before to another environment."""
+        return self._ask("promote", outcomes.DeployOutcome, version=version, environment=to, **options)
+
+    def rollback(self, *what: str, **options: Any) -> outcomes.RollbackOutcome:
+        """Go back to what was served before: ``rollback("air-time", "prod")``, ``rollback("air-time[JFK,*]", "prod")``."""
+        return self._ask("rollback", outcomes.RollbackOutcome, what=what, **options)
+
+    def hold(self, *what: str, **options: Any) -> outcomes.HoldOutcome:
+        """Have nothing released: ``hold("air-time", "prod", length="2h")``."""
+        return self._ask("hold", outcomes.HoldOutcome, what=what, **options)
+
+    def resume(self, *what: str, **options: Any) -> outcomes.HoldOutcome:
+        """Lift a hold: ``resume("air-time", "prod")``."""
+        return self._ask("resume", outcomes.HoldOutcome, what=what, **options)
+
+    def history(self, *what: str, **options: Any) -> outcomes.HistoryOutcome:
+        """Say what was current when: ``history("air-time", "prod")``."""
+        return self._ask("history", outcomes.HistoryOutcome, what=what, **options)
+
+
 class Mill:
     """One project, opened by its folder or any folder below: ``Mill().train()``."""
 
@@ -65,6 +102,7 @@ class Mill:
         self.settings: Settings = load_settings(find_project(Path(root).resolve()), **flags)
         self._progress = progress
         self.data = MillData(self._ask)
+        self.releases = MillReleases(self._ask)
 
     def __repr__(self) -> str:
         return f"Mill({str(self.settings.root)!r})"
@@ -98,35 +136,6 @@ class Mill:
         """Build what has changed, release it to dev and leave a node serving it in the background."""
         options.setdefault("detach", True)
         return self._ask("up", outcomes.UpOutcome, file=file, **options)
-
-    def plan(self, environment: str, **options: Any) -> outcomes.PlanOutcome:
-        """Say what a release to an environment would change; ``out="next.plan"`` keeps it for `deploy`."""
-        return self._ask("plan", outcomes.PlanOutcome, environment=environment, **options)
-
-    def deploy(self, target: str, **options: Any) -> outcomes.DeployOutcome:
-        """Release to an environment, or as a file says that `plan` wrote; ``plan=ID`` makes sure that it is that one."""
-        options.setdefault("yes", True)
-        return self._ask("deploy", outcomes.DeployOutcome, target=target, **options)
-
-    def promote(self, version: int, to: str, **options: Any) -> outcomes.DeployOutcome:
-        """Release a version that was built before to another environment."""
-        return self._ask("promote", outcomes.DeployOutcome, version=version, environment=to, **options)
-
-    def rollback(self, *what: str, **options: Any) -> outcomes.RollbackOutcome:
-        """Go back to what was served before: ``rollback("air-time", "prod")``, ``rollback("air-time[JFK,*]", "prod")``."""
-        return self._ask("rollback", outcomes.RollbackOutcome, what=what, **options)
-
-    def hold(self, *what: str, **options: Any) -> outcomes.HoldOutcome:
-        """Have nothing released: ``hold("air-time", "prod", length="2h")``."""
-        return self._ask("hold", outcomes.HoldOutcome, what=what, **options)
-
-    def resume(self, *what: str, **options: Any) -> outcomes.HoldOutcome:
-        """Lift a hold: ``resume("air-time", "prod")``."""
-        return self._ask("resume", outcomes.HoldOutcome, what=what, **options)
-
-    def history(self, *what: str, **options: Any) -> outcomes.HistoryOutcome:
-        """Say what was current when: ``history("air-time", "prod")``."""
-        return self._ask("history", outcomes.HistoryOutcome, what=what, **options)
 
     def serve(self, **options: Any) -> outcomes.ServeOutcome:
         """Leave a node serving what is released in the background; ``restart=True`` replaces its processes."""

@@ -29,6 +29,7 @@ def render_plan(plan: o.PlanOutcome) -> Iterator[str]:
     yield line("cost", "nothing is built", f"{number(plan.load_mb, 3)} MB to map")
     yield line("where", plan.url, count(plan.workers, "worker"), "" if plan.runs else "no node runs there now")
     yield line("how", *_how(plan))
+    yield from lines("not yet", (f"{text} (declared, not active yet)" for text in plan.left_out))
     yield line("undo", plan.undo or "there is nothing to go back to yet")
     if plan.hold:
         yield line("on hold", plan.hold)

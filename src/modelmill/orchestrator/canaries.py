@@ -14,6 +14,8 @@ from modelmill.release.rollouts import RUNNING, Rollout, list_looks, list_rollou
 from modelmill.store.opening import Store
 from modelmill.store.tables import now
 
+_TELL_S = 10.0
+"""After how long somebody who follows a canary is told that it goes on."""
 _ENDS = {"done": "is current", "stopped": "was taken back"}
 
 
@@ -58,16 +60,16 @@ def running_canaries(store: Store, environment: str) -> Iterator[CanaryFacts]:
 
 def follow(store: Store, rollout: Rollout, progress: Progress) -> CanaryFacts:
     """Tell of each step until a rollout has ended; whoever stops listening stops nothing."""
-    told = None
+    told, told_at = None, 0.0
     while True:
         found = next(
             one for one in list_rollouts(store.database, rollout.environment, rollout.model) if one.id == rollout.id
         )
         facts = rollout_facts(store, found)
         state = (facts.step, facts.state, facts.verdict)
-        if state != told:
+        if state != told or time.monotonic() >= told_at + _TELL_S:
             progress("line", {"text": canary_text(facts)})
-            told = state
+            told, told_at = state, time.monotonic()
         if facts.state != RUNNING:
             return facts
         time.sleep(LOOK_S / 2)

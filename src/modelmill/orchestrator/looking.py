@@ -71,11 +71,11 @@ def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> 
     if not (settings.store_folder / "keys").is_dir():
         return StatusOutcome(project=str(settings.root), store=str(settings.store_folder), next="modelmill up")
     with open_store(settings, create=False) as store:
-        models = tuple(_model_status(store, name) for name in model_names(store))
-        holder = find_holder(store.lock_path)
         places = list_environments(store.database)
         for place in places:  # what was ordered while the database was away is written down before it is told
             republish(store, place)
+        models = tuple(_model_status(store, name) for name in model_names(store))
+        holder = find_holder(store.lock_path)
         canaries = tuple(canary for place in places for canary in running_canaries(store, place))
         holds = holds_of(store, [(ModelName(one.model), place) for one in models for place in places])
     notices = tuple(f"the node at {node.url} does not answer as it should" for node in nodes if not node.healthy)
@@ -279,9 +279,7 @@ def _policies(declared: dict[str, Any]) -> dict[str, str]:
     }
     found["canary"] = ", ".join((declared.get("canary") or {}).get("steps", ()))
     return {
-        name: f"{text}{'' if name in ('needs', 'gate') else '      (not active yet)'}"
-        for name, text in found.items()
-        if text
+        name: f"{text}{'' if name != 'retrain' else '      (not active yet)'}" for name, text in found.items() if text
     }
 
 

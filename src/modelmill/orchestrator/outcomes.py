@@ -330,6 +330,8 @@ class PlanOutcome(Outcome, frozen=True, kw_only=True):
     abort: tuple[str, ...]
     hold: str
     """Why nothing may be released now; empty where it may."""
+    left_out: tuple[str, ...]
+    """What is declared of the canary and is not done yet: ``shadow``."""
     undo: str
     nothing: bool
     """Whether the environment serves it already."""

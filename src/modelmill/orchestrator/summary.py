@@ -23,6 +23,7 @@ from modelmill.registry.lineage import changes_of_run
 from modelmill.registry.records import GATE, FailureRecord
 from modelmill.registry.runs import list_failures
 from modelmill.registry.versions import Scored, current_scores
+from modelmill.release.policy import SHADOW
 from modelmill.store.opening import Store
 
 _EXAMPLES = 3
@@ -154,6 +155,6 @@ def inactive_policies(model: Model) -> tuple[str, ...]:
     """Return the declared policies that are kept but do not act yet."""
     declared = {
         "retrain": ", ".join(map(str, model.retrain)),
-        "canary": ", ".join(model.canary.steps) if model.canary else "",
+        "canary": SHADOW if model.canary and SHADOW in model.canary.steps else "",
     }
     return tuple(f"{name}: {text}" for name, text in declared.items() if text)

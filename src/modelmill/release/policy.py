@@ -40,11 +40,11 @@ class Policy(msgspec.Struct, frozen=True):
     """How long a step lasts at least, in seconds."""
     abort: tuple[Limit, ...] = ()
     shadow: bool = False
-    """Whether the candidate first answers copies that nobody sees."""
+    """Whether the candidate should first answer copies that nobody sees: such a step is left out yet, and that is told."""
 
     def texts(self) -> list[str]:
         """Return the steps as they are shown."""
-        return [*([SHADOW] if self.shadow else []), *(f"{100 * step:g}%" for step in self.steps)]
+        return [f"{100 * step:g}%" for step in self.steps]
 
 
 ALWAYS = (Limit("error_rate", 0.01),)

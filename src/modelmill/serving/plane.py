@@ -192,7 +192,7 @@ class Plane:
                 if segment:
                     model.parser.keys_of(segment)
                 version = int(match["version"] or 0)
-                opened = model.versions.get(version) if version not in (0, model.header.run) else model
+                opened = model.open_at(version) if version else model
                 target = Target(ask, opened or model, segment, None, opens=0 if opened else version)
                 return self._with_quick_way(target, quick)
         return None

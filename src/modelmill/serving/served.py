@@ -140,6 +140,10 @@ class ServedModel:
         """Start what answers."""
         await asyncio.gather(*(runtime.start() for runtime in self._python.values()))
 
+    def open_at(self, number: int) -> ServedModel | None:
+        """Return a version where it is open."""
+        return self if number == self.header.run else self.versions.get(number)
+
     async def open_version(self, number: int) -> ServedModel:
         """Return the fleet as it was at another version; raises `ModelUnknown` where there was none."""
         if number == self.header.run:

@@ -83,6 +83,10 @@ class Split:
         """Return both."""
         return self.stable, self.candidate
 
+    def open_at(self, number: int) -> ServedModel | None:
+        """Return a version where it is open: one that is named is never shared."""
+        return self.versions.get(number)
+
     async def open_version(self, number: int) -> ServedModel:
         """Return the fleet as it was at another version."""
         return self.versions.get(number) or await self.stable.open_version(number)

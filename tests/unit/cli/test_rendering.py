@@ -98,7 +98,7 @@ def test_a_label_comes_with_its_probabilities() -> None:
 
 def test_status_shows_models_and_node() -> None:
     model = o.ModelStatus(model="air-time", version=3, segments=396, own=180, pooled=216, releases={"dev": 1})
-    text = text_of(o.StatusOutcome(project="/p", store=".modelmill", models=(model,), node=NODE))
+    text = text_of(o.StatusOutcome(project="/p", store=".modelmill", models=(model,), nodes=(NODE,)))
     assert "air-time 3   396 segments   180 own   216 pooled   dev r1" in text
     assert "http://127.0.0.1:8700   pid 7   dev   1 worker   1,234 requests   0 errors" in text
 
@@ -118,7 +118,7 @@ def test_what_is_shown_is_aligned_by_its_longest_label() -> None:
 
 def test_status_says_what_is_broken_on_the_node() -> None:
     node = msgspec.structs.replace(NODE, healthy=False, broken={"air-time": "release 2 cannot be opened: pack"})
-    text = text_of(o.StatusOutcome(project="/p", store="/p/.modelmill", node=node))
+    text = text_of(o.StatusOutcome(project="/p", store="/p/.modelmill", nodes=(node,)))
     assert "does not answer as it should" in text
     assert "broken    air-time   release 2 cannot be opened: pack" in text
 

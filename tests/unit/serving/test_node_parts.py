@@ -210,7 +210,7 @@ def test_no_node_runs_in_an_empty_store(tmp_path: Path) -> None:
 def test_a_node_that_has_died_is_not_found(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     info = NodeInfo(dead.pid, "127.0.0.1", 1, "dev", 1, datetime.now(UTC), started_at(dead.pid))
-    node_file(tmp_path).parent.mkdir()
+    node_file(tmp_path).parent.mkdir(parents=True)
     node_file(tmp_path).write_bytes(msgspec.json.encode(info))
     os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie
     assert find_node(tmp_path) is None

@@ -1,0 +1,61 @@
+"""What follows from what was seen of a canary."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from modelmill.names import ModelName
+from modelmill.orchestrator.rolling import judge
+from modelmill.release.policy import Limit, Policy
+from modelmill.release.rollouts import Look, Rollout
+from modelmill.serving.meters import BOUNDS, CLASSES
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def rollout(*abort: Limit) -> Rollout:
+    policy = Policy((0.1, 1.0), "requests", 60.0, abort)
+    return Rollout(1, "prod", ModelName("sales"), 2, 1, "running", policy, 0, None, NOW, NOW, None, "", "")
+
+
+def side(asked: int, failed: int = 0, ms: float = 1.0) -> dict[str, Any]:
+    classes = [0] * CLASSES
+    classes[next(place for place, bound in enumerate(BOUNDS) if bound > ms / 1000)] = asked
+    return {"asked": asked, "failed": failed, "classes": classes}
+
+
+def looks(candidate: dict[str, Any], other: dict[str, Any], times: int = 10) -> list[Look]:
+    return [Look(NOW, 0, {"candidate": candidate, "other": other})] * times
+
+
+ERRORS, LATENCY, QUALITY = Limit("error_rate", 0.01), Limit("p99_ms", 20.0), Limit("worse", 0.1, "mae")
+
+
+@pytest.mark.parametrize(
+    ("abort", "candidate", "other", "verdict", "said"),
+    [
+        ((ERRORS,), side(0), side(0), "undecided", "0 of 0"),
+        ((ERRORS,), side(10), side(90), "undecided", "0 of 100"),
+        ((ERRORS,), side(100), side(900), "pass", ""),
+        ((ERRORS, LATENCY), side(100), side(900), "pass", ""),
+        ((ERRORS,), side(20, 1), side(180), "fail", "fails more often"),
+        ((Limit("error_rate", 0.5),), side(100, 5), side(900, 45), "pass", ""),
+        ((ERRORS,), side(100, 5), side(900, 45), "fail", "error_rate > 0.01: 50 of 1,000"),
+        ((LATENCY,), side(100, ms=50), side(900, ms=45), "fail", "above 20 ms"),
+        ((ERRORS,), side(100, ms=50), side(900, ms=1), "fail", "takes more than"),
+        ((ERRORS, QUALITY), side(100), side(900), "undecided", "no labels"),
+    ],
+)
+def test_a_canary_is_judged(
+    abort: tuple[Limit, ...], candidate: dict[str, Any], other: dict[str, Any], verdict: str, said: str
+) -> None:
+    judged = judge(rollout(*abort), looks(candidate, other))
+    assert judged.verdict == verdict, judged
+    assert said in judged.why
+
+
+def test_nothing_was_seen_yet() -> None:
+    assert judge(rollout(ERRORS), []).verdict == "undecided"
