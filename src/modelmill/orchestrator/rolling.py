@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,20 +21,22 @@ from modelmill.release.rollouts import RUNNING, Look, Rollout, list_looks, open_
 from modelmill.release.staging import advance, stop
 from modelmill.serving.control import run_folder
 from modelmill.serving.history import History, Seen
-from modelmill.serving.meters import BOUNDS, quantile
+from modelmill.serving.meters import BOUNDS, CLASSES, quantile
 from modelmill.settings import load_settings
 from modelmill.store.opening import Store, open_store
 from modelmill.store.tables import now
 
 LOOK_S = 2.0
-"""How often is looked."""
+"""How often is looked at first."""
+_LATER = 1 / 30
+"""Later on, after which share of the time that a step has taken so far: a day of looking is a few hundred looks."""
 _BY = "the deployer"
 _SLOWER = 2.0
 """A request is slow beside the other side's, where nothing is declared, when it takes this many times its 99th percentile."""
 _P99_SHARE = 0.01
 _ENOUGH = 200
 """How many requests the current release has to have answered before its own 99th percentile is taken for one."""
-_EMPTY = Seen(0, 0, (0,) * len((*BOUNDS, 0)))
+_EMPTY = Seen(0, 0, (0,) * CLASSES)
 
 
 class Judged(NamedTuple):
@@ -57,7 +60,8 @@ class Deployer:
         """Look once: write down what is new, and do what follows from all that was seen."""
         looks = list_looks(self.store.database, self.rollout)
         seen = self._new(looks)
-        record_look(self.store.database, self.rollout, len(looks), seen)
+        if not record_look(self.store.database, self.rollout, len(looks), seen):
+            return self.rollout  # another deployer looks at it as well, and was first
         judged = judge(self.rollout, [*looks, Look(now(), self.rollout.step, seen)])
         if judged.verdict == "fail":
             return stop(self.store, self.rollout, judged.why, _BY)
@@ -80,15 +84,18 @@ class Deployer:
 
 
 def _numbers(seen: Seen) -> dict[str, Any]:
-    return {"asked": seen.asked, "failed": seen.failed, "classes": list(seen.classes)}
+    """Return counts as JSON has them: of the classes only those in which there is anything."""
+    classes = {str(place): count for place, count in enumerate(seen.classes) if count}
+    return {"asked": seen.asked, "failed": seen.failed, "classes": classes}
 
 
-def _since(now_: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    classes = [max(0, one - other) for one, other in zip(now_["classes"], before["classes"], strict=True)]
+def _since(counted: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was counted since; where a history was deleted, and begins anew, that is never less than nothing."""
+    classes = {place: count - before["classes"].get(place, 0) for place, count in counted["classes"].items()}
     return {
-        "asked": max(0, now_["asked"] - before["asked"]),
-        "failed": max(0, now_["failed"] - before["failed"]),
-        "classes": classes,
+        "asked": max(0, counted["asked"] - before["asked"]),
+        "failed": max(0, counted["failed"] - before["failed"]),
+        "classes": {place: count for place, count in classes.items() if count > 0},
     }
 
 
@@ -144,42 +151,60 @@ def _fails_more(looks: Sequence[Look], alpha: float) -> str:
 
 def _is_slower(looks: Sequence[Look], alpha: float) -> str:
     """Compare how many requests are slow; what slow is, the other side's first requests say, which are not compared."""
-    compared, first, limit_s = Comparison(), [0] * len(_EMPTY.classes), 0.0
+    compared, first, limit_s = Comparison(), Counter[str](), 0.0
     for look in looks:
         other = look.seen["other"]["classes"]
         if not limit_s:
-            first = [one + more for one, more in zip(first, other, strict=True)]
-            limit_s = _SLOWER * (quantile(first, 0.99) or 0.0) if sum(first) >= _ENOUGH else 0.0
+            first.update(other)
+            limit_s = _SLOWER * (quantile(_listed(first), 0.99) or 0.0) if first.total() >= _ENOUGH else 0.0
             continue
         candidate = look.seen["candidate"]["classes"]
-        compared.add(Window(_slower_than(candidate, limit_s), sum(candidate), _slower_than(other, limit_s), sum(other)))
+        sides = [(_slower_than(classes, limit_s), sum(classes.values())) for classes in (candidate, other)]
+        compared.add(Window(*sides[0], *sides[1]))
     if not compared.is_worse(alpha):
         return ""
     return f"it takes more than {1000 * limit_s:.3g} ms more often than what serves beside it"
 
 
-def _slower_than(classes: Sequence[int], seconds: float) -> int:
+def _slower_than(classes: Mapping[str, int], seconds: float) -> int:
     """Return how many requests surely took longer: those in classes that begin at or above a time."""
-    return sum(count for place, count in enumerate(classes) if place and BOUNDS[place - 1] >= seconds)
+    return sum(count for place, count in classes.items() if int(place) and BOUNDS[int(place) - 1] >= seconds)
+
+
+def _listed(classes: Mapping[str, int]) -> list[int]:
+    return [classes.get(str(place), 0) for place in range(CLASSES)]
 
 
 # ------------------------------------------------------------------ the loop
 
 
-def watch(store: Store, folder: Path, environment: str, models: Sequence[ModelName]) -> bool:
-    """Look once at each of an environment's rollouts; return whether any goes on."""
-    running = False
-    for model in models:
-        with store.database.read() as c:
-            rollout = open_rollout(c, environment, model)
+class Watch:
+    """Looks at all rollouts of an environment, at each when it is due."""
+
+    def __init__(self, store: Store, folder: Path, environment: str) -> None:
+        """Take the store, and where the environment's node counts."""
+        self.store, self.environment = store, environment
+        self.history = History(run_folder(folder, environment))
+        self._due: dict[int, float] = {}
+
+    def look(self, models: Sequence[ModelName]) -> bool:
+        """Look at those that are due; return whether any goes on."""
+        return True in {self._look(model) for model in models}
+
+    def _look(self, model: ModelName) -> bool:
+        with self.store.database.read() as c:
+            rollout = open_rollout(c, self.environment, model)
         if rollout is None or rollout.state != RUNNING:
-            continue
+            return False
+        if time.monotonic() < self._due.get(rollout.id, 0.0):
+            return True
         try:
-            after = Deployer(store, History(run_folder(folder, environment)), rollout).look()
+            after = Deployer(self.store, self.history, rollout).look()
         except Conflict:  # somebody else was first: what follows from that is seen at the next look
             after = rollout
-        running = running or after.state == RUNNING
-    return running
+        age_s = (now() - after.step_at).total_seconds()
+        self._due[rollout.id] = time.monotonic() + max(LOOK_S, _LATER * age_s)
+        return after.state == RUNNING
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -190,7 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings(Path(root))
         with open_store(settings, create=False) as store:
-            while watch(store, settings.store_folder, environment, model_names(store)):
+            watch = Watch(store, settings.store_folder, environment)
+            while watch.look(model_names(store)):
                 time.sleep(LOOK_S)
     except ModelmillError as error:
         sys.stderr.write(f"canaries of {environment} are not watched: {error.code} {error.what}\n")

@@ -20,6 +20,7 @@ from modelmill.names import Digest, ModelName, Segment, format_segment
 from modelmill.release.policy import Policy
 from modelmill.release.tables import looks, rollouts
 from modelmill.store.database import Database
+from modelmill.store.dialects import upsert
 from modelmill.store.tables import now
 
 RUNNING, ASKING, DONE, STOPPED = "running", "asking", "done", "stopped"
@@ -145,11 +146,11 @@ def change(c: Connection, rollout: Rollout, **values: Any) -> None:
         raise Conflict(f"somebody else has moved the rollout of r{rollout.candidate}", safe="nothing was moved")
 
 
-def record_look(database: Database, rollout: Rollout, number: int, seen: Mapping[str, Any]) -> None:
-    """Write down what was seen since the look before."""
+def record_look(database: Database, rollout: Rollout, number: int, seen: Mapping[str, Any]) -> bool:
+    """Write down what was seen since the look before; return False, and write nothing, where somebody has."""
     row = {"rollout_id": rollout.id, "number": number, "at": now(), "step": rollout.step, "seen": dict(seen)}
     with database.write() as c:
-        c.execute(insert(looks).values(row))
+        return bool(c.execute(upsert(c, looks).values(row).on_conflict_do_nothing()).rowcount)
 
 
 def list_looks(database: Database, rollout: Rollout) -> list[Look]:

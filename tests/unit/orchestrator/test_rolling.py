@@ -11,7 +11,7 @@ from modelmill.names import ModelName
 from modelmill.orchestrator.rolling import judge
 from modelmill.release.policy import Limit, Policy
 from modelmill.release.rollouts import Look, Rollout
-from modelmill.serving.meters import BOUNDS, CLASSES
+from modelmill.serving.meters import BOUNDS
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -22,9 +22,8 @@ def rollout(*abort: Limit) -> Rollout:
 
 
 def side(asked: int, failed: int = 0, ms: float = 1.0) -> dict[str, Any]:
-    classes = [0] * CLASSES
-    classes[next(place for place, bound in enumerate(BOUNDS) if bound > ms / 1000)] = asked
-    return {"asked": asked, "failed": failed, "classes": classes}
+    place = next(place for place, bound in enumerate(BOUNDS) if bound > ms / 1000)
+    return {"asked": asked, "failed": failed, "classes": {str(place): asked} if asked else {}}
 
 
 def looks(candidate: dict[str, Any], other: dict[str, Any], times: int = 10) -> list[Look]:
