@@ -83,6 +83,8 @@ class EnvironmentSettings:
     """The port of its node; left out, that of `[serve]` for the first environment, and one more for each that follows."""
     workers: int = 0
     """Processes that answer; 0 means as many as `[serve]` says."""
+    nodes: tuple[str, ...] = ()
+    """The machines on which a node of it should run, by their host names; plans and status name those that are not seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +259,14 @@ def _environment(name: str, values: Any, path: Path) -> EnvironmentSettings:
             expected=", ".join(f'"{floor}"' for floor in FLOORS),
             got=f"{requires!r}"[:200],
         )
-    others = {key: value for key, value in values.items() if key != "requires"}
+    nodes = values.get("nodes", [])
+    if not isinstance(nodes, list) or not all(isinstance(host, str) and host for host in nodes):
+        raise SettingInvalid(
+            f"setting `{prefix}.nodes` is not a list of host names", where=str(path), got=f"{nodes!r}"[:200]
+        )
+    others = {key: value for key, value in values.items() if key not in ("requires", "nodes")}
     found: EnvironmentSettings = _build(EnvironmentSettings, others, path, f"{prefix}.")
-    return replace(found, requires=tuple(requires))
+    return replace(found, requires=tuple(requires), nodes=tuple(nodes))
 
 
 _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}

@@ -28,6 +28,8 @@ def render_plan(plan: o.PlanOutcome) -> Iterator[str]:
         yield line("", "canary: no", "the model declares none", "required here")
     yield line("cost", "nothing is built", f"{number(plan.load_mb, 3)} MB to map")
     yield line("where", plan.url, count(plan.workers, "worker"), "" if plan.runs else "no node runs there now")
+    if plan.unseen:
+        yield line("", f"declared, and not seen from here: {', '.join(plan.unseen)}")
     yield line("how", *_how(plan))
     yield from lines("not yet", (f"{text} (declared, not active yet)" for text in plan.left_out))
     yield line("undo", plan.undo or "there is nothing to go back to yet")

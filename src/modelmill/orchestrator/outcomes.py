@@ -323,6 +323,8 @@ class PlanOutcome(Outcome, frozen=True, kw_only=True):
     workers: int
     runs: bool
     """Whether the node runs now."""
+    unseen: tuple[str, ...] = ()
+    """Machines that are declared to run a node and that nothing is known of here."""
     steps: tuple[str, ...]
     """How the release takes traffic; at once where there are none."""
     of: str

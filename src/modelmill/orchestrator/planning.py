@@ -6,6 +6,7 @@ from: `deploy` applies exactly what was planned, or refuses and says what has ch
 
 from __future__ import annotations
 
+import platform
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -154,6 +155,7 @@ class _Planning:
             url=node.url if node else f"http://{serving.host}:{serving.port}",
             workers=node.workers if node else serving.workers,
             runs=node is not None,
+            unseen=self._unseen(runs=node is not None),
             steps=tuple(policy.texts()),
             of=policy.of,
             hold_s=policy.hold_s,
@@ -262,6 +264,11 @@ class _Planning:
         declared = policy_of(self.declared["canary"])
         asked = "canary" in self.settings.environment(self.environment).requires
         return declared if asked or self.environment != "dev" else Policy()
+
+    def _unseen(self, *, runs: bool) -> tuple[str, ...]:
+        """Return the machines that should run a node, but for this one where it does."""
+        declared = self.settings.environment(self.environment).nodes
+        return tuple(host for host in declared if not (runs and host == platform.node()))
 
     def _load(self) -> int:
         """Return how many bytes of packs the node has not mapped yet."""
