@@ -395,6 +395,12 @@ class ApprovalNeeded(Refused):
     exit = 4
 
 
+class OwnApproval(Refused):
+    """Somebody approves what they have built themselves."""
+
+    code = "MM407"
+
+
 class ExperimentEmpty(Refused):
     """An experiment in which nothing differs from the current version."""
 
@@ -447,6 +453,12 @@ class ReleasesDiffer(Refused):
     """Two releases cannot answer beside each other."""
 
     code = "MM418"
+
+
+class RehearsalFailed(Refused):
+    """A release that answers otherwise, or not at all, in a fresh process."""
+
+    code = "MM419"
 
 
 # ------------------------------------------------------------------ MM5xx: the platform

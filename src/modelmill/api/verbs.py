@@ -138,6 +138,15 @@ VERBS = (
         examples=("modelmill promote 2 --to prod",),
     ),
     Verb(
+        "approve",
+        "Say that a version may be released to an environment.",
+        requests.ApproveRequest,
+        outcomes.ApproveOutcome,
+        "modelmill.orchestrator.approving:approve",
+        "approver",
+        examples=("modelmill approve 2 --for prod", 'modelmill approve 2 --for prod --decline --reason "too early"'),
+    ),
+    Verb(
         "rollback",
         "Go back to what an environment served before; nothing is built.",
         requests.RollbackRequest,

@@ -26,6 +26,7 @@ def render_plan(plan: o.PlanOutcome) -> Iterator[str]:
         )
     if "canary" in plan.unmet:
         yield line("", "canary: no", "the model declares none", "required here")
+    yield line("", "rehearsal", plan.rehearsed or "done by `deploy`, before anything is moved")
     yield line("cost", "nothing is built", f"{number(plan.load_mb, 3)} MB to map")
     yield line("where", plan.url, count(plan.workers, "worker"), "" if plan.runs else "no node runs there now")
     if plan.unseen:
@@ -69,6 +70,8 @@ def render_deploy(deploy: o.DeployOutcome) -> Iterator[str]:
     if deploy.canary is not None:
         yield from render_canary(deploy.canary)
         return
+    if deploy.rehearsed:
+        yield line("rehearsal", deploy.rehearsed)
     state = "" if deploy.moved else "as before"
     confirmed = f"confirmed by {count(deploy.confirmed, 'worker')}" if deploy.confirmed else "no node runs there now"
     yield line(
@@ -97,6 +100,13 @@ def render_rollback(back: o.RollbackOutcome) -> Iterator[str]:
     yield line(back.environment, what, some, confirmed, seconds(back.seconds))
     if back.without_database:
         yield line("note", "the database was not reached: this is written down there as soon as it is")
+
+
+def render_approval(said: o.ApproveOutcome) -> Iterator[str]:
+    """Yield what was said, by whom, of whose work."""
+    word = "approved" if said.approved else "declined"
+    yield line(word, f"version {said.version} of {said.model} for {said.environment}", f"by {said.by}", said.reason)
+    yield line("", f"built by {said.built_by or 'somebody who is not recorded'}")
 
 
 def render_hold(held: o.HoldOutcome) -> Iterator[str]:

@@ -10,6 +10,7 @@ from modelmill.cli.layout import count, line, lines, moment, number, seconds, si
 from modelmill.cli.local import CompletionOutcome, InitOutcome
 from modelmill.cli.proof import render_audit, render_diff, render_reproduce
 from modelmill.cli.releases import (
+    render_approval,
     render_canary,
     render_deploy,
     render_history,
@@ -470,6 +471,7 @@ RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.PlanOutcome: render_plan,
     o.DeployOutcome: render_deploy,
     o.RollbackOutcome: render_rollback,
+    o.ApproveOutcome: render_approval,
     o.HoldOutcome: render_hold,
     o.HistoryOutcome: render_history,
     o.CheckOutcome: render_check,

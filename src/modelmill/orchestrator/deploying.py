@@ -24,6 +24,7 @@ from modelmill.errors import (
 )
 from modelmill.model.conditions import parse_duration
 from modelmill.names import Digest, ModelName, Segment, format_segment, parse_target
+from modelmill.orchestrator.approving import FLOOR as APPROVED
 from modelmill.orchestrator.canaries import follow, holds_of, rollout_facts
 from modelmill.orchestrator.outcomes import (
     DeployOutcome,
@@ -36,6 +37,7 @@ from modelmill.orchestrator.outcomes import (
     no_progress,
 )
 from modelmill.orchestrator.planning import READ, Planned, make_plan, read_plan
+from modelmill.orchestrator.rehearsing import rehearsal_text, rehearse_release
 from modelmill.orchestrator.requests import (
     DeployRequest,
     HistoryRequest,
@@ -131,6 +133,13 @@ def _check_allowed(plan: PlanOutcome) -> None:
             next=f"modelmill resume {plan.model} {plan.environment}",
             safe="nothing was moved",
         )
+    if plan.unmet == (APPROVED,):
+        raise ApprovalNeeded(
+            f"version {plan.version} of `{plan.model}` waits for somebody's approval for {plan.environment}",
+            got=next(check.text for check in plan.checks if check.floor == APPROVED),
+            next=f"modelmill approve {plan.version} --for {plan.environment}      (by somebody who has not built it)",
+            safe="nothing was moved",
+        )
     if plan.unmet:
         texts = {check.floor: check.text for check in plan.checks}
         raise FloorNotMet(
@@ -156,9 +165,12 @@ def _apply(store: Store, settings: Settings, planned: Planned, reason: str, prog
         _check_allowed(plan)
     if planned.candidate.map is None:
         raise NotFound(f"run {plan.version} of `{plan.model}` built nothing")
+    rehearsed = "" if plan.nothing else _rehearse(store, planned, progress or no_progress)
     if planned.policy.steps and not plan.nothing:
         rollout, begun = _begin_canary(store, settings, planned, planned.candidate.map, reason)
+        begun = msgspec.structs.replace(begun, rehearsed=rehearsed)
         return _followed(store, rollout, begun, progress) if progress and begun.confirmed else begun
+    moving = time.monotonic()
     found = release(
         store,
         plan.environment,
@@ -168,16 +180,25 @@ def _apply(store: Store, settings: Settings, planned: Planned, reason: str, prog
         by=user_name(),
         reason=reason,
     )
-    control_s = time.monotonic() - began
+    control_s = time.monotonic() - moving
     return DeployOutcome(
         plan=plan,
         release=found.number,
         moved=not plan.nothing,
+        rehearsed=rehearsed,
         confirmed=_wait(settings, plan.environment),
         control_s=control_s,
         seconds=time.monotonic() - began,
         next=f"modelmill rollback {plan.model} {plan.environment}" if plan.before else "modelmill status",
     )
+
+
+def _rehearse(store: Store, planned: Planned, progress: Progress) -> str:
+    """Have a fresh process answer with the version before anything is moved; return what came of it."""
+    plan, run = planned.outcome, planned.candidate
+    progress("line", {"text": f"rehearsal of version {run.number} in a fresh process"})
+    found = rehearse_release(store, plan.environment, run, set(plan.changed))
+    return rehearsal_text(msgspec.structs.asdict(found))
 
 
 def _begin_canary(

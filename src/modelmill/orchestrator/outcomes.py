@@ -285,7 +285,7 @@ class CheckFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Something that was checked of a release, and that an environment may require."""
 
     floor: str
-    """``clean commit``, ``law`` or ``gate``"""
+    """``clean commit``, ``law``, ``gate`` or ``approval``"""
     ok: bool | None
     """None where it is not known: never taken for a yes."""
     text: str
@@ -317,6 +317,8 @@ class PlanOutcome(Outcome, frozen=True, kw_only=True):
     checks: tuple[CheckFacts, ...]
     unmet: tuple[str, ...]
     """What the environment requires and the release lacks."""
+    rehearsed: str = ""
+    """What came of the last rehearsal of the version; empty where there was none. `deploy` has one."""
     load_mb: float
     """What its node would map that it has not mapped yet."""
     url: str
@@ -383,6 +385,8 @@ class DeployOutcome(Outcome, frozen=True, kw_only=True):
     moved: bool
     """False where the environment served it already, or where a canary has only begun."""
     canary: CanaryFacts | None = None
+    rehearsed: str = ""
+    """What a fresh process answered before anything was moved."""
     confirmed: int = 0
     """Workers of its node that have applied it; 0 where none runs."""
     control_s: float = 0.0
@@ -395,6 +399,20 @@ class DeployOutcome(Outcome, frozen=True, kw_only=True):
     def exit_code(self) -> int:
         """Return 3 when the canary was taken back."""
         return 3 if self.canary is not None and self.canary.state == "stopped" else 0
+
+
+class ApproveOutcome(Outcome, frozen=True, kw_only=True):
+    """What was said about releasing a version to an environment."""
+
+    environment: str
+    model: str
+    version: int
+    approved: bool
+    by: str
+    built_by: str
+    reason: str
+    seconds: float = 0.0
+    next: str = ""
 
 
 class RollbackOutcome(Outcome, frozen=True, kw_only=True):

@@ -16,15 +16,18 @@ from typing import Any, NamedTuple
 import msgspec
 
 from modelmill.data.taking import get_snapshot
-from modelmill.errors import LawFailed, NotFound, UsageError
+from modelmill.errors import LawFailed, UsageError
 from modelmill.names import POOLED_WORD, Digest, ModelName, digest_of
+from modelmill.orchestrator.approving import FLOOR as APPROVED
+from modelmill.orchestrator.approving import approval_check
 from modelmill.orchestrator.diffing import declared_differences
 from modelmill.orchestrator.outcomes import CheckFacts, PlanOutcome, Progress, no_progress
+from modelmill.orchestrator.rehearsing import rehearsal_text
 from modelmill.orchestrator.requests import PlanRequest
-from modelmill.orchestrator.served import pick_model
+from modelmill.orchestrator.served import pick_model, pick_run
 from modelmill.registry import runs
 from modelmill.registry.change import Change, change_of
-from modelmill.registry.evidence import RETRAINING, list_evidence
+from modelmill.registry.evidence import REHEARSAL, RETRAINING, Evidence, list_evidence
 from modelmill.registry.facts import read_archive
 from modelmill.registry.fleet import FleetMap, decode
 from modelmill.registry.lock import lock_differences, read_lock
@@ -77,15 +80,7 @@ def make_plan(store: Store, settings: Settings, environment: str, name: str | No
     settings.environment(environment)
     model = pick_model(store, name)
     republish(store, environment)  # what was ordered while the database was away is written down before it is read
-    candidate = runs.newest_map(store.database, model) if version is None else _run(store, model, version)
-    return _Planning(store, settings, environment, model, candidate).plan()
-
-
-def _run(store: Store, model: ModelName, version: int) -> Run:
-    run = runs.get_run(store.database, model, version)
-    if run.map is None:
-        raise NotFound(f"run {version} of `{model}` built nothing", next=f"modelmill show {model}")
-    return run
+    return _Planning(store, settings, environment, model, pick_run(store, model, version)).plan()
 
 
 def read_plan(path: str) -> PlanOutcome:
@@ -151,6 +146,7 @@ class _Planning:
             pooled_changes=POOLED_WORD in moved,
             checks=checks,
             unmet=tuple(unmet(floors, {check.floor: check.ok for check in checks}, policy)) if not same else (),
+            rehearsed=self._rehearsed(),
             load_mb=self._load() / _MEGABYTE,
             url=node.url if node else f"http://{serving.host}:{serving.port}",
             workers=node.workers if node else serving.workers,
@@ -244,18 +240,27 @@ class _Planning:
             told = f"{broken:,} segments break a law, and keep what they had"
         yield CheckFacts(floor="law", ok=bool(laws), text=told if laws else "the model declares none")
         yield self._gate()
+        approval = approval_check(self.store, self.model, run, self.environment)
+        if approval.ok is not None or APPROVED in self.settings.environment(self.environment).requires:
+            yield approval
 
     def _gate(self) -> CheckFacts:
         if not self.declared["gate"]:
             return CheckFacts(floor="gate", ok=False, text="the model declares none")
-        judged = [
-            e for e in list_evidence(self.store.database, self.model, self.candidate.number) if e.kind == RETRAINING
-        ]
+        judged = self._evidence(RETRAINING)
         if not judged:
             return CheckFacts(floor="gate", ok=None, text="not judged: only a retraining is put before the gate")
         facts: Mapping[str, Any] = judged[-1].facts
         text = f"{facts['judged']:,} judged, {facts['refused']:,} refused, which keep what they had"
         return CheckFacts(floor="gate", ok=judged[-1].verdict, text=text)
+
+    def _evidence(self, kind: str) -> list[Evidence]:
+        found = list_evidence(self.store.database, self.model, self.candidate.number)
+        return [one for one in found if one.kind == kind]
+
+    def _rehearsed(self) -> str:
+        found = self._evidence(REHEARSAL)
+        return rehearsal_text(found[-1].facts) if found else ""
 
     def _policy(self) -> Policy:
         """Return how the release takes traffic: at once where nothing serves beside it, or where dev asks for no more."""

@@ -260,6 +260,24 @@ class PromoteRequest(Request, frozen=True, kw_only=True):
     detach: Annotated[bool, Meta(description="Do not wait for the steps of a canary.")] = False
 
 
+class ApproveRequest(Request, frozen=True, kw_only=True):
+    """Say that a version may be released to an environment, or that it may not."""
+
+    version: Annotated[
+        int | None, Meta(description="The version's number.", extra={"argument": True, "metavar": "VERSION"})
+    ] = None
+    environment: Annotated[
+        str,
+        Meta(
+            description="The environment, as modelmill.toml declares it.",
+            extra={"option": "--for", "metavar": "ENVIRONMENT"},
+        ),
+    ] = ""
+    model: ModelOption = None
+    decline: Annotated[bool, Meta(description="Say that it may not; what was approved before is taken back.")] = False
+    reason: ReasonOption = ""
+
+
 class RollbackRequest(Request, frozen=True, kw_only=True):
     """Go back to what an environment served before."""
 

@@ -115,7 +115,7 @@ class ServedModel:
         """Other versions that were asked, opened."""
         self.map: FleetMap = open_map(blobs, pointer, public_key(store))
         if before is not None:
-            _verify_packs(blobs, set(self.map.packs) - set(before.map.packs))
+            verify_packs(blobs, set(self.map.packs) - set(before.map.packs))
         self.header = self.map.header
         self.parser = parser_of(self.header.spec, self.header.by, self.header.feature_names)
         self.entry_for = lru_cache(maxsize=_MOST_FOUND)(self.map.entry_for)
@@ -223,6 +223,10 @@ class ServedModel:
             return Part(segment, entry, why, found, places, self)
         raise AssertionError("nothing is asked once it has answered")
 
+    async def answer_by(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
+        """Return what one entry answers to rows, whosever they are; nobody answers in its place."""
+        return await self._ask(entry, batch)
+
     async def _ask(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
         if entry.format == PACKED:
             return self._packed.answer(entry, batch)
@@ -274,7 +278,7 @@ class ServedModel:
         return self._packed.open(entry)
 
 
-def _verify_packs(blobs: FolderBlobs, packs: Collection[Digest]) -> None:
+def verify_packs(blobs: FolderBlobs, packs: Collection[Digest]) -> None:
     """Raise `BlobBroken` where the bytes of a pack are not those that its name was made of."""
     for pack in packs:
         if hashlib.sha256(blobs.open(pack)).hexdigest() != pack:
