@@ -83,6 +83,8 @@ class EnvironmentSettings:
     """The port of its node; left out, that of `[serve]` for the first environment, and one more for each that follows."""
     workers: int = 0
     """Processes that answer; 0 means as many as `[serve]` says."""
+    most_refused: float = 1.0
+    """A release in which laws or the gate refused more than this share of the segments is refused as a whole."""
     nodes: tuple[str, ...] = ()
     """The machines on which a node of it should run, by their host names; plans and status name those that are not seen."""
 
@@ -274,6 +276,7 @@ _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "bool": (bool,), "int": (i
 
 _LEAST = {"build.worker_memory_mb": 512, "predictions.keep_mb": 1, "predictions.keep_days": 1}
 _MOST = {"predictions.sample": 1}
+_SHARES = (".most_refused",)
 _CHOICES = {"predictions.level": ("off", "memory", "os", "fsync")}
 
 
@@ -289,9 +292,10 @@ def _check_type(name: str, value: Any, declared: str, path: Path) -> None:
         raise SettingInvalid(
             f"setting `{name}` is too small", where=str(path), expected=f"at least {least}", got=f"{value!r}"
         )
-    if isinstance(value, int | float) and value > _MOST.get(name, value):
+    most: Any = 1 if name.endswith(_SHARES) else _MOST.get(name, value)
+    if isinstance(value, int | float) and value > most:
         raise SettingInvalid(
-            f"setting `{name}` is too large", where=str(path), expected=f"at most {_MOST[name]}", got=f"{value!r}"
+            f"setting `{name}` is too large", where=str(path), expected=f"at most {most}", got=f"{value!r}"
         )
 
 

@@ -57,6 +57,13 @@ def _models(plan: o.PlanOutcome) -> Iterator[str]:
         yield line("", "the pooled model changes, too")
 
 
+def render_change(plan: o.PlanOutcome) -> Iterator[str]:
+    """Yield what a plan changes, as one line; nothing where it changes nothing."""
+    if not plan.nothing:
+        numbers = [("change", len(plan.changed)), ("new", plan.new), ("gone", plan.gone), ("stay", plan.same)]
+        yield line("plan", plan.id, *(f"{number_:,} {name}" for name, number_ in numbers if number_), *_how(plan)[:1])
+
+
 def _how(plan: o.PlanOutcome) -> list[str]:
     if not plan.steps:
         return ["at once"]

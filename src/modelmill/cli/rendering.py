@@ -12,6 +12,7 @@ from modelmill.cli.proof import render_audit, render_diff, render_reproduce
 from modelmill.cli.releases import (
     render_approval,
     render_canary,
+    render_change,
     render_deploy,
     render_history,
     render_hold,
@@ -92,6 +93,7 @@ def render_up(up: o.UpOutcome) -> Iterator[str]:
     release = up.release
     state = f"r{release.number} = version {release.version}" + ("" if release.new else ", as before")
     confirmed = f"confirmed by {release.confirmed}/{release.workers} workers" if release.workers else ""
+    yield from render_change(up.plan)
     yield line(release.environment, state, confirmed)
     yield line("answers", up.url, f"pid {up.node.pid}", f"ready after {seconds(up.seconds)}" if up.seconds else "")
     yield line("try", up.curl)

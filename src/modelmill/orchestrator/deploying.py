@@ -89,7 +89,7 @@ def deploy(settings: Settings, request: DeployRequest, progress: Progress = no_p
             _check_allowed(planned.outcome)
             progress("plan", {"outcome": planned.outcome})
             raise _asked(planned.outcome)
-        return _apply(store, settings, planned, request.reason or "deploy", None if request.detach else progress)
+        return apply_plan(store, settings, planned, request.reason or "deploy", None if request.detach else progress)
 
 
 def promote(settings: Settings, request: PromoteRequest, progress: Progress = no_progress) -> DeployOutcome:
@@ -98,7 +98,7 @@ def promote(settings: Settings, request: PromoteRequest, progress: Progress = no
         raise UsageError("a promotion needs a version and an environment", expected="modelmill promote 2 --to prod")
     with open_store(settings, create=False) as store:
         planned = make_plan(store, settings, request.environment, request.model, request.version)
-        return _apply(store, settings, planned, request.reason or "promotion", None if request.detach else progress)
+        return apply_plan(store, settings, planned, request.reason or "promotion", None if request.detach else progress)
 
 
 def _check_same(found: PlanOutcome, written: PlanOutcome | None, wanted: str | None) -> None:
@@ -158,14 +158,22 @@ def _asked(plan: PlanOutcome) -> ApprovalNeeded:
     )
 
 
-def _apply(store: Store, settings: Settings, planned: Planned, reason: str, progress: Progress | None) -> DeployOutcome:
+def apply_plan(
+    store: Store,
+    settings: Settings,
+    planned: Planned,
+    reason: str,
+    progress: Progress | None,
+    *,
+    rehearsal: bool = True,
+) -> DeployOutcome:
     """Move the pointer as planned, and wait for the node; a canary is followed where there is somebody to tell."""
     began, plan = time.monotonic(), planned.outcome
     if not plan.nothing:
         _check_allowed(plan)
     if planned.candidate.map is None:
         raise NotFound(f"run {plan.version} of `{plan.model}` built nothing")
-    rehearsed = "" if plan.nothing else _rehearse(store, planned, progress or no_progress)
+    rehearsed = _rehearse(store, planned, progress or no_progress) if rehearsal and not plan.nothing else ""
     if planned.policy.steps and not plan.nothing:
         rollout, begun = _begin_canary(store, settings, planned, planned.candidate.map, reason)
         begun = msgspec.structs.replace(begun, rehearsed=rehearsed)

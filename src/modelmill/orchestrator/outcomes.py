@@ -264,6 +264,8 @@ class UpOutcome(Outcome, frozen=True, kw_only=True):
     """What `up` did: the build, the release and the node that answers."""
 
     train: TrainOutcome
+    plan: PlanOutcome
+    """What was released, as it was planned."""
     release: ReleaseFacts
     node: NodeFacts
     url: str
@@ -285,7 +287,7 @@ class CheckFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Something that was checked of a release, and that an environment may require."""
 
     floor: str
-    """``clean commit``, ``law``, ``gate`` or ``approval``"""
+    """``clean commit``, ``law``, ``gate``, ``refused`` or ``approval``"""
     ok: bool | None
     """None where it is not known: never taken for a yes."""
     text: str
@@ -770,6 +772,8 @@ class ModelAudit(msgspec.Struct, frozen=True, kw_only=True):
     """Cells that were filled at the last audit, and are not now."""
     level_before: int | None = None
     """At the last audit; None where there was none."""
+    rules_before: int | None = None
+    """The version of the rules then: a level that others have found is no level of these."""
 
 
 class AuditOutcome(Outcome, frozen=True, kw_only=True):

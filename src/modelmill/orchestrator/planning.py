@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from modelmill.data.taking import get_snapshot
-from modelmill.errors import LawFailed, UsageError
+from modelmill.errors import GateRefused, LawFailed, UsageError
 from modelmill.names import POOLED_WORD, Digest, ModelName, digest_of
 from modelmill.orchestrator.approving import FLOOR as APPROVED
 from modelmill.orchestrator.approving import approval_check
@@ -33,7 +33,7 @@ from modelmill.registry.fleet import FleetMap, decode
 from modelmill.registry.lock import lock_differences, read_lock
 from modelmill.registry.records import Run
 from modelmill.release.moving import find_hold
-from modelmill.release.policy import SHADOW, Policy, policy_of, unmet
+from modelmill.release.policy import REFUSED, SHADOW, Policy, policy_of, unmet
 from modelmill.release.releasing import current_release, republish
 from modelmill.release.rows import Release
 from modelmill.serving.control import find_node
@@ -234,15 +234,24 @@ class _Planning:
             floor="clean commit", ok=bool(run.commit) and not dirty, text=commit if run.commit else "no git"
         )
         failures = Counter(failure.code for failure in runs.list_failures(self.store.database, run))
-        broken = failures[LawFailed.code]
+        broken, refused = failures[LawFailed.code], failures[LawFailed.code] + failures[GateRefused.code]
         told = f"{len(laws)} laws hold" if len(laws) != 1 else f"`{laws[0]}` holds"
         if broken:
             told = f"{broken:,} segments break a law, and keep what they had"
         yield CheckFacts(floor="law", ok=bool(laws), text=told if laws else "the model declares none")
         yield self._gate()
+        if refused:
+            yield self._share(refused)
         approval = approval_check(self.store, self.model, run, self.environment)
         if approval.ok is not None or APPROVED in self.settings.environment(self.environment).requires:
             yield approval
+
+    def _share(self, refused: int) -> CheckFacts:
+        """Return whether so few segments were refused that the others may be released."""
+        most, share = self.settings.environment(self.environment).most_refused, refused / max(1, len(self.new))
+        limit = f", where at most {100 * most:g} % may" if most < 1 else ""
+        text = f"{refused:,} of {len(self.new):,} segments keep what they had ({100 * share:.3g} %){limit}"
+        return CheckFacts(floor=REFUSED, ok=share <= most, text=text)
 
     def _gate(self) -> CheckFacts:
         if not self.declared["gate"]:

@@ -16,6 +16,10 @@ SHADOW = "shadow"
 Floor = Literal["clean commit", "law", "gate", "approval", "canary"]
 
 
+REFUSED = "refused"
+"""What a release lacks in which too many segments were refused, whatever its environment requires."""
+
+
 class Limit(msgspec.Struct, frozen=True):
     """A quantity of a live model that stops a release when it is proven to be above a limit."""
 
@@ -71,6 +75,9 @@ def _limit(condition: Mapping[str, Any]) -> Limit:
 
 
 def unmet(requires: Sequence[str], checks: Mapping[str, bool | None], policy: Policy) -> list[str]:
-    """Return the floors of an environment that a release does not reach; what is not known is not reached."""
+    """Return what keeps a release from an environment: floors that it does not reach, and too many refused segments.
+
+    What is not known is not reached.
+    """
     found = {**checks, "canary": bool(policy.steps)}
-    return [floor for floor in requires if not found.get(floor)]
+    return [floor for floor in requires if not found.get(floor)] + [REFUSED] * (found.get(REFUSED) is False)
