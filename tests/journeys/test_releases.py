@@ -187,6 +187,19 @@ def test_what_was_taken_back_is_on_hold_until_somebody_resumes(modelmill: Comman
     assert kinds == ["resume", "hold", "resume", "rollback", "release", "canary", "release"]
 
 
+def test_what_answers_is_explained(modelmill: Command, project: Path) -> None:
+    answer(modelmill, project, "s03")
+    facts = modelmill("explain", "sales[s03]", "--in", "prod", "--json", cwd=project).json["facts"]
+    assert facts["answers"].startswith("version 1, in release r1, since ")
+    assert "a rehearsal" in facts["answers"]
+    assert url_of(modelmill, project) in facts["runs on"]
+    assert (facts["reads"], facts["falls back"]) == ("POST /sales {store, day} -> sales", "the pooled model")
+    unknown = modelmill("explain", "sales[s99]", "--in", "prod", "--json", cwd=project).json["facts"]
+    assert unknown["answers"].startswith("the pooled model, no model was built for this segment: version 1")
+    assert "(41 segments)" in modelmill("explain", "--in", "prod", cwd=project).out
+    assert modelmill("explain", "--in", "dev", cwd=project).code == 2  # nothing is released there
+
+
 def test_a_poisoned_release_is_taken_back_by_itself(modelmill: Command, project: Path) -> None:
     before = answer(modelmill, project)
     write(project, poison="np.nan * ")

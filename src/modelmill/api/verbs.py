@@ -187,6 +187,15 @@ VERBS = (
         examples=("modelmill history", "modelmill history air-time prod"),
     ),
     Verb(
+        "explain",
+        "Say what answers in an environment, since when, made of what, on what.",
+        requests.ExplainRequest,
+        outcomes.ShowOutcome,
+        "modelmill.orchestrator.explaining:explain",
+        "viewer",
+        examples=("modelmill explain", "modelmill explain 'air-time[JFK,B6,BOS]' --in prod"),
+    ),
+    Verb(
         "serve",
         "Serve what is released, with as many processes as asked.",
         requests.ServeRequest,

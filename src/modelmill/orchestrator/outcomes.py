@@ -993,7 +993,7 @@ class ShowOutcome(Outcome, frozen=True, kw_only=True):
     """Everything about one thing."""
 
     kind: str
-    """``model``, ``version``, ``run``, ``snapshot``, ``study`` or ``predictions``"""
+    """``model``, ``version``, ``run``, ``snapshot``, ``study``, ``predictions`` or ``answer``"""
     name: str
     facts: Mapping[str, str]
     """Label -> text, in the order in which they are shown: answers, made by, from data, ..."""

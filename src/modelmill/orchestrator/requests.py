@@ -549,6 +549,22 @@ class SearchRequest(Request, frozen=True, kw_only=True):
     ] = None
 
 
+class ExplainRequest(Request, frozen=True, kw_only=True):
+    """Say what answers, and why."""
+
+    what: Annotated[
+        str,
+        Meta(
+            description="The model, or one of its segments such as 'air-time[UA,ORD]'.",
+            extra={"argument": True, "metavar": "[MODEL[SEGMENT]]"},
+        ),
+    ] = ""
+    environment: Annotated[
+        str,
+        Meta(description="Which environment; dev if left out.", extra={"option": "--in", "metavar": "ENVIRONMENT"}),
+    ] = "dev"
+
+
 class ShowRequest(Request, frozen=True, kw_only=True):
     """Show one thing."""
 
