@@ -177,7 +177,9 @@ def apply_plan(
     if planned.policy.steps and not plan.nothing:
         rollout, begun = _begin_canary(store, settings, planned, planned.candidate.map, reason)
         begun = msgspec.structs.replace(begun, rehearsed=rehearsed)
-        return _followed(store, rollout, begun, progress) if progress and begun.confirmed else begun
+        # A node that is slow to open the candidate, such as one whose model runs in a child, still has it watched.
+        runs = find_node(settings.store_folder, plan.environment) is not None
+        return _followed(store, rollout, begun, progress) if progress and runs else begun
     moving = time.monotonic()
     found = release(
         store,
@@ -237,7 +239,7 @@ def _begin_canary(
         confirmed=confirmed,
         control_s=control_s,
         seconds=time.monotonic() - began,
-        next="modelmill status" if confirmed else f"modelmill serve --env {plan.environment}",
+        next="modelmill status" if confirmed or plan.runs else f"modelmill serve --env {plan.environment}",
     )
 
 
