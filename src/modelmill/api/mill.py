@@ -77,6 +77,10 @@ class MillReleases:
         """Release a version that was built before to another environment."""
         return self._ask("promote", outcomes.DeployOutcome, version=version, environment=to, **options)
 
+    def approve(self, version: int, environment: str, **options: Any) -> outcomes.ApproveOutcome:
+        """Say that a version may be released to an environment; somebody who has not built it has to."""
+        return self._ask("approve", outcomes.ApproveOutcome, version=version, environment=environment, **options)
+
     def rollback(self, *what: str, **options: Any) -> outcomes.RollbackOutcome:
         """Go back to what was served before: ``rollback("air-time", "prod")``, ``rollback("air-time[JFK,*]", "prod")``."""
         return self._ask("rollback", outcomes.RollbackOutcome, what=what, **options)
@@ -183,6 +187,10 @@ class Mill:
     def show(self, what: str) -> outcomes.ShowOutcome:
         """Show ``air-time``, ``air-time[UA,ORD] 3``, ``run 3`` or ``flights@s1``."""
         return self._ask("show", outcomes.ShowOutcome, what=tuple(what.split()))
+
+    def explain(self, what: str = "", **options: Any) -> outcomes.ShowOutcome:
+        """Say what answers for a model or a segment in an environment, made of what, on what."""
+        return self._ask("explain", outcomes.ShowOutcome, what=what, **options)
 
     def fsck(self) -> outcomes.FsckOutcome:
         """Look through the store for anything broken or lost."""

@@ -121,7 +121,9 @@ class _Planning:
 
     def plan(self) -> Planned:
         """Return the plan."""
-        policy = self._policy()
+        # A first release has nothing beside which it could serve a little: it is enough that the model declares how.
+        declared = policy_of(self.declared["canary"])
+        policy = self._policy(declared)
         checks = tuple(self._checks())
         old, new = (fleet.answers() if fleet else {} for fleet in (self.old, self.new))
         moved = [key for key in new if key in old and old[key] != new[key]]
@@ -145,7 +147,7 @@ class _Planning:
             same=len(new.keys() & old.keys()) - len(moved),
             pooled_changes=POOLED_WORD in moved,
             checks=checks,
-            unmet=tuple(unmet(floors, {check.floor: check.ok for check in checks}, policy)) if not same else (),
+            unmet=tuple(unmet(floors, {check.floor: check.ok for check in checks}, declared)) if not same else (),
             rehearsed=self._rehearsed(),
             load_mb=self._load() / _MEGABYTE,
             url=node.url if node else f"http://{serving.host}:{serving.port}",
@@ -271,11 +273,10 @@ class _Planning:
         found = self._evidence(REHEARSAL)
         return rehearsal_text(found[-1].facts) if found else ""
 
-    def _policy(self) -> Policy:
+    def _policy(self, declared: Policy) -> Policy:
         """Return how the release takes traffic: at once where nothing serves beside it, or where dev asks for no more."""
         if self.current is None:
             return Policy()
-        declared = policy_of(self.declared["canary"])
         asked = "canary" in self.settings.environment(self.environment).requires
         return declared if asked or self.environment != "dev" else Policy()
 

@@ -74,10 +74,10 @@ def _limit(condition: Mapping[str, Any]) -> Limit:
     return Limit(name, float(condition["right"]), metric)
 
 
-def unmet(requires: Sequence[str], checks: Mapping[str, bool | None], policy: Policy) -> list[str]:
+def unmet(requires: Sequence[str], checks: Mapping[str, bool | None], declared: Policy) -> list[str]:
     """Return what keeps a release from an environment: floors that it does not reach, and too many refused segments.
 
     What is not known is not reached.
     """
-    found = {**checks, "canary": bool(policy.steps)}
+    found = {**checks, "canary": bool(declared.steps)}
     return [floor for floor in requires if not found.get(floor)] + [REFUSED] * (found.get(REFUSED) is False)
