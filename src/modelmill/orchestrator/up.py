@@ -125,7 +125,7 @@ def _outcome(
     return UpOutcome(
         train=trained.outcome,
         release=facts,
-        node=node_facts(node),
+        node=node_facts(node, store.folder),
         url=url,
         curl=curl_line(url, example_request(store, trained.map_digest)),
         detached=request.detach,
