@@ -120,7 +120,7 @@ def test_infra_tells_of_whoever_holds_the_store(modelmill: Command, project: Pat
 # ------------------------------------------------------------------ what is declared comes to run
 
 
-def until(seen: Callable[[], Any], wanted: Any = True) -> None:
+def until(seen: Callable[[], Any], wanted: Any = 1) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while (found := seen()) != wanted:
         assert time.monotonic() < deadline, found
