@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,16 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelmill.names import ModelName
-from modelmill.orchestrator.rolling import LOOK_S, judge
+from modelmill.orchestrator.rolling import BREAKS, LOOK_S, judge
 from modelmill.release.policy import Limit, Policy
 from modelmill.release.rollouts import Look, Rollout
 from modelmill.serving.meters import BOUNDS
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 POLICY = Policy((0.1, 0.5, 1.0), "requests", 20.0, (Limit("error_rate", 0.02), Limit("p99_ms", 100.0)))
-RINGS = Policy((0.01, 0.1, 1.0), "segments", 20.0, (Limit("error_rate", 0.01),))
+RINGS = Policy((0.01, 0.1, 1.0), "segments", 60.0, (Limit("error_rate", 0.01),))
 STORES = 5_000
-MOST_LOOKS = 60
+LOOKS_A_MINUTE = 30
+MOST_LOOKS = 120
 """Of a canary: then it waits for traffic that does not come, and is left."""
 
 
@@ -121,6 +122,11 @@ class Fleet:
         self.broken, always_broken = (rng.random(STORES) < share for share in (broken, always))
         self.errors = np.where(always_broken, 1.0, errors)
         self.per_look = per_look
+        self.known = {kind: np.zeros(STORES, dtype=bool) for kind in BREAKS}
+        """Those that have begun to fail."""
+        self.minute = np.zeros((2, STORES), dtype=np.int64)
+        """How often each was asked, and failed, in this minute of the node's history."""
+        self.looks = 0
 
     def draw(self, rng: np.random.Generator, share: float) -> dict[str, Any]:
         """Return one look."""
@@ -128,9 +134,22 @@ class Fleet:
         ring[self.order[: max(1, round(share * STORES))]] = True
         asked = rng.poisson(self.per_look * self.weights)
         failed = rng.binomial(asked, np.where(ring & self.broken, 1.0, self.errors))
+        sides = {"candidate": ring, "other": ~ring}
+        found = {name: seen(rng, int(asked[side].sum()), int(failed[side].sum())) for name, side in sides.items()}
+        self.looks += 1
+        self.minute = self.minute * (self.looks % LOOKS_A_MINUTE != 0) + [asked, failed]
+        return found | {"broken": {kind: self._broken(kind, sides) for kind in BREAKS}}
+
+    def _broken(self, kind: str, sides: dict[str, NDArray[np.bool_]]) -> dict[str, Any]:
+        known = self.known[kind]
+        newly = np.zeros(STORES, dtype=bool)
+        failing = np.flatnonzero(self.minute[1])
+        newly[failing] = [BREAKS[kind](*counts) for counts in self.minute[:, failing].T.tolist()]
+        newly &= ~known
+        self.known[kind] = known | newly
         return {
-            name: seen(rng, int(asked[side].sum()), int(failed[side].sum()))
-            for name, side in (("candidate", ring), ("other", ~ring))
+            name: {"names": [f"s{n}" for n in np.flatnonzero(newly & side)], "sound": int((side & ~known).sum())}
+            for name, side in sides.items()
         }
 
 
@@ -163,7 +182,7 @@ def same_again(canaries: int, seed: int) -> dict[str, Any]:
     return found
 
 
-LOOSE_RINGS = Policy((0.01, 0.1, 1.0), "segments", 20.0, (Limit("error_rate", 0.2),))
+LOOSE_RINGS = Policy((0.01, 0.1, 1.0), "segments", 60.0, (Limit("error_rate", 0.2),))
 """Rings whose declared limit is beyond what a few stores that always fail reach: only the comparison may stop them."""
 
 POISONS = {

@@ -24,7 +24,8 @@ from modelmill.settings import DEV
 from modelmill.store.files import started_at, write_durably
 from modelmill.store.tokens import make_token, read_token
 
-APPLY_S = 5.0
+APPLY_S = 30.0
+"""How long is waited for workers: a release that runs Python starts a child first, on a busy machine for many seconds."""
 _READY_S = 60.0
 _STOP_S = 20.0
 _POLL_S = 0.05
