@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from modelmill.names import ModelName
 from modelmill.orchestrator.rolling import BREAKS, LOOK_S, judge
+from modelmill.release.analysis import ALPHA
 from modelmill.release.policy import Limit, Policy
 from modelmill.release.rollouts import Look, Rollout
 from modelmill.serving.meters import BOUNDS
@@ -262,7 +263,15 @@ def main() -> int:
     print(text)
     if options.json:
         options.json.write_text(text + "\n")
-    return 0
+    return 0 if reached(found) else 1
+
+
+def reached(found: dict[str, Any]) -> bool:
+    """Return whether few good canaries are stopped, all poisons are, and no fault ever reaches the third ring."""
+    rare = found["same again"]["stopped"] <= found["same again"]["canaries"] * ALPHA
+    sure = all(one["stopped"] == one["of"] for one in found["poisons"].values())
+    narrow = all(one["models exposed at most"] <= RINGS.steps[1] * STORES for one in found["rings"].values())
+    return bool(rare and sure and narrow)
 
 
 if __name__ == "__main__":

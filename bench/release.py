@@ -40,9 +40,8 @@ from modelmill.store.opening import Store, open_store
 MODEL = ModelName("sales")
 TIMES = 3
 FEATURES = ("price", "footfall", "weekday", "promo", "weather")
-CANARY = (
-    'sales = mm.Model(canary=mm.Canary(steps=["10%", "100%"], of="requests", hold="1d", abort=[mm.error_rate > 0.01]), '
-)
+OWNER = 'owner="stores@example.com"'
+CANARY = 'canary=mm.Canary(steps=["10%", "100%"], of="requests", hold="1d", abort=[mm.error_rate > 0.01])'
 SHADOW = "not measured here"
 """Shadowing at 100 %: what it costs the client, and the node's peak."""
 
@@ -136,7 +135,7 @@ def moves(folder: Path, many: str) -> Figures:
 def shares(folder: Path, requests: int = 20_000) -> Figures:
     """Return which share of requests a canary of 10 % answers."""
     source = folder / "stores.py"
-    source.write_text(source.read_text().replace("sales = mm.Model(", CANARY, 1))
+    source.write_text(source.read_text().replace(OWNER, f"{OWNER}, {CANARY}"))
     run(folder, "train")
     run(folder, "deploy", "prod", "--yes", "--detach")
     rows = bodies(folder, requests)
