@@ -537,6 +537,12 @@ class StoreTooNew(PlatformError):
     exit = 2
 
 
+class RuntimeUnknown(PlatformError):
+    """A release needs a runtime that this modelmill does not have."""
+
+    code = "MM520"
+
+
 # ------------------------------------------------------------------ MM6xx: what was built is built again
 
 

@@ -154,6 +154,10 @@ class Mill:
         """Say what was built, what is released and what runs."""
         return self._ask("status", outcomes.StatusOutcome)
 
+    def infra(self) -> outcomes.InfraOutcome:
+        """Say which processes, ports, files and memory of this machine are the project's."""
+        return self._ask("infra", outcomes.InfraOutcome)
+
     def predict(self, *rows: Mapping[str, Any], model: str | None = None) -> outcomes.PredictOutcome:
         """Ask a model for the answers to rows; `model` may be written with its segment."""
         return self._ask("predict", outcomes.PredictOutcome, rows=rows, model=model)

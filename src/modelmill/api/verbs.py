@@ -221,6 +221,14 @@ VERBS = (
         "viewer",
     ),
     Verb(
+        "infra",
+        "Say which processes, ports, files and memory of this machine are the project's.",
+        requests.InfraRequest,
+        outcomes.InfraOutcome,
+        "modelmill.orchestrator.infra:infra",
+        "viewer",
+    ),
+    Verb(
         "predict",
         "Ask a model for the answer to one row, or to each row of a table.",
         requests.PredictRequest,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from modelmill.cli.arms import compared_lines, render_arms, render_study
+from modelmill.cli.infra import render_infra
 from modelmill.cli.layout import count, line, lines, moment, number, seconds, size, table
 from modelmill.cli.local import CompletionOutcome, InitOutcome
 from modelmill.cli.proof import render_audit, render_diff, render_reproduce
@@ -232,6 +233,7 @@ def render_status(status: o.StatusOutcome) -> Iterator[str]:
         yield line("model", *_model_parts(model))
     for node in status.nodes:
         yield line("node", *_node_parts(node))
+        yield line("", *_declared_parts(node))
         for name, what in node.broken.items():
             yield line("broken", name, what)
     if not status.nodes:
@@ -260,6 +262,16 @@ def _node_parts(node: o.NodeFacts) -> list[str]:
     missing = f" of {node.declared_workers}" if node.workers != node.declared_workers else ""
     counts = [f"{count(node.workers, 'worker')}{missing}", count(node.requests, "request"), count(node.errors, "error")]
     return [node.url, f"pid {node.pid}", node.environment, *counts, *_pace_parts(node), health]
+
+
+def _declared_parts(node: o.NodeFacts) -> list[str]:
+    """Return what should run there since when, and what does where that is another."""
+    declared = ", ".join(f"{model} r{number}" for model, number in node.declared.items()) or "nothing"
+    since = f"declared since {moment(node.declared_at)}" if node.declared_at else ""
+    if node.behind_s is None:
+        return [f"{declared} runs", since]
+    runs = ", ".join(f"{model} r{number}" for model, number in node.releases.items()) or "not known"
+    return [f"{declared} is declared", f"not taken by all workers for {seconds(node.behind_s)}", f"what runs: {runs}"]
 
 
 def _pace_parts(node: o.NodeFacts) -> list[str]:
@@ -479,6 +491,7 @@ RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.CheckOutcome: render_check,
     o.AdoptOutcome: render_adopt,
     o.StatusOutcome: render_status,
+    o.InfraOutcome: render_infra,
     o.PredictOutcome: render_predict,
     o.ParityOutcome: render_parity,
     o.SearchOutcome: render_search,

@@ -16,6 +16,7 @@ from modelmill.errors import (
     ApprovalNeeded,
     FloorNotMet,
     ModelmillError,
+    NodesLagging,
     NotFound,
     OnHold,
     PlanOutdated,
@@ -49,8 +50,9 @@ from modelmill.orchestrator.requests import (
 from modelmill.orchestrator.served import model_names, pick_model
 from modelmill.registry.fleet import FleetMap, check_answer_alike, compose, decode, sign
 from modelmill.registry.host import user_name
+from modelmill.registry.runs import get_signature
 from modelmill.release.moving import Hold, list_moves
-from modelmill.release.pointers import find_published, open_map, order_rollback
+from modelmill.release.pointers import Pointer, check_packs, find_published, open_map, order_rollback
 from modelmill.release.releasing import (
     current_release,
     get_release,
@@ -62,7 +64,7 @@ from modelmill.release.releasing import (
 from modelmill.release.rollouts import DONE, Rollout
 from modelmill.release.rows import SignedDigest
 from modelmill.release.staging import lift_hold, release_beside, roll_back, set_hold
-from modelmill.serving.control import find_node, run_folder, wait_until_applied
+from modelmill.serving.control import describe_node, find_node, run_folder, wait_until_applied
 from modelmill.serving.history import History
 from modelmill.settings import Settings
 from modelmill.store.blobs import blobs_of, pointers_of
@@ -173,6 +175,8 @@ def apply_plan(
         _check_allowed(plan)
     if planned.candidate.map is None:
         raise NotFound(f"run {plan.version} of `{plan.model}` built nothing")
+    if not plan.nothing:
+        _check_sound(store, planned)
     rehearsed = _rehearse(store, planned, progress or no_progress) if rehearsal and not plan.nothing else ""
     if planned.policy.steps and not plan.nothing:
         rollout, begun = _begin_canary(store, settings, planned, planned.candidate.map, reason)
@@ -209,6 +213,17 @@ def _rehearse(store: Store, planned: Planned, progress: Progress) -> str:
     progress("line", {"text": f"rehearsal of version {run.number} in a fresh process"})
     found = rehearse_release(store, plan.environment, run, set(plan.changed))
     return rehearsal_text(msgspec.structs.asdict(found))
+
+
+def _check_sound(store: Store, planned: Planned) -> None:
+    """Raise what any node would stumble over, before anything is moved: a byte, a signature, a runtime that is not right."""
+    fleet = planned.candidate.map
+    if fleet is None:
+        return
+    signature = get_signature(store.database, planned.model, fleet)
+    found = open_map(store.blobs, Pointer(0, fleet, signature), store.public_key)
+    known = decode(store.blobs.get(planned.current.map)).packs if planned.current else ()
+    check_packs(store.blobs, set(found.packs) - set(known))
 
 
 def _begin_canary(
@@ -263,12 +278,24 @@ def _traffic(settings: Settings, environment: str, fleet: FleetMap) -> dict[Segm
 
 
 def _wait(settings: Settings, environment: str) -> int:
-    """Wait until the node of an environment has applied what is published; return how many workers have."""
+    """Wait until the node of an environment has applied what is published; return how many workers have.
+
+    Raises `NodesLagging` where they have seen it and cannot open it.
+    """
     node = find_node(settings.store_folder, environment)
     published = find_published(pointers_of(settings.store_folder), environment)
     if node is None or published is None:
         return 0
-    return node.workers - len(wait_until_applied(node, published.revision))
+    laggards = wait_until_applied(node, published.revision)
+    broken = {} if laggards else (describe_node(node) or {}).get("broken", {})
+    if broken:
+        raise NodesLagging(
+            f"the node of {environment} cannot serve what is released",
+            got="; ".join(f"{model}: {why}" for model, why in broken.items()),
+            next="modelmill fsck",
+            safe="it serves on what it served before, and tries again",
+        )
+    return node.workers - len(laggards)
 
 
 # ------------------------------------------------------------------ backwards

@@ -24,7 +24,7 @@ from modelmill.release.releasing import current_release, republish
 from modelmill.release.rows import Release
 from modelmill.serving.control import find_node, run_folder
 from modelmill.serving.history import History
-from modelmill.serving.meters import quantile
+from modelmill.serving.meters import added, quantile
 from modelmill.settings import Settings
 from modelmill.store.opening import Store, open_store
 
@@ -57,7 +57,7 @@ class _Explaining:
         )
         self.run: Run = runs.get_run(store.database, current.model, self.entry.number)
         info = find_node(settings.store_folder, current.environment)
-        self.node: NodeFacts | None = node_facts(info) if info else None
+        self.node: NodeFacts | None = node_facts(info, settings.store_folder) if info else None
 
     def _answering(self, segment: Segment | None) -> tuple[Entry, str]:
         if segment is not None:
@@ -139,12 +139,14 @@ class _Explaining:
             return "nothing was asked yet"
         since = time.time() - _RECENT_S
         if self.asked is None:
-            seen = history.sides(self.current.model, since).get(self.current.number)
-            asked, failed, classes = (seen.asked, seen.failed, list(seen.classes)) if seen else (0, 0, [])
+            minutes = [sides.get(self.current.number) for sides in history.sides(self.current.model, since).values()]
+            seen = [one for one in minutes if one is not None]
+            asked, failed = sum(one.asked for one in seen), sum(one.failed for one in seen)
+            classes = added(one.classes for one in seen)
         else:
             points = history.of(self.current.model, format_segment(self.asked), since)
             asked, failed = sum(one.asked for one in points), sum(one.failed for one in points)
-            classes = []
+            classes = ()
         p99 = quantile(classes, 0.99) if classes and asked else None
         slow = f", p99 {1000 * p99:.3g} ms" if p99 is not None else ""
         return f"{asked:,} requests in the last hour, {failed:,} without an answer of its own{slow}"

@@ -258,6 +258,13 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is wrong with models: a release that cannot be opened, damage found when it was asked."""
     models: tuple[str, ...] = ()
     releases: Mapping[str, int] = {}
+    """What runs, of each model."""
+    declared: Mapping[str, int] = {}
+    """What should run."""
+    declared_at: datetime | None = None
+    """Since when that is declared."""
+    behind_s: float | None = None
+    """How long a worker has not taken what is declared; None where all have."""
 
 
 class UpOutcome(Outcome, frozen=True, kw_only=True):
@@ -597,6 +604,47 @@ class StatusOutcome(Outcome, frozen=True, kw_only=True):
     """``model environment`` -> why nothing is released there."""
     holder: str = ""
     """Who is writing to the store now."""
+    notices: tuple[str, ...] = ()
+    next: str = ""
+
+
+class ProcessFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One process of the project, as the operating system shows it."""
+
+    pid: int
+    parent: int
+    role: str
+    """``node``, ``worker``, ``model``, ``deployer``, ``settler``, ``template``, ``builder``, ``command`` or ``other``"""
+    environment: str = ""
+    node: int | None = None
+    """The parent of the node that it belongs to."""
+    user: str
+    since: datetime
+    command: str
+    listens: tuple[str, ...] = ()
+    """``127.0.0.1:8700``: the sockets on which it takes connections."""
+    files: tuple[str, ...] = ()
+    """What it has open of the store."""
+    maps: tuple[str, ...] = ()
+    """What is mapped of the store: the packs that it answers from."""
+    revision: int | None = None
+    """Of a worker: which state of its environment it serves."""
+    releases: Mapping[str, int] = {}
+    """Of a node: what it serves of each model."""
+    resident_mb: float | None = None
+    proportional_mb: float | None = None
+    """Its share, where several have the same memory."""
+    hidden: bool = False
+    """Whether it is another user's, so that what it has open cannot be seen."""
+
+
+class InfraOutcome(Outcome, frozen=True, kw_only=True):
+    """What of a project runs on this machine."""
+
+    store: str
+    host: str
+    processes: tuple[ProcessFacts, ...] = ()
+    """Each below its parent."""
     notices: tuple[str, ...] = ()
     next: str = ""
 

@@ -287,8 +287,8 @@ class _Planning:
 
     def _load(self) -> int:
         """Return how many bytes of packs the node has not mapped yet."""
-        old = {entry.artifact for entry in self.old} if self.old else set()
-        return sum(entry.length for entry in self.new if entry.artifact not in old)
+        known = self.old.sizes() if self.old else {}
+        return sum(length for artifact, length in self.new.sizes().items() if artifact not in known)
 
 
 READ = ("before", "version", "checks", "unmet", "steps", "of", "hold_s", "abort", "hold")

@@ -380,6 +380,10 @@ class StatusRequest(Request, frozen=True, kw_only=True):
     """Say what runs and what is released."""
 
 
+class InfraRequest(Request, frozen=True, kw_only=True):
+    """Say which processes of this machine are the project's."""
+
+
 class PredictRequest(Request, frozen=True, kw_only=True):
     """Ask one model for the answers to rows."""
 

@@ -131,7 +131,7 @@ def _where(store: Store, trained: Trained, node: NodeInfo) -> dict[str, Any]:
     """Return where it answers, with a request that it accepts."""
     url = f"{node.url}/{trained.project.model.name}"
     request = curl_line(url, example_request(store, trained.map_digest))
-    return {"node": node_facts(node), "url": url, "curl": request}
+    return {"node": node_facts(node, store.folder), "url": url, "curl": request}
 
 
 def example_request(store: Store, map_digest: Digest) -> dict[str, Any]:

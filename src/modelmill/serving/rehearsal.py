@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from modelmill.errors import ModelmillError, NodeNotReady
 from modelmill.names import Segment, format_segment
-from modelmill.release.pointers import Pointer
-from modelmill.serving.served import ServedModel, open_model, verify_packs
+from modelmill.release.pointers import Pointer, check_packs
+from modelmill.serving.served import ServedModel, open_model
 from modelmill.store.blobs import blobs_of
 
 TOLERANCE = 1e-9
@@ -93,7 +93,7 @@ async def answer(order: RehearsalOrder) -> Rehearsed:
     blobs = blobs_of(store)
     model = await open_model(store, blobs, order.pointer)
     try:
-        verify_packs(blobs, model.map.packs)
+        check_packs(blobs, model.map.packs)
         return _summed([await _asked(model, question) for question in order.questions], order.questions)
     finally:
         await model.close()
