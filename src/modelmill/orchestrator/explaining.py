@@ -24,7 +24,7 @@ from modelmill.release.releasing import current_release, republish
 from modelmill.release.rows import Release
 from modelmill.serving.control import find_node, run_folder
 from modelmill.serving.history import History
-from modelmill.serving.meters import added, quantile
+from modelmill.serving.meters import CLASSES, added, quantile
 from modelmill.settings import Settings
 from modelmill.store.opening import Store, open_store
 
@@ -146,7 +146,7 @@ class _Explaining:
         else:
             points = history.of(self.current.model, format_segment(self.asked), since)
             asked, failed = sum(one.asked for one in points), sum(one.failed for one in points)
-            classes = ()
+            classes = [0] * CLASSES
         p99 = quantile(classes, 0.99) if classes and asked else None
         slow = f", p99 {1000 * p99:.3g} ms" if p99 is not None else ""
         return f"{asked:,} requests in the last hour, {failed:,} without an answer of its own{slow}"
