@@ -1,9 +1,9 @@
 """Logged predictions as rows: one a row that was asked.
 
-Columns: ``request_id``, ``row`` (of the request), ``asked_at``, ``latency_ms`` (of the whole request), ``run`` (whose fleet
-map was served), ``segment``, ``version``, ``pooled_because`` (empty where the segment's own model answered), ``inputs`` (a
-struct of the schema's request and subject columns, as they were parsed), ``answer`` (a number, or the likeliest label) and,
-for classes, ``probabilities``.
+Columns: ``request_id``, ``row`` (of the request), ``asked_at``, ``latency_ms`` (of the whole request), ``environment`` and
+``release`` (that answered), ``run`` (whose fleet map was served), ``segment``, ``version``, ``pooled_because`` (empty where
+the segment's own model answered), ``inputs`` (a struct of the schema's request and subject columns, as they were parsed),
+``answer`` (a number, or the likeliest label) and, for classes, ``probabilities``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ _TYPES = {
     "row": pl.UInt32,
     "asked_at": pl.Datetime("us"),
     "latency_ms": pl.Float64,
+    "environment": pl.String,
+    "release": pl.Int32,
     "run": pl.Int32,
     "segment": pl.String,
     "version": pl.Int32,
@@ -91,6 +93,8 @@ def _about(origin: str, record: Record) -> tuple[Any, ...]:
         request_id(origin, record.id),
         round(1e6 * record.at),
         1e3 * record.seconds,
+        who.environment,
+        who.release,
         who.run,
         who.segment,
         who.version,

@@ -74,8 +74,12 @@ def settle(store: Store, shape_of: ShapeOf, keep_days: int) -> Settled:
         return Settled(count, rows, _remove_old(store, now() - timedelta(days=keep_days)))
 
 
-def read_predictions(store: Store, shape_of: ShapeOf, model: ModelName, last: int | None = None) -> pl.DataFrame:
+def read_predictions(
+    store: Store, shape_of: ShapeOf, model: ModelName, last: int | None = None, since: datetime | None = None
+) -> pl.DataFrame:
     """Return logged rows of one model, the newest `last` of them; also those that workers have just written.
+
+    With `since` files with nothing that was asked after a moment are left out; rows before it may be among the others.
 
     Columns are those of `data.logged`; `inputs` has the columns of all schemas that the rows had.
     """
@@ -83,7 +87,7 @@ def read_predictions(store: Store, shape_of: ShapeOf, model: ModelName, last: in
         frames = [frame_of(shape_of(*fleet), some) for fleet, some in _unsettled(store).items() if fleet[0] == model]
         count = sum(map(len, frames))
         for file in list_files(store, model):
-            if last is not None and count >= last:
+            if (last is not None and count >= last) or (since is not None and file.last_at < since):
                 break
             frames.append(_read(store, file.digest))
             count += file.rows
@@ -155,7 +159,7 @@ def _settle(store: Store, shape_of: ShapeOf, paths: Sequence[Path]) -> int:
         rows += len(frame)
         small = before.get(fleet)
         if small is not None and small.rows < _SMALL_ROWS:
-            frame = pl.concat([_read(store, small.digest), frame]).sort(ORDER)
+            frame = pl.concat([frame, _read(store, small.digest)], how="diagonal").sort(ORDER)
             replaced.append(small.digest)
         content = _parquet(frame)
         (digest,) = store.blobs.put([content])

@@ -14,15 +14,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from modelmill.errors import Conflict, ModelmillError
+from modelmill.model.metrics import MEANS
 from modelmill.names import ModelName
-from modelmill.release.analysis import ALPHA, Comparison, Verdict, Window, against_limit, overall
+from modelmill.orchestrator.quality import WORSE, Labelled
+from modelmill.release.analysis import (
+    ALPHA,
+    FEWEST_ANSWERS,
+    Comparison,
+    Tally,
+    Verdict,
+    Window,
+    against_limit,
+    against_zero,
+    overall,
+)
 from modelmill.release.policy import Limit
 from modelmill.release.rollouts import RUNNING, Look, Rollout, list_looks, open_rollout, record_look
 from modelmill.release.staging import advance, stop
 from modelmill.serving.control import run_folder
 from modelmill.serving.history import History, Seen
 from modelmill.serving.meters import BOUNDS, CLASSES, quantile
-from modelmill.settings import load_settings
+from modelmill.settings import Settings, load_settings
 from modelmill.store.opening import Store, open_store
 from modelmill.store.tables import now
 
@@ -52,15 +64,17 @@ class Judged(NamedTuple):
 class Deployer:
     """Watches one rollout."""
 
-    def __init__(self, store: Store, history: History, rollout: Rollout) -> None:
-        """Take what the node has counted, and how far the rollout has come."""
-        self.store, self.history, self.rollout = store, history, rollout
+    def __init__(self, store: Store, history: History, rollout: Rollout, labelled: Labelled | None = None) -> None:
+        """Take what the node has counted, and how far the rollout has come; `labelled` looks for labels."""
+        self.store, self.history, self.rollout, self.labelled = store, history, rollout, labelled
 
     def look(self) -> Rollout:
         """Look once: write down what is new, and do what follows from all that was seen."""
         looks = list_looks(self.store.database, self.rollout)
         seen = self._new(looks)
         if not record_look(self.store.database, self.rollout, len(looks), seen):
+            if self.labelled:
+                self.labelled.forget()
             return self.rollout  # another deployer looks at it as well, and was first
         judged = judge(self.rollout, [*looks, Look(now(), self.rollout.step, seen)])
         if judged.verdict == "fail":
@@ -76,7 +90,9 @@ class Deployer:
         candidate, other = (sides.get(number, _EMPTY) for number in (self.rollout.candidate, self.rollout.before))
         counted = {"candidate": _numbers(candidate), "other": _numbers(other)}
         before: Mapping[str, Any] = looks[-1].seen["counted"] if looks else self._first(counted)
-        return {name: _since(counted[name], before[name]) for name in counted} | {"counted": counted}
+        quality = self.labelled.look() if self.labelled else None
+        told = {name: _since(counted[name], before[name]) for name in counted} | {"counted": counted}
+        return told | ({"quality": quality} if quality else {})
 
     def _first(self, counted: dict[str, Any]) -> dict[str, Any]:
         """Return what to count from: what the other side was asked in the same minute, before it all began, is not of it."""
@@ -132,7 +148,20 @@ def _against(limit: Limit, looks: Sequence[Look], alpha: float) -> tuple[Verdict
     if limit.quantity == "p99_ms":
         slow = sum(_slower_than(look.seen["candidate"]["classes"], limit.limit / 1000) for look in looks)
         return against_limit(slow, asked, _P99_SHARE, alpha), f"{slow:,} of {asked:,} above {limit.limit:g} ms"
-    return "undecided", "no labels"
+    return _against_labels(limit, looks, alpha)
+
+
+def _against_labels(limit: Limit, looks: Sequence[Look], alpha: float) -> tuple[Verdict, str]:
+    """Judge by the last look at labels: it counts all that had come by then, corrected ones as they are now."""
+    if limit.quantity != WORSE or limit.metric not in MEANS:
+        return "undecided", f"no mean over rows, as {', '.join(MEANS)} are: it cannot be judged while labels come"
+    found = next((look.seen["quality"] for look in reversed(looks) if look.seen.get("quality")), {})
+    seen = found.get(str(limit))
+    if seen is None:
+        return "undecided", found.get("trouble", "no labels")
+    rows = f"{seen['rows']:,}" + (f" of {FEWEST_ANSWERS}" if seen["rows"] < FEWEST_ANSWERS else "")
+    text = f"{seen['own']:.4g} beside {seen['other']:.4g} on {rows} labelled answers"
+    return against_zero(Tally(seen["rows"], seen["total"], seen["squares"]), alpha), text
 
 
 def _fails_more(looks: Sequence[Look], alpha: float) -> str:
@@ -181,9 +210,10 @@ def _listed(classes: Mapping[str, int]) -> list[int]:
 class Watch:
     """Looks at all rollouts of an environment, at each when it is due."""
 
-    def __init__(self, store: Store, folder: Path, environment: str) -> None:
-        """Take the store, and where the environment's node counts."""
-        self.store, self.environment = store, environment
+    def __init__(self, store: Store, folder: Path, environment: str, settings: Settings | None = None) -> None:
+        """Take the store, and where the environment's node counts; without settings no labels are looked for."""
+        self.store, self.environment, self.settings = store, environment, settings
+        self._labelled: dict[int, Labelled] = {}
         self.history = History(run_folder(folder, environment))
         self._due: dict[int, float] = {}
 
@@ -199,12 +229,18 @@ class Watch:
         if time.monotonic() < self._due.get(rollout.id, 0.0):
             return True
         try:
-            after = Deployer(self.store, self.history, rollout).look()
+            after = Deployer(self.store, self.history, rollout, self._labels_of(rollout)).look()
         except Conflict:  # somebody else was first: what follows from that is seen at the next look
             after = rollout
         age_s = (now() - after.step_at).total_seconds()
         self._due[rollout.id] = time.monotonic() + max(LOOK_S, _LATER * age_s)
         return after.state == RUNNING
+
+    def _labels_of(self, rollout: Rollout) -> Labelled | None:
+        """Return what looks for a rollout's labels; the same again, for it knows which rows were asked."""
+        if self.settings is None:
+            return None
+        return self._labelled.setdefault(rollout.id, Labelled(self.store, self.settings, rollout))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -215,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings(Path(root))
         with open_store(settings, create=False) as store:
-            watch = Watch(store, settings.store_folder, environment)
+            watch = Watch(store, settings.store_folder, environment, settings)
             while watch.look(model_names(store)):
                 time.sleep(LOOK_S)
     except ModelmillError as error:

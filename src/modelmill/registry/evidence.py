@@ -27,6 +27,8 @@ RETRAINING = "retraining"
 """A gate has judged new versions beside their champions."""
 FEASIBILITY = "feasibility"
 """It was found out, before anything was built, whether a model does what it is needed for."""
+QUALITY = "quality"
+"""Answers were compared, once labels came, with what the release before would have answered."""
 DRILL = "drill"
 """Bad rows were planted, one for each promise about the data."""
 _WORDS = {1: True, 0: False, -1: None}

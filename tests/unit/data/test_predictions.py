@@ -97,6 +97,8 @@ def test_values_are_typed_as_the_schema_says(store: Store) -> None:
         "row": 0,
         "asked_at": datetime(2026, 1, 1, 12, 0, 31),  # noqa: DTZ001 - UTC, as all times of rows
         "latency_ms": 2.0,
+        "environment": "",
+        "release": 0,
         "run": 1,
         "segment": "north,1",
         "version": 2,
