@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -133,9 +133,9 @@ def _by_keys(asked: pl.DataFrame, labels: pl.DataFrame, keys: Sequence[str]) -> 
     if labels.is_empty():
         return _none()
     moments = asked.select(*keys, _MOMENT).unique().sort(_MOMENT)
-    by = {"by": list(keys)} if keys else {}
+    by = list(keys) or None
     near = labels.sort(AT).join_asof(
-        moments, left_on=AT, right_on=_MOMENT, strategy="backward", check_sortedness=False, **by
+        moments, left_on=AT, right_on=_MOMENT, strategy="backward", check_sortedness=False, by=by
     )
     near = near.filter(pl.col(AT) - pl.col(_MOMENT) <= pl.col(_WITHIN))
     return _chosen(near.join(asked.select(*keys, _MOMENT, *_told_names()), on=[*keys, _MOMENT]), len(labels))
@@ -166,7 +166,13 @@ def _chosen(candidates: pl.DataFrame, labels: int) -> _Pairs:
 
 
 def _none() -> _Pairs:
-    types = {_ANSWER: pl.UInt32, AT: pl.Datetime("us"), _RANK: pl.Int8, LABEL: pl.Null, KNOWN: pl.Datetime("us")}
+    types: dict[str, Any] = {
+        _ANSWER: pl.UInt32,
+        AT: pl.Datetime("us"),
+        _RANK: pl.Int8,
+        LABEL: pl.Null,
+        KNOWN: pl.Datetime("us"),
+    }
     return _Pairs(pl.DataFrame(schema=types), 0, 0)
 
 

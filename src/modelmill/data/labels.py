@@ -8,7 +8,6 @@ The same content is kept once, whatever the order of its rows and wherever it wa
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -94,7 +93,7 @@ def _contract(spec: SchemaSpec, on: On, frame: pl.DataFrame) -> SchemaSpec:
     return SchemaSpec(f"labels of {spec.name}", "", (*found, spec.target, *known))
 
 
-def _renamed(spec: SchemaSpec, on: On) -> Mapping[str, str]:
+def _renamed(spec: SchemaSpec, on: On) -> dict[str, str]:
     return {moment_name(spec): AT} if on == "keys,time" else {}
 
 
@@ -111,7 +110,7 @@ def _told(rows: pl.DataFrame, hidden: bool) -> str:
 # ------------------------------------------------------------------ keeping
 
 
-def keep_labels(  # noqa: PLR0913 - an import and how it is joined
+def keep_labels(
     store: Store, model: ModelName, on: On, within: timedelta, frame: pl.DataFrame, source: str
 ) -> tuple[LabelFile, bool]:
     """Keep checked labels; return the import that holds them, and whether it is a new one."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from modelmill.errors import DeclarationInvalid, did_you_mean
 from modelmill.model.columns import Column
-from modelmill.model.metrics import higher_is_better
+from modelmill.model.metrics import MEANS, higher_is_better
 
 Baseline = Literal["champion", "mean", "pooled"]
 _BASELINES = ("champion", "mean", "pooled")
@@ -174,6 +174,16 @@ def check_judged(what: str, conditions: Sequence[Condition], *, champion: bool) 
                 f"{what}: `{condition}` asks for a champion, and before anything is built there is none",
                 expected="a comparison with mean or pooled",
             )
+
+
+def check_mean(condition: Condition) -> None:
+    """Refuse to have a canary watch a metric that is no mean over rows: it would wait for ever."""
+    if condition.metric not in MEANS:
+        raise DeclarationInvalid(
+            f"canary abort: `{condition}` cannot be judged while labels come",
+            expected=f"a mean over rows: {', '.join(MEANS)}",
+            likely=f"`{condition.metric}` of a few rows says nothing of that of all rows",
+        )
 
 
 def _check_steps(steps: Sequence[str]) -> None:

@@ -11,15 +11,15 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from modelmill.build.pairing import losses
-from modelmill.data.labels import AT, KNOWN, REQUEST, On, check_labels, keep_labels, list_label_files, moment_name
+from modelmill.data.labels import KNOWN, REQUEST, On, check_labels, keep_labels, list_label_files, moment_name
 from modelmill.data.predictions import journal_folder, read_predictions
 from modelmill.data.sources import describe, read_address, read_table
-from modelmill.errors import LabelsUnjoinable, ModelmillError, NotFound, UsageError, did_you_mean
+from modelmill.errors import LabelsUnjoinable, NotFound, UsageError, did_you_mean
 from modelmill.model.conditions import parse_duration
 from modelmill.model.metrics import default_metrics, metrics_for
 from modelmill.model.schema import SchemaSpec
 from modelmill.names import ModelName
+from modelmill.orchestrator.champions import Place, judge_champion
 from modelmill.orchestrator.importing import address_of
 from modelmill.orchestrator.logged import check_ending, flat, write_frame
 from modelmill.orchestrator.outcomes import (
@@ -32,34 +32,19 @@ from modelmill.orchestrator.outcomes import (
     ReleaseQuality,
     no_progress,
 )
-from modelmill.orchestrator.quality import (
-    Compared,
-    answered_by,
-    answers_of,
-    ask_again,
-    join_all,
-    release_map,
-    task_of,
-    truth_of,
-)
+from modelmill.orchestrator.quality import answered_by, answers_of, join_all, truth_of
 from modelmill.orchestrator.requests import LabelsImportRequest, LabelsShowRequest
 from modelmill.orchestrator.served import pick_model
 from modelmill.orchestrator.settling import settle_in, shapes_of
-from modelmill.registry.evidence import QUALITY, list_evidence, record_evidence
-from modelmill.registry.fleet import Header, check_answer_alike, decode
+from modelmill.registry.fleet import Header, decode
 from modelmill.registry.runs import newest_map
-from modelmill.release.analysis import ALPHA, FEWEST_ANSWERS, mean_interval
-from modelmill.release.releasing import current_release, previous_release
 from modelmill.settings import Settings
 from modelmill.store.opening import Store, open_store
 from modelmill.store.tables import now
 
 _WAYS: tuple[On, ...] = ("request_id", "keys,time")
 _LAST = 1_000_000
-_COMPARED = 20_000
-"""How many labelled answers of a release are compared with the release before, the newest."""
 _AGES = (("within a day", 1), ("within a week", 7), ("within 30 days", 30), ("earlier", None))
-_WORDS = {"better": True, "worse": False}
 
 
 def import_labels(settings: Settings, request: LabelsImportRequest, progress: Progress = no_progress) -> LabelsOutcome:
@@ -206,7 +191,7 @@ def _places(answers: pl.DataFrame, wanted: str | None) -> list[str]:
     return found if wanted is None else [wanted] if wanted in found else []
 
 
-def _facts(  # noqa: PLR0913 - one environment's answers and labels
+def _facts(
     store: Store, settings: Settings, place: str, answers: pl.DataFrame, joined: Any, header: Header
 ) -> LabelledFacts:
     labelled = joined.answers
@@ -214,7 +199,7 @@ def _facts(  # noqa: PLR0913 - one environment's answers and labels
     metric = _metric(store, header)
     champion = ChampionVerdict(verdict="unknown", why="no labels")
     if place and len(labelled):
-        champion = _champion(store, settings, place, labelled, header, metric)
+        champion = judge_champion(Place(store, settings, place, header.model, metric), labelled)
     return LabelledFacts(
         environment=place,
         answers=len(answers),
@@ -265,69 +250,3 @@ def _releases(labelled: pl.DataFrame, header: Header, metric: str) -> Iterator[R
         truth, answers = truth_of(some, header.labels), answers_of(some, header.labels)
         value = metrics_for(header.task)[metric](truth, answers)
         yield ReleaseQuality(release=release, version=run, rows=len(some), metric=metric, value=value)
-
-
-# ------------------------------------------------------------------ champion and challenger
-
-
-def _champion(  # noqa: PLR0913 - where, whose answers, and how they are compared
-    store: Store, settings: Settings, place: str, labelled: pl.DataFrame, header: Header, metric: str
-) -> ChampionVerdict:
-    """Compare the current release with the one before on the rows that it answered; what is found becomes evidence."""
-    model = header.model
-    current = current_release(store.database, place, model)
-    if current is None:
-        return ChampionVerdict(verdict="unknown", why="nothing is released")
-    some = labelled.filter(pl.col("release") == current.number).tail(_COMPARED)
-    try:
-        before = previous_release(store.database, place, model, current.number)
-        found = _verdict(store, settings, place, some, (current.number, before), metric, model)
-    except ModelmillError as error:
-        return ChampionVerdict(verdict="unknown", why=error.what, release=current.number, rows=len(some))
-    if found.rows:
-        _note(store, model, decode(store.blobs.get(current.map)).header.run, place, found)
-    return found
-
-
-def _verdict(  # noqa: PLR0913 - where, whose answers, and how they are compared
-    store: Store,
-    settings: Settings,
-    place: str,
-    labelled: pl.DataFrame,
-    releases: tuple[int, int],
-    metric: str,
-    model: ModelName,
-) -> ChampionVerdict:
-    release, before = releases
-    if len(labelled) < FEWEST_ANSWERS:
-        why = f"{len(labelled):,} of {FEWEST_ANSWERS} labelled answers of r{release}"
-        return ChampionVerdict(verdict="unknown", why=why, release=release, before=before, rows=len(labelled))
-    own_map, other_map = (release_map(store, place, model, number) for number in releases)
-    check_answer_alike(own_map, other_map)
-    labels = own_map.header.labels
-    other = ask_again(store, settings, other_map, labelled)
-    compared = Compared(truth_of(labelled, labels), answers_of(labelled, labels), other)
-    measure, own_losses = losses(metric, compared.truth, compared.given)
-    _, other_losses = losses(metric, compared.truth, compared.other)
-    low, high = mean_interval(own_losses - other_losses, ALPHA)
-    word = "better" if high < 0 else "worse" if low > 0 else "no clear difference"
-    return ChampionVerdict(
-        verdict=word,
-        release=release,
-        before=before,
-        measure=measure,
-        rows=len(labelled),
-        own=float(own_losses.mean()),
-        other=float(other_losses.mean()),
-        low=low,
-        high=high,
-    )
-
-
-def _note(store: Store, model: ModelName, number: int, place: str, found: ChampionVerdict) -> None:
-    """Record a verdict as evidence of the version, unless the last one said the same."""
-    facts = {"environment": place, **msgspec.structs.asdict(found)}
-    known = [one for one in list_evidence(store.database, model, number) if one.kind == QUALITY]
-    if not known or known[-1].facts != facts:
-        verdict = _WORDS.get(found.verdict)
-        record_evidence(store.database, model, QUALITY, number=number, verdict=verdict, facts=facts)

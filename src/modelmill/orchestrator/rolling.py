@@ -155,7 +155,7 @@ def _against_labels(limit: Limit, looks: Sequence[Look], alpha: float) -> tuple[
     """Judge by the last look at labels: it counts all that had come by then, corrected ones as they are now."""
     if limit.quantity != WORSE or limit.metric not in MEANS:
         return "undecided", f"no mean over rows, as {', '.join(MEANS)} are: it cannot be judged while labels come"
-    found = next((look.seen["quality"] for look in reversed(looks) if look.seen.get("quality")), {})
+    found: Mapping[str, Any] = next((look.seen["quality"] for look in reversed(looks) if look.seen.get("quality")), {})
     seen = found.get(str(limit))
     if seen is None:
         return "undecided", found.get("trouble", "no labels")
