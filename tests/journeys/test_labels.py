@@ -13,6 +13,11 @@ from typing import Any, NamedTuple
 import polars as pl
 import pytest
 
+from modelmill.orchestrator.quality import Labelled
+from modelmill.release.rollouts import list_looks, list_rollouts
+from modelmill.settings import load_settings
+from modelmill.store.opening import open_store
+
 from .conftest import Command
 
 STORES = [f"s{n:02d}" for n in range(20)]
@@ -227,3 +232,15 @@ def test_a_good_release_passes_and_is_compared_with_the_one_before(modelmill: Co
     assert verdict["low"] <= verdict["own"] - verdict["other"] <= verdict["high"]
     assert {one["release"] for one in prod["releases"]} == {1, 2, 3}
     assert modelmill("fsck", cwd=project).code == 0
+
+
+def test_deployers_that_start_anew_see_what_was_seen(project: Path) -> None:
+    settings = load_settings(project)
+    with open_store(settings, create=False) as store:
+        for rollout in list_rollouts(store.database, "prod"):
+            looks = [look.seen["quality"] for look in list_looks(store.database, rollout) if "quality" in look.seen]
+            one, other = (Labelled(store, settings, rollout) for _ in range(2))
+            found = one.look()
+            assert found == other.look() == looks[-1]
+            one.forget()
+            assert one.look() == found

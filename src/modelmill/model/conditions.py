@@ -1,6 +1,7 @@
 """Conditions of a model's policy as typed expressions: ``worse("mae") > 0.10``, ``no_worse("mae", than="champion")``.
 
-They are parsed, checked, stored and shown from the first day. A gate acts on every retraining; triggers and canaries act later.
+They are parsed, checked, stored and shown from the first day. A gate acts on every retraining, a canary on every release;
+triggers act later.
 """
 
 from __future__ import annotations

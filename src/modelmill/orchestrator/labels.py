@@ -57,7 +57,7 @@ def import_labels(settings: Settings, request: LabelsImportRequest, progress: Pr
         frame, source = _read(settings, request, header.spec, named)
         frame = _renamed(frame, named, source)
         progress("line", {"text": f"read {source}   {len(frame):,} rows"})
-        on = _way(request, header.spec, frame)
+        on = way_of(request, header.spec, frame)
         within = parse_duration(request.within) if request.within else timedelta(0)
         found = check_labels(header.spec, on, frame, source)
         file, new = keep_labels(store, model, on, within, found.frame, source)
@@ -133,7 +133,7 @@ def _renamed(frame: pl.DataFrame, named: dict[str, str], source: str) -> pl.Data
     return frame.drop(others).rename({column: name for name, column in named.items()})
 
 
-def _way(request: LabelsImportRequest, spec: SchemaSpec, frame: pl.DataFrame) -> On:
+def way_of(request: LabelsImportRequest, spec: SchemaSpec, frame: pl.DataFrame) -> On:
     """Return by what labels find their answers; raises `LabelsUnjoinable` where that cannot be."""
     ways = {str(way): way for way in _WAYS}
     if request.on is not None and request.on not in ways:
