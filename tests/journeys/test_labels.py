@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 import pytest
 
+from modelmill.names import ModelName
 from modelmill.orchestrator.quality import Labelled
+from modelmill.registry.evidence import QUALITY, list_evidence
 from modelmill.release.rollouts import list_looks, list_rollouts
 from modelmill.settings import load_settings
 from modelmill.store.opening import open_store
@@ -201,6 +207,17 @@ def test_labels_join_by_keys_and_time(modelmill: Command, project: Path) -> None
     assert (prod["labelled"] - before, prod["ambiguous"]) == (len(asked), 0)
 
 
+def deployers(folder: Path) -> list[int]:
+    """Return the deployers of this project alone."""
+    wanted = ["modelmill.orchestrator.rolling", str(folder), "prod"]
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().decode().split("\0")
+            found += [int(process.name)] if words[-4:-1] == wanted else []
+    return found
+
+
 def test_late_labels_take_a_worse_release_back(modelmill: Command, project: Path) -> None:
     assert modelmill("train", "--set", "more=12.0", cwd=project).code == 0
     started = modelmill("deploy", "prod", "--yes", "--detach", cwd=project)
@@ -212,10 +229,29 @@ def test_late_labels_take_a_worse_release_back(modelmill: Command, project: Path
     assert (waits["state"], waits["step"]) == ("running", 0)
     assert any("no labels" in text for text in waits["texts"])
     labels(modelmill, project, "import", str(write_labels(project / "late.csv", asked)))
+    for pid in deployers(project):
+        os.kill(pid, signal.SIGKILL)
+    watch = [sys.executable, "-m", "modelmill.orchestrator.rolling", str(project), "prod"]
+    two = [subprocess.Popen(watch) for _ in range(2)]
     move = ended(modelmill, project)
+    assert [one.wait(60) for one in two] == [0, 0]
     assert (move["kind"], move["before"], move["after"]) == ("stop", 2, 1), move
+    moves = modelmill("history", "prod", "--json", cwd=project).json["moves"]
+    assert [one["kind"] for one in moves].count("stop") == 1
     assert "worse(mae) > 0.1" in move["reason"]
     assert "labelled answers" in move["reason"]
+    (prod,) = labels(modelmill, project, "show")["environments"]
+    verdict = prod["challenger"]
+    assert (verdict["verdict"], verdict["release"], verdict["before"], verdict["rows"]) == (
+        "worse",
+        2,
+        1,
+        len(by_candidate),
+    )
+    assert 0 < verdict["low"] <= verdict["own"] - verdict["other"] <= verdict["high"]
+    with open_store(load_settings(project), create=False) as store:
+        (evidence,) = [one for one in list_evidence(store.database, ModelName("sales"), 2) if one.kind == QUALITY]
+    assert (evidence.verdict, evidence.facts["rows"]) == (False, len(by_candidate))
 
 
 def test_a_good_release_passes_and_is_compared_with_the_one_before(modelmill: Command, project: Path) -> None:

@@ -12,6 +12,7 @@ makes a label late is not by how much the two sides differ on it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -37,6 +38,9 @@ from modelmill.release.rollouts import Rollout
 from modelmill.settings import Settings
 from modelmill.store.opening import Store
 
+_REST = 9.0
+"""How many times as long as a look took is rested: reading many labels takes a tenth of a core at most, and traffic is
+looked at in between."""
 WORSE = "worse"
 """The quantity of a limit that is about labelled answers."""
 
@@ -140,23 +144,29 @@ class Labelled:
         self._asked = pl.DataFrame()
         """The rows that the other release was asked already, with the place of its answer in `_numbers`."""
         self._numbers: Floats = np.empty(0)
+        self._rests_until = 0.0
 
     def look(self) -> dict[str, Any] | None:
-        """Return what labels say of each condition now, by its text; None where there is nothing new.
+        """Return what labels say of each condition now, by its text; None where there is nothing new, or while it rests.
 
-        Where the other release has no answer to a row, that is said instead, under ``trouble``.
+        Where they cannot be compared - the other release has no answer to a row - that is said instead, under ``trouble``.
         """
-        files = list_label_files(self._store, self._rollout.model) if self._limits else []
+        if not self._limits or time.monotonic() < self._rests_until:
+            return None
+        files = list_label_files(self._store, self._rollout.model)
         if not files or self._seen == files[-1].number or not journal_folder(self._store).is_dir():
             return None
+        began = time.monotonic()
         try:
             return self._compared(files)
         except ModelmillError as error:
-            return {"trouble": f"r{self._rollout.before} has no answer: {error.what}"}
+            return {"trouble": f"it cannot be compared with r{self._rollout.before}: {error.what}"}
+        finally:
+            self._rests_until = time.monotonic() + _REST * (time.monotonic() - began)
 
     def forget(self) -> None:
         """Take what was seen last for not written down: the next look sees it again."""
-        self._seen = None
+        self._seen, self._rests_until = None, 0.0
 
     def _compared(self, files: Sequence[LabelFile]) -> dict[str, Any] | None:
         rollout = self._rollout
@@ -166,8 +176,11 @@ class Labelled:
         if answers.is_empty():
             return None
         joined = join_all(answers, self._store, files, fleet.header)
+        found = self._judged(fleet, joined.answers.filter(pl.col("release") == rollout.candidate))
         self._seen = None if joined.parked else files[-1].number
-        labelled = joined.answers.filter(pl.col("release") == rollout.candidate)
+        return found
+
+    def _judged(self, fleet: FleetMap, labelled: pl.DataFrame) -> dict[str, Any] | None:
         if labelled.is_empty():
             return None
         labels = fleet.header.labels
