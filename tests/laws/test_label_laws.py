@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from random import Random
 
 import polars as pl
 from hypothesis import given
@@ -54,10 +55,10 @@ def rows(found: Joined) -> list[dict[str, object]]:
 
 
 @given(imports, st.randoms())
-def test_the_order_of_imports_and_of_rows_does_not_matter(some: list[Given], random: st.DataObject) -> None:
+def test_the_order_of_imports_and_of_rows_does_not_matter(some: list[Given], random: Random) -> None:
     expected = joined(some)
     shuffled = [one._replace(frame=one.frame.reverse()) for one in some]
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     found = joined(shuffled)
     assert rows(found) == rows(expected)
     assert found[1:] == expected[1:]

@@ -65,6 +65,8 @@ def _environment(facts: o.LabelledFacts) -> Iterator[str]:
             ("release", "version", "labelled", "metric", "value"), [_quality(one) for one in facts.releases]
         )
     yield line("quality", _verdict(facts.champion))
+    if facts.challenger is not None:
+        yield line("canary", _verdict(facts.challenger))
 
 
 def _quality(one: o.ReleaseQuality) -> tuple[str, ...]:

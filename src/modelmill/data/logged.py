@@ -24,7 +24,7 @@ from modelmill.model.values import key_of_text
 from modelmill.names import parse_segment
 
 ORDER = ("segment", "asked_at", "request_id", "row")
-_TYPES = {
+_TYPES: dict[str, Any] = {
     "request_id": pl.String,
     "row": pl.UInt32,
     "asked_at": pl.Datetime("us"),
@@ -67,6 +67,15 @@ def frame_of(shape: Shape, records: Sequence[Told]) -> pl.DataFrame:
         if some
     ]
     return pl.concat(parts).sort(ORDER)
+
+
+def completed(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return rows of a file that was written before their environment and release were: nobody knows them now."""
+    if "environment" in frame.columns:
+        return frame
+    unknown = [pl.lit("", _TYPES["environment"]).alias("environment"), pl.lit(0, _TYPES["release"]).alias("release")]
+    found = frame.with_columns(unknown)
+    return found.select(*_TYPES, *(name for name in frame.columns if name not in _TYPES))
 
 
 def _frame(shape: Shape, records: Sequence[Told], inputs_of: Any) -> pl.DataFrame:

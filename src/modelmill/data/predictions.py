@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import Row, delete, select
 
 from modelmill.data.journal import Group, is_closed, list_journals, read_journal
-from modelmill.data.logged import ORDER, Shape, Told, frame_of
+from modelmill.data.logged import ORDER, Shape, Told, completed, frame_of
 from modelmill.data.subjects import forget_files, hash_subjects, record_subjects
 from modelmill.data.tables import journals as recorded
 from modelmill.data.tables import predictions
@@ -159,7 +159,7 @@ def _settle(store: Store, shape_of: ShapeOf, paths: Sequence[Path]) -> int:
         rows += len(frame)
         small = before.get(fleet)
         if small is not None and small.rows < _SMALL_ROWS:
-            frame = pl.concat([frame, _read(store, small.digest)], how="diagonal").sort(ORDER)
+            frame = pl.concat([_read(store, small.digest), frame]).sort(ORDER)
             replaced.append(small.digest)
         content = _parquet(frame)
         (digest,) = store.blobs.put([content])
@@ -214,7 +214,7 @@ def _read(store: Store, digest: Digest) -> pl.DataFrame:
     content = io.BytesIO(store.blobs.get(digest))
     found = pl.from_arrow(pq.read_table(content, page_checksum_verification=True))
     assert isinstance(found, pl.DataFrame)  # noqa: S101 - a table is no series
-    return found
+    return completed(found)
 
 
 def _row_of(fleet: Fleet, frame: pl.DataFrame, digest: Digest, size: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Champion and challenger: what is current beside the release before, on the same rows, as their labels come."""
+"""Champion and challenger: a release beside the one that it replaced, or is to, on the same rows, as their labels come."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from modelmill.registry.evidence import QUALITY, list_evidence, record_evidence
 from modelmill.registry.fleet import check_answer_alike
 from modelmill.release.analysis import ALPHA, FEWEST_ANSWERS, mean_interval
 from modelmill.release.releasing import current_release, previous_release
+from modelmill.release.rollouts import DONE, list_rollouts
 from modelmill.settings import Settings
 from modelmill.store.opening import Store
 
 _COMPARED = 20_000
-"""How many labelled answers of a release are compared, the newest: each is asked of the release before."""
+"""How many labelled answers of a release are compared, the first: each is asked of the other. An interval that holds at all
+times is one of rows that are added, not of a window that moves."""
 _WORDS = {"better": True, "worse": False}
 
 
@@ -35,25 +37,42 @@ class Place(NamedTuple):
 
 
 def judge_champion(place: Place, labelled: pl.DataFrame) -> ChampionVerdict:
-    """Compare the current release with the one before on the rows that it answered; what is found becomes evidence.
+    """Compare the current release with the one before, on the rows that it answered; what is found becomes evidence.
 
     What cannot be said is `unknown`, with the reason: no labels, too few, no release before, or one that has no answer.
     """
-    database, environment, model = place.store.database, place.environment, place.model
-    current = current_release(database, environment, model)
+    current = current_release(place.store.database, place.environment, place.model)
     if current is None:
         return ChampionVerdict(verdict="unknown", why="nothing is released")
-    some = labelled.filter(pl.col("release") == current.number).tail(_COMPARED)
-    unknown = ChampionVerdict(verdict="unknown", release=current.number, rows=len(some))
     try:
-        before = previous_release(database, environment, model, current.number)
-        if len(some) < FEWEST_ANSWERS:
-            why = f"{len(some):,} of {FEWEST_ANSWERS} labelled answers of r{current.number}"
-            return msgspec.structs.replace(unknown, why=why, before=before)
-        found = _compared(place, some, current.number, before)
+        before = previous_release(place.store.database, place.environment, place.model, current.number)
+    except ModelmillError as error:
+        return ChampionVerdict(verdict="unknown", release=current.number, why=error.what)
+    return _judged(place, labelled, current.number, before)
+
+
+def judge_challenger(place: Place, labelled: pl.DataFrame) -> ChampionVerdict | None:
+    """Compare the newest canary's candidate with what served beside it; None where it is current now, or there was none.
+
+    A candidate that was taken back is compared as well: labels that come later say whether that was right.
+    """
+    newest = list_rollouts(place.store.database, place.environment, place.model, limit=1)
+    if not newest or newest[0].state == DONE:
+        return None
+    return _judged(place, labelled, newest[0].candidate, newest[0].before)
+
+
+def _judged(place: Place, labelled: pl.DataFrame, release: int, before: int) -> ChampionVerdict:
+    some = labelled.filter(pl.col("release") == release).head(_COMPARED)
+    unknown = ChampionVerdict(verdict="unknown", release=release, before=before, rows=len(some))
+    if len(some) < FEWEST_ANSWERS:
+        why = f"{len(some):,} of {FEWEST_ANSWERS} labelled answers of r{release}"
+        return msgspec.structs.replace(unknown, why=why)
+    try:
+        found = _compared(place, some, release, before)
     except ModelmillError as error:
         return msgspec.structs.replace(unknown, why=error.what)
-    _note(place, release_map(place.store, environment, model, current.number).header.run, found)
+    _note(place, release_map(place.store, place.environment, place.model, release).header.run, found)
     return found
 
 

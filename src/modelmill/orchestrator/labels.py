@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import polars as pl
 
+from modelmill.data.joining import Joined
 from modelmill.data.labels import KNOWN, REQUEST, On, check_labels, keep_labels, list_label_files, moment_name
 from modelmill.data.predictions import journal_folder, read_predictions
 from modelmill.data.sources import describe, read_address, read_table
@@ -19,7 +19,7 @@ from modelmill.model.conditions import parse_duration
 from modelmill.model.metrics import default_metrics, metrics_for
 from modelmill.model.schema import SchemaSpec
 from modelmill.names import ModelName
-from modelmill.orchestrator.champions import Place, judge_champion
+from modelmill.orchestrator.champions import Place, judge_challenger, judge_champion
 from modelmill.orchestrator.importing import address_of
 from modelmill.orchestrator.logged import check_ending, flat, write_frame
 from modelmill.orchestrator.outcomes import (
@@ -44,7 +44,9 @@ from modelmill.store.tables import now
 
 _WAYS: tuple[On, ...] = ("request_id", "keys,time")
 _LAST = 1_000_000
-_AGES = (("within a day", 1), ("within a week", 7), ("within 30 days", 30), ("earlier", None))
+_AGES = {"within a day": 1, "within a week": 7, "within 30 days": 30}
+"""Days."""
+_OLDER = "earlier"
 
 
 def import_labels(settings: Settings, request: LabelsImportRequest, progress: Progress = no_progress) -> LabelsOutcome:
@@ -192,14 +194,14 @@ def _places(answers: pl.DataFrame, wanted: str | None) -> list[str]:
 
 
 def _facts(
-    store: Store, settings: Settings, place: str, answers: pl.DataFrame, joined: Any, header: Header
+    store: Store, settings: Settings, place: str, answers: pl.DataFrame, joined: Joined, header: Header
 ) -> LabelledFacts:
     labelled = joined.answers
-    delays = (labelled[KNOWN] - labelled["asked_at"]).dt.total_seconds(fractional=True) if len(labelled) else None
     metric = _metric(store, header)
-    champion = ChampionVerdict(verdict="unknown", why="no labels")
+    champion, challenger = ChampionVerdict(verdict="unknown", why="no labels"), None
     if place and len(labelled):
-        champion = judge_champion(Place(store, settings, place, header.model, metric), labelled)
+        judged = Place(store, settings, place, header.model, metric)
+        champion, challenger = judge_champion(judged, labelled), judge_challenger(judged, labelled)
     return LabelledFacts(
         environment=place,
         answers=len(answers),
@@ -209,30 +211,40 @@ def _facts(
         ambiguous=joined.ambiguous,
         corrected=joined.corrected,
         repeated=joined.repeated,
-        delay_s=None if delays is None else float(delays.quantile(0.5, "lower")),
-        delay_p90_s=None if delays is None else float(delays.quantile(0.9, "lower")),
+        delay_s=_delay_s(labelled, 0.5),
+        delay_p90_s=_delay_s(labelled, 0.9),
         ages=tuple(_ages(answers, labelled)),
         releases=tuple(_releases(labelled, header, metric)),
         champion=champion,
+        challenger=challenger,
     )
+
+
+def _delay_s(labelled: pl.DataFrame, share: float) -> float | None:
+    """Return after how long a share of the labels had come, at most; None without any."""
+    if labelled.is_empty():
+        return None
+    delays = labelled[KNOWN] - labelled["asked_at"]
+    return delays.dt.total_seconds(fractional=True).quantile(share, "lower")
 
 
 def _ages(answers: pl.DataFrame, labelled: pl.DataFrame) -> Iterator[LabelAge]:
     """Yield how many answers of each age have a label; an age with no answers says nothing."""
-    moment, younger = now().replace(tzinfo=None), timedelta(0)
-    for text, days in _AGES:
-        older = timedelta(days=days) if days else timedelta.max
-        count, found = (_between(frame, moment, younger, older) for frame in (answers, labelled))
-        if count:
-            yield LabelAge(asked=text, answers=count, labelled=found)
-        younger = older
+    moment = now().replace(tzinfo=None)
+    asked, found = _by_age(answers, moment), _by_age(labelled, moment)
+    for text in (*_AGES, _OLDER):
+        if text in asked:
+            yield LabelAge(asked=text, answers=asked[text], labelled=found.get(text, 0))
 
 
-def _between(frame: pl.DataFrame, moment: Any, younger: timedelta, older: timedelta) -> int:
+def _by_age(frame: pl.DataFrame, moment: datetime) -> dict[str, int]:
+    """Return how many rows there are of each age."""
     if frame.is_empty():
-        return 0
-    ages = [moment - asked for asked in frame["asked_at"].to_list()]
-    return sum((age >= younger or not younger) and age < older for age in ages)
+        return {}
+    named = pl.lit(_OLDER)
+    for text, days in reversed(_AGES.items()):
+        named = pl.when(pl.col("asked_at") > moment - timedelta(days=days)).then(pl.lit(text)).otherwise(named)
+    return dict(frame.select(named.alias("age")).group_by("age").len().iter_rows())
 
 
 def _metric(store: Store, header: Header) -> str:

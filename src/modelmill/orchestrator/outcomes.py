@@ -698,7 +698,7 @@ class ReleaseQuality(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChampionVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The current release beside what the one before would have answered to the same rows."""
+    """A release beside what another one would have answered to the same rows."""
 
     verdict: str
     """``better``, ``worse``, ``no clear difference``, or ``unknown``, which is never taken for well"""
@@ -738,6 +738,9 @@ class LabelledFacts(msgspec.Struct, frozen=True, kw_only=True):
     ages: tuple[LabelAge, ...] = ()
     releases: tuple[ReleaseQuality, ...] = ()
     champion: ChampionVerdict = ChampionVerdict(verdict="unknown", why="no labels")
+    """The current release beside the one before."""
+    challenger: ChampionVerdict | None = None
+    """The newest canary's candidate beside what served with it, where it is not the current release."""
 
 
 class LabelsOutcome(Outcome, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import polars as pl
 import pytest
@@ -41,7 +42,7 @@ class Bare(mm.Schema):
 IDS, KEYS = pl.DataFrame({"request_id": ["a"]}), pl.DataFrame({"store": ["a"]})
 
 
-def way(schema: type[mm.Schema], frame: pl.DataFrame, **options: str) -> str:
+def way(schema: type[mm.Schema], frame: pl.DataFrame, **options: Any) -> str:
     return way_of(LabelsImportRequest(**options), schema_of(schema), frame)
 
 
