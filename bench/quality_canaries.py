@@ -91,6 +91,14 @@ def shifted(factor: float) -> Callable[[np.random.Generator], Compared]:
     return draw
 
 
+def rare(rng: np.random.Generator) -> Compared:
+    """Return a candidate that is always off by 1 beside one that is off by 100 once in a hundred rows: the means are equal.
+
+    What the test of large samples is worst at: until the first of these is seen nothing says that there are any.
+    """
+    return Compared(np.zeros(MOST), np.ones(MOST), 100.0 * (rng.random(MOST) < 0.01))
+
+
 def twins(rng: np.random.Generator) -> Compared:
     """Return two trainings of one model: what is shared, and as much noise of its own on either side."""
     common = normal(rng)
@@ -121,6 +129,7 @@ SCENARIOS = (
     Scenario("A/A: nothing shared, limit 0", "mae", 0.0, scaled(normal, 1.0), harms=False),
     Scenario("A/A: heavy tails, nothing shared, limit 0", "mae", 0.0, scaled(heavy, 1.0), harms=False),
     Scenario("A/A: skewed, nothing shared, limit 0", "mae", 0.0, scaled(skewed, 1.0), harms=False),
+    Scenario("means equal, the other's losses rare and large, limit 0", "mae", 0.0, rare, harms=False),
     Scenario("10 % worse exactly, limit 10 %", "mae", 0.1, scaled(normal, 1.1), harms=False),
     Scenario("10 % worse exactly, skewed, limit 10 %", "mae", 0.1, scaled(skewed, 1.1), harms=False),
     Scenario("accuracy 0.81 beside 0.90 exactly, limit 10 %", "accuracy", 0.1, classes(0.81, 0.9), harms=False),
