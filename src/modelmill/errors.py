@@ -205,6 +205,18 @@ class DataShrunk(DataError):
     code = "MM112"
 
 
+class LabelsContradict(DataError):
+    """Two labels say different things of one answer."""
+
+    code = "MM115"
+
+
+class LabelsUnjoinable(DataError):
+    """Labels of this kind cannot find the answers of this model."""
+
+    code = "MM116"
+
+
 # ------------------------------------------------------------------ MM2xx: one request to a serving node
 
 

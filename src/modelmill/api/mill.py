@@ -57,6 +57,22 @@ class MillData:
         return self._ask("data diff", outcomes.DiffOutcome, what=(before, after))
 
 
+class MillLabels:
+    """What was true, come back: ``Mill().labels.import_("labels.csv")``."""
+
+    def __init__(self, ask: Ask) -> None:
+        """Take what asks a verb."""
+        self._ask = ask
+
+    def import_(self, source: Any, model: str | None = None, **options: Any) -> outcomes.LabelsOutcome:
+        """Take labels of a file, a connection or a data frame; ``on="keys,time"``, ``columns=("request_id=id",)``."""
+        return self._ask("labels import", outcomes.LabelsOutcome, **_rows_from(source), model=model, **options)
+
+    def show(self, model: str | None = None, **options: Any) -> outcomes.LabelsOutcome:
+        """Say how many answers have labels, and how good they were; ``out=`` names a file that gets these."""
+        return self._ask("labels show", outcomes.LabelsOutcome, model=model, **options)
+
+
 class MillReleases:
     """What is released where: ``Mill().releases.plan("prod")``."""
 
@@ -107,6 +123,7 @@ class Mill:
         self._progress = progress
         self.data = MillData(self._ask)
         self.releases = MillReleases(self._ask)
+        self.labels = MillLabels(self._ask)
 
     def __repr__(self) -> str:
         return f"Mill({str(self.settings.root)!r})"

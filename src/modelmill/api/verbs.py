@@ -250,6 +250,28 @@ VERBS = (
         examples=("modelmill parity", "modelmill parity air-time --last 1000"),
     ),
     Verb(
+        "labels import",
+        "Take labels, and find the answers that they belong to.",
+        requests.LabelsImportRequest,
+        outcomes.LabelsOutcome,
+        "modelmill.orchestrator.labels:import_labels",
+        "author",
+        examples=(
+            "modelmill labels import labels.csv",
+            "modelmill labels import landed.parquet air-time --on keys,time --within 10m",
+            "modelmill labels import late.xlsx --column request_id=id --column air_time=minutes",
+        ),
+    ),
+    Verb(
+        "labels show",
+        "Say how many answers have labels, and how good they were.",
+        requests.LabelsShowRequest,
+        outcomes.LabelsOutcome,
+        "modelmill.orchestrator.labels:show_labels",
+        "viewer",
+        examples=("modelmill labels show", "modelmill labels show air-time --env prod --out labelled.parquet"),
+    ),
+    Verb(
         "reproduce",
         "Build a version again from its record and its lock, and compare.",
         requests.ReproduceRequest,

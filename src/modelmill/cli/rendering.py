@@ -7,6 +7,7 @@ from typing import Any
 
 from modelmill.cli.arms import compared_lines, render_arms, render_study
 from modelmill.cli.infra import render_infra
+from modelmill.cli.labels import render_labels
 from modelmill.cli.layout import count, line, lines, moment, number, seconds, size, table
 from modelmill.cli.local import CompletionOutcome, InitOutcome
 from modelmill.cli.proof import render_audit, render_diff, render_reproduce
@@ -494,6 +495,7 @@ RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.InfraOutcome: render_infra,
     o.PredictOutcome: render_predict,
     o.ParityOutcome: render_parity,
+    o.LabelsOutcome: render_labels,
     o.SearchOutcome: render_search,
     o.ShowOutcome: render_show,
     o.ImportOutcome: render_import,

@@ -1,6 +1,7 @@
 """Conditions of a model's policy as typed expressions: ``worse("mae") > 0.10``, ``no_worse("mae", than="champion")``.
 
-They are parsed, checked, stored and shown from the first day. A gate acts on every retraining; triggers and canaries act later.
+They are parsed, checked, stored and shown from the first day. A gate acts on every retraining, a canary on every release;
+triggers act later.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from modelmill.errors import DeclarationInvalid, did_you_mean
 from modelmill.model.columns import Column
-from modelmill.model.metrics import higher_is_better
+from modelmill.model.metrics import MEANS, higher_is_better
 from modelmill.model.rows import Rows
 
 Baseline = Literal["champion", "mean", "pooled"]
@@ -199,6 +200,16 @@ def check_judged(what: str, conditions: Sequence[Condition], *, champion: bool) 
                 f"{what}: `{condition}` asks for a champion, and before anything is built there is none",
                 expected="a comparison with mean or pooled",
             )
+
+
+def check_mean(condition: Condition) -> None:
+    """Refuse to have a canary watch a metric that is no mean over rows: it would wait for ever."""
+    if condition.metric not in MEANS:
+        raise DeclarationInvalid(
+            f"canary abort: `{condition}` cannot be judged while labels come",
+            expected=f"a mean over rows: {', '.join(MEANS)}",
+            likely=f"`{condition.metric}` of a few rows says nothing of that of all rows",
+        )
 
 
 def _check_steps(steps: Sequence[str]) -> None:

@@ -9,7 +9,15 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from modelmill.errors import DeclarationInvalid, did_you_mean
-from modelmill.model.conditions import Canary, Condition, check_conditions, check_judged, check_slices, parse_duration
+from modelmill.model.conditions import (
+    Canary,
+    Condition,
+    check_conditions,
+    check_judged,
+    check_mean,
+    check_slices,
+    parse_duration,
+)
 from modelmill.model.linear import LinearTrain
 from modelmill.model.metrics import check_metric, default_metrics
 from modelmill.model.roles import KNOWN_PARAMETERS, Function, RoleFunction, is_single, read_role, where_of
@@ -177,6 +185,10 @@ class Model:
         wanted = [*self.metrics, *(c.metric for c in (*self.needs, *self.gate, *self.retrain) if c.metric)]
         for name in wanted:
             check_metric(name, self.task, own)
+        for condition in self.canary.abort if self.canary else ():
+            if condition.metric:
+                check_metric(condition.metric, self.task, own)
+                check_mean(condition)
 
     def declaration(self) -> dict[str, Any]:
         """Return the whole declaration as data: what is stored with a run and compared between versions."""

@@ -17,8 +17,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from modelmill.errors import Conflict, ModelmillError
+from modelmill.model.metrics import MEANS
 from modelmill.names import ModelName, format_segment
-from modelmill.release.analysis import ALPHA, Comparison, Verdict, Window, above, against_limit, mean_of_logs, overall
+from modelmill.orchestrator.quality import WORSE, Labelled
+from modelmill.release.analysis import (
+    ALPHA,
+    FEWEST_ANSWERS,
+    Comparison,
+    Tally,
+    Verdict,
+    Window,
+    above,
+    against_limit,
+    against_zero,
+    mean_of_logs,
+    overall,
+)
 from modelmill.release.policy import Limit
 from modelmill.release.releasing import drawn_segments
 from modelmill.release.rollouts import RUNNING, Look, Rollout, list_looks, open_rollout, record_look, ring_size
@@ -26,7 +40,7 @@ from modelmill.release.staging import advance, stop
 from modelmill.serving.control import run_folder
 from modelmill.serving.history import WINDOW_S, History, Seen
 from modelmill.serving.meters import BOUNDS, CLASSES, added, quantile
-from modelmill.settings import load_settings
+from modelmill.settings import Settings, load_settings
 from modelmill.store.opening import Store, open_store
 from modelmill.store.tables import now
 
@@ -58,15 +72,17 @@ class Judged(NamedTuple):
 class Deployer:
     """Watches one rollout."""
 
-    def __init__(self, store: Store, history: History, rollout: Rollout) -> None:
-        """Take what the node has counted, and how far the rollout has come."""
-        self.store, self.history, self.rollout = store, history, rollout
+    def __init__(self, store: Store, history: History, rollout: Rollout, labelled: Labelled | None = None) -> None:
+        """Take what the node has counted, and how far the rollout has come; `labelled` looks for labels."""
+        self.store, self.history, self.rollout, self.labelled = store, history, rollout, labelled
 
     def look(self) -> Rollout:
         """Look once: write down what is new, and do what follows from all that was seen."""
         looks = list_looks(self.store.database, self.rollout)
         seen = self._new(looks)
         if not record_look(self.store.database, self.rollout, len(looks), seen):
+            if self.labelled:
+                self.labelled.forget()
             return self.rollout  # another deployer looks at it as well, and was first
         judged = judge(self.rollout, [*looks, Look(now(), self.rollout.step, seen)])
         if judged.verdict == "fail":
@@ -91,7 +107,8 @@ class Deployer:
         seen |= {"counted": {"window": newest, **self._counted({newest: minutes.get(newest, {})})}}
         if self.rollout.policy.of == "segments":
             seen |= {"broken": self._broken(looks, window)}
-        return seen
+        quality = self.labelled.look() if self.labelled else None
+        return seen | ({"quality": quality} if quality else {})
 
     def _counted(self, minutes: Mapping[int, Mapping[int, Seen]]) -> dict[str, Any]:
         """Return what both sides were asked in some minutes together."""
@@ -208,7 +225,20 @@ def _against(limit: Limit, rollout: Rollout, looks: Sequence[Look], alpha: float
     if limit.quantity == "p99_ms":
         slow = partial(_slow_of, limit_s=limit.limit / 1000)
         return _rate_against(rollout, looks, slow, _P99_SHARE, alpha, f" above {limit.limit:g} ms")
-    return "undecided", "no labels"
+    return _against_labels(limit, looks, alpha)
+
+
+def _against_labels(limit: Limit, looks: Sequence[Look], alpha: float) -> tuple[Verdict, str]:
+    """Judge by the last look at labels: it counts all that had come by then, corrected ones as they are now."""
+    if limit.quantity != WORSE or limit.metric not in MEANS:
+        return "undecided", f"no mean over rows, as {', '.join(MEANS)} are: it cannot be judged while labels come"
+    found: Mapping[str, Any] = next((look.seen["quality"] for look in reversed(looks) if look.seen.get("quality")), {})
+    seen = found.get(str(limit))
+    if seen is None:
+        return "undecided", found.get("trouble", "no labels")
+    rows = f"{seen['rows']:,}" + (f" of {FEWEST_ANSWERS}" if seen["rows"] < FEWEST_ANSWERS else "")
+    text = f"{seen['own']:.4g} beside {seen['other']:.4g} on {rows} labelled answers"
+    return against_zero(Tally(seen["rows"], seen["total"], seen["squares"]), alpha), text
 
 
 def _rate_against(
@@ -309,9 +339,10 @@ def _listed(classes: Mapping[str, int]) -> list[int]:
 class Watch:
     """Looks at all rollouts of an environment, at each when it is due."""
 
-    def __init__(self, store: Store, folder: Path, environment: str) -> None:
-        """Take the store, and where the environment's node counts."""
-        self.store, self.environment = store, environment
+    def __init__(self, store: Store, folder: Path, environment: str, settings: Settings | None = None) -> None:
+        """Take the store, and where the environment's node counts; without settings no labels are looked for."""
+        self.store, self.environment, self.settings = store, environment, settings
+        self._labelled: dict[int, Labelled] = {}
         self.history = History(run_folder(folder, environment))
         self._due: dict[int, float] = {}
 
@@ -327,12 +358,18 @@ class Watch:
         if time.monotonic() < self._due.get(rollout.id, 0.0):
             return True
         try:
-            after = Deployer(self.store, self.history, rollout).look()
+            after = Deployer(self.store, self.history, rollout, self._labels_of(rollout)).look()
         except Conflict:  # somebody else was first: what follows from that is seen at the next look
             after = rollout
         age_s = (now() - after.step_at).total_seconds()
         self._due[rollout.id] = time.monotonic() + max(LOOK_S, _LATER * age_s)
         return after.state == RUNNING
+
+    def _labels_of(self, rollout: Rollout) -> Labelled | None:
+        """Return what looks for a rollout's labels; the same again, for it knows which rows were asked."""
+        if self.settings is None:
+            return None
+        return self._labelled.setdefault(rollout.id, Labelled(self.store, self.settings, rollout))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -343,7 +380,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings(Path(root))
         with open_store(settings, create=False) as store:
-            watch = Watch(store, settings.store_folder, environment)
+            watch = Watch(store, settings.store_folder, environment, settings)
             while watch.look(model_names(store)):
                 time.sleep(LOOK_S)
     except ModelmillError as error:

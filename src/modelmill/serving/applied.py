@@ -53,7 +53,7 @@ async def apply(store: Path, published: Published, before: Applied | None) -> Ap
 
     A model that cannot be opened keeps its release of before, if there is one: a damaged blob takes nothing down.
     """
-    opening = _Opening(store, before)
+    opening = _Opening(store, published.environment, before)
     models: dict[ModelName, Model] = {}
     unopened: dict[ModelName, str] = {}
     for name, pointer in published.models.items():
@@ -77,8 +77,8 @@ def _newest(pointer: Pointer) -> int:
 class _Opening:
     """Opens what is published, and takes from before what is open already."""
 
-    def __init__(self, store: Path, before: Applied | None) -> None:
-        self.store, self.blobs = store, blobs_of(store)
+    def __init__(self, store: Path, environment: str, before: Applied | None) -> None:
+        self.store, self.environment, self.blobs = store, environment, blobs_of(store)
         self.known = {_identity(one.pointer): one for one in before.releases} if before else {}
 
     async def open(self, pointer: Pointer, known: Model | None) -> Model:
@@ -93,7 +93,7 @@ class _Opening:
     async def _one(self, pointer: Pointer, near: ServedModel | None) -> ServedModel:
         found = self.known.get(_identity(pointer))
         if found is None:
-            return await open_model(self.store, self.blobs, pointer, near)
+            return await open_model(self.store, self.blobs, pointer, near, self.environment)
         found.pointer = pointer  # the list of its versions may be a longer one
         return found
 

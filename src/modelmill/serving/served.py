@@ -100,13 +100,20 @@ Asking = Generator[Entry, NDArray[np.float64], "tuple[NDArray[np.float64], Entry
 class ServedModel:
     """One model of a release."""
 
-    def __init__(self, store: Path, blobs: FolderBlobs, pointer: Pointer, before: ServedModel | None = None) -> None:
+    def __init__(
+        self,
+        store: Path,
+        blobs: FolderBlobs,
+        pointer: Pointer,
+        before: ServedModel | None = None,
+        environment: str = "",
+    ) -> None:
         """Open and verify the map; what the release before has open stays so. Runtimes start with `start`.
 
         What replaces a release that serves is verified as a whole: one damaged byte, and the one before serves on. A
         first release is verified entry by entry, when each is asked: the pooled model answers for what is damaged.
         """
-        self.pointer = pointer
+        self.pointer, self._environment = pointer, environment
         self.damage = ""
         """What was found damaged when it was asked."""
         self._store, self._blobs = store, blobs
@@ -155,7 +162,7 @@ class ServedModel:
         if pointer is None:
             near = ", ".join(str(n) for n in sorted(known.maps, key=lambda n: abs(n - number))[:5])
             raise ModelUnknown(f"`{self.header.model}` has no version {number}", expected=near)
-        model = await open_model(self._store, self._blobs, pointer)
+        model = await open_model(self._store, self._blobs, pointer, environment=self._environment)
         if (model.header.model, model.header.run) != (self.header.model, number):
             raise BlobBroken("a version's map is another's", got=f"{model.header.model} {model.header.run}")
         if number in self.versions:  # two asked for it at once
@@ -256,7 +263,8 @@ class ServedModel:
 
     def answerer(self, segment: Segment, entry: Entry, why: str) -> Answerer:
         """Return what answered, as the prediction log has it."""
-        return Answerer(self.header.model, self.header.run, format_segment(segment), entry.number, why)
+        header, place = self.header, (self._environment, self.pointer.release)
+        return Answerer(header.model, header.run, format_segment(segment), entry.number, why, *place)
 
     def place_of(self, segment: Segment, why: str) -> Place:
         """Return where an answer is counted."""
@@ -292,10 +300,10 @@ def by_segment(batch: Batch) -> Iterator[tuple[Segment, Batch, Sequence[int] | N
 
 
 async def open_model(
-    store: Path, blobs: FolderBlobs, pointer: Pointer, before: ServedModel | None = None
+    store: Path, blobs: FolderBlobs, pointer: Pointer, before: ServedModel | None = None, environment: str = ""
 ) -> ServedModel:
     """Return a model, ready to answer."""
-    model = await asyncio.to_thread(ServedModel, store, blobs, pointer, before)
+    model = await asyncio.to_thread(ServedModel, store, blobs, pointer, before, environment)
     try:
         await model.start()
     except BaseException:
