@@ -53,8 +53,8 @@ def predict(model, x):
     SLEEP
     return model.predict(x)
 """
-EASY, HARD = "p99=20s,qps=20", "p99=200ms,qps=10"
-"""Limits that no busy machine breaks, and that a model which sleeps for half a second cannot keep."""
+EASY, HARD = "p99=10s,qps=50", "p99=1s,qps=4"
+"""Limits that no busy machine breaks, and that a model which sleeps for longer cannot keep."""
 
 
 def write(folder: Path, sleep: str = "pass") -> None:
@@ -102,43 +102,43 @@ def test_a_release_is_refused_until_a_load_test_has_passed(modelmill: Command, p
     assert (refused.code, "MM416" in refused.err, "no load test" in refused.err) == (3, True, True)
 
     assert modelmill("up", "--detach", "--port", "0", cwd=project).code == 0
-    done = settled(modelmill, project, "--slo", EASY, "--seconds", "20", "--out", "load.svg")
+    done = settled(modelmill, project, "--slo", EASY, "--seconds", "8", "--out", "load.svg")
     found = done.json
     assert (done.code, found["verdict"], found["version"], found["against"]) == (0, "pass", 1, "")
-    assert (found["rows"], found["segments"], found["requests"]) == (found["rows"], 20, "golden rows of its versions")
-    judged = next(point for point in found["curve"] if point["rate"] == 20)
+    assert (found["segments"], found["requests"]) == (20, "golden rows of its versions")
+    judged = next(point for point in found["curve"] if point["rate"] == 50)
     assert judged["asked"] == judged["answered"] == 120
     assert judged["errors"] == 0
     assert 0 < judged["p50_ms"] <= judged["p99_ms"] <= judged["p999_ms"] <= judged["most_ms"]
-    assert found["knee"] >= 20
+    assert found["knee"] >= 50
     marks = ET.parse(project / "load.svg").getroot()  # noqa: S314 - we have written it ourselves
     assert len([mark for mark in marks if mark.tag.endswith("circle")]) == 3 * len(found["curve"])
 
     plan = modelmill("plan", "prod", "--json", cwd=project).json
     (check,) = (check for check in plan["checks"] if check["floor"] == "load")
-    assert (plan["unmet"], check["ok"], check["text"].startswith("p99=20000ms,qps=20: pass")) == ([], True, True)
+    assert (plan["unmet"], check["ok"], check["text"].startswith("p99=10000ms,qps=50: pass")) == ([], True, True)
     assert modelmill("promote", "1", "--to", "prod", cwd=project).code == 0
 
 
 def test_a_slow_candidate_fails_beside_the_live_version_and_is_not_released(modelmill: Command, project: Path) -> None:
-    write(project, "time.sleep(0.5)")
+    write(project, "time.sleep(1.5)")
     assert modelmill("train", cwd=project).code == 0
     done = settled(modelmill, project, "sales@2", "--slo", HARD, "--against", "live", "--seconds", "6")
     found = done.json
     assert (done.code, found["verdict"], found["version"], found["knee"]) == (1, "fail", 2, 0)
     assert [mine["rate"] for mine in found["curve"]] == [other["rate"] for other in found["other"]]
-    assert all(
-        mine["p50_ms"] > 450 > other["p50_ms"] for mine, other in zip(found["curve"], found["other"], strict=True)
-    )
+    assert all(point["p50_ms"] >= 1500 for point in found["curve"])
     refused = modelmill("promote", "2", "--to", "prod", cwd=project)
-    assert (refused.code, "MM416" in refused.err, "p99=200ms,qps=10: fail" in refused.err) == (3, True, True)
+    assert (refused.code, "MM416" in refused.err, "p99=1000ms,qps=4: fail" in refused.err) == (3, True, True)
     plan = modelmill("plan", "prod", "--version", "1", "--json", cwd=project).json
     assert plan["nothing"]
 
 
 def test_what_answers_with_errors_alone_is_not_loaded(modelmill: Command, project: Path) -> None:
-    write(project, "raise RuntimeError('no') if len(x) == 1 else None")
+    broken = project / "broken"
+    write(project, f"if __import__('pathlib').Path({str(broken)!r}).exists(): raise RuntimeError('no')")
     assert modelmill("train", cwd=project).code == 0
+    broken.touch()
     refused = modelmill("loadtest", "sales@3", "--slo", EASY, cwd=project)
     assert (refused.code, "MM422" in refused.err, "no load was sent" in refused.err) == (3, True, True), refused.err
 

@@ -20,7 +20,7 @@ PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 FOLLOWS = 0.9
 """The share of what was due in the last three quarters of a round that has to be answered within them."""
 _EDGE = 5
-"""Requests that may be under way at the end of a round without a word about throughput."""
+"""Requests that may be under way at the end of a round beside those that a server within the limit has under way."""
 LATE_SHARE = 0.1
 """How late the sender may be at its p99: this share of the tightest limit."""
 _LEAST_LATE_MS, _MOST_LATE_MS = 0.5, 10.0
@@ -44,13 +44,17 @@ def late_limit_ms(slo: Slo) -> float:
     return _MOST_LATE_MS if tightest is None else max(_LEAST_LATE_MS, LATE_SHARE * tightest)
 
 
+def _limit_s(slo: Slo) -> float:
+    return (slo.p99_ms or slo.p50_ms or _DEFAULT_LIMIT_MS) / 1000
+
+
 def round_of(slo: Slo, side: int, rate: float, seconds: float, seed: int) -> Round:
     """Return a round at a rate: what a server that holds the SLO needs of connections, and of time for its last answers.
 
     By Little's law a server that answers within L seconds has rate x L requests under way; twice that, and some, are let
     in. More would only queue, in the node, and keep it busy after the round.
     """
-    limit_s = (slo.p99_ms or slo.p50_ms or _DEFAULT_LIMIT_MS) / 1000
+    limit_s = _limit_s(slo)
     connections = math.ceil(min(max(2 * rate * limit_s + 4, 8), CONNECTIONS))
     return Round(side, rate, seconds, seed, connections, max(0.5, 2 * limit_s))
 
@@ -65,6 +69,7 @@ def point_of(slo: Slo, rate: float, rounds: Sequence[Sent]) -> LoadPoint:
     )
     p50, p99, p999, most = np.quantile(latencies, [0.5, 0.99, 0.999, 1.0], method="higher").tolist()
     late = float(np.quantile(lateness, 0.99, method="higher")) if len(lateness) else math.inf
+    edge = len(rounds) * (_EDGE + rate * _limit_s(slo))
     point = LoadPoint(
         rate=rate,
         asked=due,
@@ -77,7 +82,7 @@ def point_of(slo: Slo, rate: float, rounds: Sequence[Sent]) -> LoadPoint:
         most_ms=most,
         late_ms=late,
         late=late > late_limit_ms(slo) or max(sent.busy for sent in rounds) > _BUSY,
-        follows=answered >= due - _EDGE and due == planned and kept_up >= FOLLOWS * to_keep_up - _EDGE,
+        follows=due == planned and answered >= due - _EDGE and kept_up >= FOLLOWS * to_keep_up - edge,
         said=next((sent.said for sent in rounds if sent.said), ""),
     )
     return msgspec.structs.replace(point, broken=tuple(broken(slo, point)))

@@ -11,7 +11,7 @@ from modelmill.errors import ModelmillError, NotFound
 from modelmill.model.request import RequestParser, parser_of
 from modelmill.model.schema import SchemaSpec
 from modelmill.model.values import as_json
-from modelmill.names import ModelName, format_segment
+from modelmill.names import ModelName, Segment
 from modelmill.orchestrator.logged import read_logged
 from modelmill.orchestrator.rehearsing import choose_evenly, golden_questions
 from modelmill.registry.fleet import FleetMap
@@ -42,10 +42,11 @@ def rows_to_ask(store: Store, settings: Settings, model: ModelName, fleet: Fleet
     parser = parser_of(header.spec, header.by, header.feature_names)
     logged, golden = _logged(store, settings, model), _golden(store, model, fleet)
     for source, rows in (("the prediction log", logged), ("golden rows of its versions", golden)):
-        told = [(segment, _told(header.spec, row)) for segment, row in choose_evenly(rows, _MOST)]
-        found = [(segment, row) for segment, row in told if _accepts(parser, row)]
+        told = [_told(header.spec, row) for row in choose_evenly(rows, _MOST)]
+        segments = [_segment_of(parser, row) for row in told]
+        found = [row for row, segment in zip(told, segments, strict=True) if segment is not None]
         if found:
-            return Rows(source, [msgspec.json.encode(row) for _, row in found], len({segment for segment, _ in found}))
+            return Rows(source, [msgspec.json.encode(row) for row in found], len({*segments} - {None}))
     return Rows("the model's example", [msgspec.json.encode(parser.example(header.example))], 1)
 
 
@@ -55,29 +56,26 @@ def _told(spec: SchemaSpec, row: Row) -> dict[str, Any]:
     return {name: value for name, value in known if value is not None}
 
 
-def _accepts(parser: RequestParser, row: Row) -> bool:
-    """Return whether this version accepts a row: one that was logged may be of another schema."""
+def _segment_of(parser: RequestParser, row: Row) -> Segment | None:
+    """Return whose a row is; None where this version does not accept it: what was logged may be of another schema."""
     try:
-        parser.batch([row])
+        return parser.batch([row]).segments()[0]
     except ModelmillError:
-        return False
-    return True
+        return None
 
 
-def _logged(store: Store, settings: Settings, model: ModelName) -> list[tuple[str, Row]]:
+def _logged(store: Store, settings: Settings, model: ModelName) -> list[Row]:
     try:
         frame = read_logged(store, settings, model, _LOOKED_AT)
     except NotFound:
         return []
-    if len(frame) < _LEAST:
-        return []
-    return list(zip(frame["segment"].to_list(), frame["inputs"].to_list(), strict=True))
+    return frame["inputs"].to_list() if len(frame) >= _LEAST else []
 
 
-def _golden(store: Store, model: ModelName, fleet: FleetMap) -> list[tuple[str, Row]]:
+def _golden(store: Store, model: ModelName, fleet: FleetMap) -> list[Row]:
     own = choose_evenly([entry for entry in fleet if entry.state == "own"], _SEGMENTS)
     return [
-        (format_segment(asked.segment), dict(zip(fleet.header.by, asked.segment, strict=False)) | row)
+        dict(zip(fleet.header.by, asked.segment, strict=False)) | row
         for asked in golden_questions(store, model, own)
         for row in asked.rows
     ]

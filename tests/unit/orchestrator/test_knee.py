@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.orchestrator.knee import CLOSE, TRIES, late_limit_ms, point_of, round_of, search, verdict_of
@@ -56,7 +56,8 @@ def always() -> bool:
     return True
 
 
-@given(capacity=st.floats(30, 20_000))
+@settings(max_examples=20, deadline=None)
+@given(capacity=st.floats(30, 5_000))
 def test_the_knee_of_a_server_is_below_its_capacity_and_near_it(capacity: float) -> None:
     asked, measure = simulated(SLO, 1 / capacity)
     found = search(SLO, measure, always)
