@@ -26,9 +26,11 @@ class Answering(asyncio.Protocol):
     """Answers whatever comes; a request of this size always comes whole."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the way back."""
         self.transport = transport
 
     def data_received(self, _: bytes) -> None:
+        """Answer."""
         self.transport.write(ANSWER)  # type: ignore[attr-defined]
 
 

@@ -116,7 +116,7 @@ def test_a_release_is_refused_until_a_load_test_has_passed(modelmill: Command, p
 
     plan = modelmill("plan", "prod", "--json", cwd=project).json
     (check,) = (check for check in plan["checks"] if check["floor"] == "load")
-    assert (plan["unmet"], check["ok"], check["text"].startswith("p99=10000ms,qps=50: pass")) == ([], True, True)
+    assert (plan["unmet"], check["ok"], check["text"].startswith("p99=10s,qps=50: pass")) == ([], True, True)
     assert modelmill("promote", "1", "--to", "prod", cwd=project).code == 0
 
 
@@ -129,17 +129,18 @@ def test_a_slow_candidate_fails_beside_the_live_version_and_is_not_released(mode
     assert [mine["rate"] for mine in found["curve"]] == [other["rate"] for other in found["other"]]
     assert all(point["p50_ms"] >= 1500 for point in found["curve"])
     refused = modelmill("promote", "2", "--to", "prod", cwd=project)
-    assert (refused.code, "MM416" in refused.err, "p99=1000ms,qps=4: fail" in refused.err) == (3, True, True)
+    assert (refused.code, "MM416" in refused.err, "p99=1s,qps=4: fail" in refused.err) == (3, True, True)
     plan = modelmill("plan", "prod", "--version", "1", "--json", cwd=project).json
     assert plan["nothing"]
 
 
 def test_what_answers_with_errors_alone_is_not_loaded(modelmill: Command, project: Path) -> None:
     broken = project / "broken"
-    write(project, f"if __import__('pathlib').Path({str(broken)!r}).exists(): raise RuntimeError('no')")
-    assert modelmill("train", cwd=project).code == 0
+    write(project, f"time.sleep(1 / 0 if __import__('pathlib').Path({str(broken)!r}).exists() else 0)")
+    trained = modelmill("train", "--json", cwd=project)
+    assert trained.code == 0
     broken.touch()
-    refused = modelmill("loadtest", "sales@3", "--slo", EASY, cwd=project)
+    refused = modelmill("loadtest", f"sales@{trained.json['version']}", "--slo", EASY, cwd=project)
     assert (refused.code, "MM422" in refused.err, "no load was sent" in refused.err) == (3, True, True), refused.err
 
 

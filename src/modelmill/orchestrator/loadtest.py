@@ -103,8 +103,8 @@ def loadtest(settings: Settings, request: LoadtestRequest, progress: Progress = 
         by=user_name(),
         out=request.out or "",
         seconds=time.monotonic() - began,
-        next=_next(found["verdict"], settings, request.environment),
     )
+    outcome = msgspec.structs.replace(outcome, next=_next(settings, outcome, request.seconds))
     _keep(settings, run, outcome)
     if out is not None:
         write_durably(out, draw_curves(outcome).encode(), out.parent)
@@ -127,11 +127,14 @@ def _keep(settings: Settings, run: Run, outcome: LoadtestOutcome) -> None:
         record_evidence(store.database, run.model, LOADTEST, number=run.number, verdict=verdict, facts=facts)
 
 
-def _next(verdict: str, settings: Settings, environment: str) -> str:
-    if verdict == PASS:
-        others = [place for place in settings.places if place != environment]
-        return f"modelmill plan {others[0] if environment == DEV and others else environment}"
-    return "modelmill loadtest --help" if verdict == INCONCLUSIVE else "modelmill status"
+def _next(settings: Settings, outcome: LoadtestOutcome, seconds: float) -> str:
+    if outcome.verdict == INCONCLUSIVE:
+        target = f"{outcome.model}@{outcome.version}"
+        return f"modelmill loadtest {target} --slo {outcome.slo} --seconds {2 * seconds:g}"
+    if outcome.verdict == FAIL:
+        return "modelmill status"
+    others = [place for place in settings.places if place != outcome.environment]
+    return f"modelmill plan {others[0] if others and outcome.environment == DEV else outcome.environment}"
 
 
 # ------------------------------------------------------------------ who is asked

@@ -32,9 +32,13 @@ class Slo(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         """Return it as it is written; the limit of errors only where there is a share."""
-        limits = [f"{name}={limit:g}ms" for name, limit in (("p50", self.p50_ms), ("p99", self.p99_ms)) if limit]
+        limits = [f"{name}={_time(limit)}" for name, limit in (("p50", self.p50_ms), ("p99", self.p99_ms)) if limit]
         share = [f"errors={self.errors * 100:g}%"] if self.errors else []
         return ",".join([*limits, f"qps={self.qps:g}", *share])
+
+
+def _time(milliseconds: float) -> str:
+    return f"{milliseconds:g}ms" if milliseconds < 1000 else f"{milliseconds / 1000:g}s"
 
 
 def parse_slo(text: str) -> Slo:

@@ -56,8 +56,9 @@ SLOS = st.builds(
 @given(SLOS)
 def test_an_slo_survives_being_written(slo: Slo) -> None:
     again = parse_slo(str(slo))
-    assert (again.qps, again.p50_ms, again.p99_ms) == (slo.qps, slo.p50_ms, slo.p99_ms)
-    assert again.errors == pytest.approx(slo.errors)
+    for name in ("qps", "p50_ms", "p99_ms", "errors"):
+        assert getattr(again, name) == pytest.approx(getattr(slo, name))
+    assert str(parse_slo("p50=500us,p99=1500ms,qps=10,errors=0.001")) == "p50=0.5ms,p99=1.5s,qps=10,errors=0.1%"
 
 
 @given(st.text(max_size=60))
