@@ -473,6 +473,30 @@ class RehearsalFailed(Refused):
     code = "MM419"
 
 
+class SloInvalid(UsageError):
+    """An SLO is not written as one."""
+
+    code = "MM420"
+
+
+class LoadRefused(Refused):
+    """Load would disturb what is being judged."""
+
+    code = "MM421"
+
+
+class LoadUnanswered(Refused):
+    """The model does not answer the requests of a load test."""
+
+    code = "MM422"
+
+
+class LoadInterrupted(Refused):
+    """Load could not be sent."""
+
+    code = "MM423"
+
+
 # ------------------------------------------------------------------ MM5xx: the platform
 
 

@@ -19,7 +19,7 @@ from modelmill.names import parse_model_name
 FILE_NAME = "modelmill.toml"
 DEV = "dev"
 """The environment that is always there."""
-FLOORS = ("clean commit", "law", "gate", "approval", "canary")
+FLOORS = ("clean commit", "law", "gate", "load", "approval", "canary")
 """What an environment may require of a release."""
 
 
@@ -76,7 +76,7 @@ class EnvironmentSettings:
     """A place that models are released to, with its own releases, its own node and its own floors."""
 
     requires: tuple[str, ...] = ()
-    """What a release needs here, beyond what its model asks for: `clean commit`, `law`, `gate`, `approval`, `canary`."""
+    """What a release needs here beyond what its model asks for: `clean commit`, `law`, `gate`, `load`, `approval`, `canary`."""
     host: str = ""
     """The address of its node; that of `[serve]` where it is left out."""
     port: int = -1

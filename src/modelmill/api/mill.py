@@ -189,6 +189,10 @@ class Mill:
         """Ask the training path what the node was asked, and compare the answers."""
         return self._ask("parity", outcomes.ParityOutcome, model=model, **options)
 
+    def loadtest(self, model: str | None = None, *, slo: str, **options: Any) -> outcomes.LoadtestOutcome:
+        """Find the rate that a version bears on a running node: ``loadtest("air-time@3", slo="p99=20ms,qps=2000")``."""
+        return self._ask("loadtest", outcomes.LoadtestOutcome, model=model, slo=slo, **options)
+
     def reproduce(self, *what: str | int, **options: Any) -> outcomes.ReproduceOutcome:
         """Build versions again from their record: ``reproduce("air-time", 3)``, ``reproduce(3, sample="1%")``."""
         return self._ask("reproduce", outcomes.ReproduceOutcome, what=tuple(map(str, what)), **options)

@@ -129,6 +129,18 @@ VERBS = (
         examples=("modelmill deploy prod", "modelmill deploy prod --yes", "modelmill deploy next.plan"),
     ),
     Verb(
+        "loadtest",
+        "Find the rate that a version bears, and whether it bears what it has to.",
+        requests.LoadtestRequest,
+        outcomes.LoadtestOutcome,
+        "modelmill.orchestrator.loadtest:loadtest",
+        "author",
+        examples=(
+            "modelmill loadtest --slo p99=20ms,qps=2000",
+            "modelmill loadtest air-time@3 --slo p99=20ms,qps=2000 --against live --out load.svg",
+        ),
+    ),
+    Verb(
         "promote",
         "Release a version to another environment, its bytes unchanged.",
         requests.PromoteRequest,

@@ -9,6 +9,7 @@ from modelmill.cli.arms import compared_lines, render_arms, render_study
 from modelmill.cli.infra import render_infra
 from modelmill.cli.labels import render_labels
 from modelmill.cli.layout import count, line, lines, moment, number, seconds, size, table
+from modelmill.cli.load import render_loadtest
 from modelmill.cli.local import CompletionOutcome, InitOutcome
 from modelmill.cli.proof import render_audit, render_diff, render_reproduce
 from modelmill.cli.releases import (
@@ -485,6 +486,7 @@ RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.ServeOutcome: render_serve,
     o.PlanOutcome: render_plan,
     o.DeployOutcome: render_deploy,
+    o.LoadtestOutcome: render_loadtest,
     o.RollbackOutcome: render_rollback,
     o.ApproveOutcome: render_approval,
     o.HoldOutcome: render_hold,

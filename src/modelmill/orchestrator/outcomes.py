@@ -294,7 +294,7 @@ class CheckFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Something that was checked of a release, and that an environment may require."""
 
     floor: str
-    """``clean commit``, ``law``, ``gate``, ``refused`` or ``approval``"""
+    """``clean commit``, ``law``, ``gate``, ``refused``, ``load`` or ``approval``"""
     ok: bool | None
     """None where it is not known: never taken for a yes."""
     text: str
@@ -408,6 +408,78 @@ class DeployOutcome(Outcome, frozen=True, kw_only=True):
     def exit_code(self) -> int:
         """Return 3 when the canary was taken back."""
         return 3 if self.canary is not None and self.canary.state == "stopped" else 0
+
+
+class LoadPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured at one rate; latencies are counted from the moments at which requests were due."""
+
+    rate: float
+    """Requests a second that were due."""
+    per_s: float
+    """Requests a second that were answered, over the last three quarters of the time."""
+    asked: int
+    """Requests that were due."""
+    answered: int
+    """Of which in time, rightly or not."""
+    errors: int
+    """Of which failed."""
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    most_ms: float
+    """The largest of all."""
+    late_ms: float
+    """By how much the sender was behind what was due, at its p99."""
+    late: bool
+    """Whether that was too much: then the rate says nothing."""
+    follows: bool
+    """Whether as much was answered as was asked."""
+    broken: tuple[str, ...] = ()
+    """What of the SLO does not hold at this rate, in words."""
+    said: str = ""
+    """The first answer that was an error."""
+
+
+class LoadtestOutcome(Outcome, frozen=True, kw_only=True):
+    """What a version bears, and whether that is what it has to."""
+
+    environment: str
+    model: str
+    version: int
+    slo: str
+    verdict: str
+    """``pass``, ``fail`` or ``inconclusive``"""
+    why: str
+    knee: float
+    """The highest rate at which the SLO's limits held; 0 where they held at none."""
+    knee_below: float | None
+    """The lowest rate at which they did not; None where none was found."""
+    by_sender: bool
+    """Whether the search ended because the sender could send no faster: the knee is at least that."""
+    curve: tuple[LoadPoint, ...]
+    """By rate."""
+    against: str = ""
+    """What it was compared with in the same run: ``live`` or a version's number."""
+    other: tuple[LoadPoint, ...] = ()
+    """The curve of that, at the same rates."""
+    requests: str = ""
+    """Where the rows came from that were asked."""
+    rows: int
+    segments: int
+    url: str
+    workers: int
+    host: str
+    cores: int
+    by: str
+    out: str = ""
+    """The plot that was written."""
+    seconds: float = 0.0
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """Return 1 where the SLO does not hold, or where that is not known."""
+        return 0 if self.verdict == "pass" else 1
 
 
 class ApproveOutcome(Outcome, frozen=True, kw_only=True):

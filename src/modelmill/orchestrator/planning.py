@@ -21,6 +21,8 @@ from modelmill.names import POOLED_WORD, Digest, ModelName, digest_of
 from modelmill.orchestrator.approving import FLOOR as APPROVED
 from modelmill.orchestrator.approving import approval_check
 from modelmill.orchestrator.diffing import declared_differences
+from modelmill.orchestrator.loadtest import FLOOR as LOAD
+from modelmill.orchestrator.loadtest import load_check
 from modelmill.orchestrator.outcomes import CheckFacts, PlanOutcome, Progress, no_progress
 from modelmill.orchestrator.rehearsing import rehearsal_text
 from modelmill.orchestrator.requests import PlanRequest
@@ -244,8 +246,12 @@ class _Planning:
         yield self._gate()
         if refused:
             yield self._share(refused)
+        requires = self.settings.environment(self.environment).requires
+        load = load_check(self.store, run)
+        if load is not None or LOAD in requires:
+            yield load or CheckFacts(floor=LOAD, ok=None, text="no load test of it was recorded")
         approval = approval_check(self.store, self.model, run, self.environment)
-        if approval.ok is not None or APPROVED in self.settings.environment(self.environment).requires:
+        if approval.ok is not None or APPROVED in requires:
             yield approval
 
     def _share(self, refused: int) -> CheckFacts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -20,6 +20,7 @@ from modelmill.serving.rehearsal import Question, RehearsalOrder, Rehearsed, reh
 from modelmill.store.opening import Store
 from modelmill.store.packs import PackReader
 
+T = TypeVar("T")
 MOST = 400
 """Segments that are asked, of those that change first: the bytes of all others are verified all the same."""
 
@@ -34,7 +35,7 @@ def rehearse_release(store: Store, environment: str, run: Run, changed: set[str]
         raise NotFound(f"run {run.number} of `{run.model}` built nothing", next=f"modelmill show {run.model}")
     pointer = Pointer(0, run.map, run.signature)
     fleet = open_map(store.blobs, pointer, store.public_key)
-    questions = list(_questions(store, run.model, _chosen(fleet, changed)))
+    questions = list(golden_questions(store, run.model, _chosen(fleet, changed)))
     found = rehearse(RehearsalOrder(str(store.folder), pointer, questions))
     facts = {
         **msgspec.to_builtins(found),
@@ -68,16 +69,17 @@ def _chosen(fleet: FleetMap, changed: set[str]) -> list[Entry]:
     own = [entry for entry in fleet if entry.state == "own"]
     first = [entry for entry in own if format_segment(entry.segment) in changed]
     others = [entry for entry in own if format_segment(entry.segment) not in changed]
-    return [*_even(first, MOST), *_even(others, max(0, MOST - len(first)))]
+    return [*choose_evenly(first, MOST), *choose_evenly(others, max(0, MOST - len(first)))]
 
 
-def _even(entries: Sequence[Entry], most: int) -> Sequence[Entry]:
+def choose_evenly(entries: Sequence[T], most: int) -> Sequence[T]:
+    """Return so many of a sequence at most, from all of its length."""
     if len(entries) <= most:
         return entries
     return [entries[place * len(entries) // most] for place in range(most)]
 
 
-def _questions(store: Store, model: ModelName, entries: Sequence[Entry]) -> Iterator[Question]:
+def golden_questions(store: Store, model: ModelName, entries: Sequence[Entry]) -> Iterator[Question]:
     """Yield what the versions recorded of themselves; one that recorded nothing is not asked."""
     readers: dict[str, PackReader] = {}
     for version in get_versions(store.database, [VersionId(model, one.segment, one.number) for one in entries]):

@@ -278,6 +278,38 @@ class ApproveRequest(Request, frozen=True, kw_only=True):
     reason: ReasonOption = ""
 
 
+class LoadtestRequest(Request, frozen=True, kw_only=True):
+    """Find out what a version bears."""
+
+    model: Annotated[
+        str | None,
+        Meta(
+            description="The model, and the version if not the newest, such as air-time@3.",
+            extra={"argument": True, "metavar": "[MODEL][@VERSION]"},
+        ),
+    ] = None
+    slo: Annotated[
+        str,
+        Meta(
+            description="What it has to bear: qps, and limits of p99, p50 and errors, such as p99=20ms,qps=2000.",
+            extra={"metavar": "SLO"},
+        ),
+    ] = ""
+    environment: EnvironmentOption = "dev"
+    against: Annotated[
+        str | None,
+        Meta(
+            description="Another version, or `live` for what the environment serves: asked in turn in the same run.",
+            extra={"metavar": "VERSION"},
+        ),
+    ] = None
+    seconds: Annotated[float, Meta(ge=2, le=600, description="How long load is sent, about.")] = 20.0
+    out: Annotated[
+        str | None,
+        Meta(description="Where the plot is written, as .svg.", extra={"metavar": "FILE", "path": True}),
+    ] = None
+
+
 class RollbackRequest(Request, frozen=True, kw_only=True):
     """Go back to what an environment served before."""
 

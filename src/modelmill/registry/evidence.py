@@ -33,6 +33,8 @@ REHEARSAL = "rehearsal"
 """A fresh process has opened a release and answered golden rows."""
 APPROVAL = "approval"
 """A person has said that a version may be released to an environment, or that it may not."""
+LOADTEST = "loadtest"
+"""A version was put under load, and bears what it has to, or does not."""
 DRILL = "drill"
 """Bad rows were planted, one for each promise about the data."""
 _WORDS = {1: True, 0: False, -1: None}

@@ -13,7 +13,7 @@ import msgspec
 from modelmill.model.conditions import parse_duration
 
 SHADOW = "shadow"
-Floor = Literal["clean commit", "law", "gate", "approval", "canary"]
+Floor = Literal["clean commit", "law", "gate", "load", "approval", "canary"]
 
 
 REFUSED = "refused"

@@ -29,6 +29,7 @@ from modelmill.release.rows import (
     moved_meanwhile,
     point,
     release_of,
+    touch,
 )
 from modelmill.release.tables import environments, pointers, releases
 from modelmill.store.database import Database
@@ -89,6 +90,14 @@ def republish(store: Store, environment: str) -> Published:
             published = Published(environment, revision, models)
             publish(store.pointers, published)
     return published
+
+
+def announce(store: Store, environment: str) -> Published:
+    """Publish again what is current, with the list of versions as it is now: nodes open those that were built since."""
+    with store.database.write() as c:
+        lock_environment(c, environment)
+        touch(c, environment)
+    return republish(store, environment)
 
 
 def _write_down(c: Connection, published: Published) -> int:
