@@ -407,6 +407,12 @@ class ApprovalNeeded(Refused):
     exit = 4
 
 
+class OwnApproval(Refused):
+    """Somebody approves what they have built themselves."""
+
+    code = "MM407"
+
+
 class ExperimentEmpty(Refused):
     """An experiment in which nothing differs from the current version."""
 
@@ -459,6 +465,12 @@ class ReleasesDiffer(Refused):
     """Two releases cannot answer beside each other."""
 
     code = "MM418"
+
+
+class RehearsalFailed(Refused):
+    """A release that answers otherwise, or not at all, in a fresh process."""
+
+    code = "MM419"
 
 
 # ------------------------------------------------------------------ MM5xx: the platform
@@ -535,6 +547,12 @@ class StoreTooNew(PlatformError):
 
     code = "MM509"
     exit = 2
+
+
+class RuntimeUnknown(PlatformError):
+    """A release needs a runtime that this modelmill does not have."""
+
+    code = "MM520"
 
 
 # ------------------------------------------------------------------ MM6xx: what was built is built again

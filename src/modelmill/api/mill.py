@@ -93,6 +93,10 @@ class MillReleases:
         """Release a version that was built before to another environment."""
         return self._ask("promote", outcomes.DeployOutcome, version=version, environment=to, **options)
 
+    def approve(self, version: int, environment: str, **options: Any) -> outcomes.ApproveOutcome:
+        """Say that a version may be released to an environment; somebody who has not built it has to."""
+        return self._ask("approve", outcomes.ApproveOutcome, version=version, environment=environment, **options)
+
     def rollback(self, *what: str, **options: Any) -> outcomes.RollbackOutcome:
         """Go back to what was served before: ``rollback("air-time", "prod")``, ``rollback("air-time[JFK,*]", "prod")``."""
         return self._ask("rollback", outcomes.RollbackOutcome, what=what, **options)
@@ -167,6 +171,10 @@ class Mill:
         """Say what was built, what is released and what runs."""
         return self._ask("status", outcomes.StatusOutcome)
 
+    def infra(self) -> outcomes.InfraOutcome:
+        """Say which processes, ports, files and memory of this machine are the project's."""
+        return self._ask("infra", outcomes.InfraOutcome)
+
     def predict(self, *rows: Mapping[str, Any], model: str | None = None) -> outcomes.PredictOutcome:
         """Ask a model for the answers to rows; `model` may be written with its segment."""
         return self._ask("predict", outcomes.PredictOutcome, rows=rows, model=model)
@@ -200,6 +208,10 @@ class Mill:
     def show(self, what: str) -> outcomes.ShowOutcome:
         """Show ``air-time``, ``air-time[UA,ORD] 3``, ``run 3`` or ``flights@s1``."""
         return self._ask("show", outcomes.ShowOutcome, what=tuple(what.split()))
+
+    def explain(self, what: str = "", **options: Any) -> outcomes.ShowOutcome:
+        """Say what answers for a model or a segment in an environment, made of what, on what."""
+        return self._ask("explain", outcomes.ShowOutcome, what=what, **options)
 
     def fsck(self) -> outcomes.FsckOutcome:
         """Look through the store for anything broken or lost."""

@@ -138,6 +138,15 @@ VERBS = (
         examples=("modelmill promote 2 --to prod",),
     ),
     Verb(
+        "approve",
+        "Say that a version may be released to an environment.",
+        requests.ApproveRequest,
+        outcomes.ApproveOutcome,
+        "modelmill.orchestrator.approving:approve",
+        "approver",
+        examples=("modelmill approve 2 --for prod", 'modelmill approve 2 --for prod --decline --reason "too early"'),
+    ),
+    Verb(
         "rollback",
         "Go back to what an environment served before; nothing is built.",
         requests.RollbackRequest,
@@ -178,6 +187,15 @@ VERBS = (
         examples=("modelmill history", "modelmill history air-time prod"),
     ),
     Verb(
+        "explain",
+        "Say what answers in an environment, since when, made of what, on what.",
+        requests.ExplainRequest,
+        outcomes.ShowOutcome,
+        "modelmill.orchestrator.explaining:explain",
+        "viewer",
+        examples=("modelmill explain", "modelmill explain 'air-time[JFK,B6,BOS]' --in prod"),
+    ),
+    Verb(
         "serve",
         "Serve what is released, with as many processes as asked.",
         requests.ServeRequest,
@@ -200,6 +218,14 @@ VERBS = (
         requests.StatusRequest,
         outcomes.StatusOutcome,
         "modelmill.orchestrator.looking:status",
+        "viewer",
+    ),
+    Verb(
+        "infra",
+        "Say which processes, ports, files and memory of this machine are the project's.",
+        requests.InfraRequest,
+        outcomes.InfraOutcome,
+        "modelmill.orchestrator.infra:infra",
         "viewer",
     ),
     Verb(

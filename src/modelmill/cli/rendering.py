@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from modelmill.cli.arms import compared_lines, render_arms, render_study
+from modelmill.cli.infra import render_infra
 from modelmill.cli.labels import render_labels
 from modelmill.cli.layout import count, line, lines, moment, number, seconds, size, table
 from modelmill.cli.local import CompletionOutcome, InitOutcome
 from modelmill.cli.proof import render_audit, render_diff, render_reproduce
 from modelmill.cli.releases import (
+    render_approval,
     render_canary,
+    render_change,
     render_deploy,
     render_history,
     render_hold,
@@ -92,6 +95,7 @@ def render_up(up: o.UpOutcome) -> Iterator[str]:
     release = up.release
     state = f"r{release.number} = version {release.version}" + ("" if release.new else ", as before")
     confirmed = f"confirmed by {release.confirmed}/{release.workers} workers" if release.workers else ""
+    yield from render_change(up.plan)
     yield line(release.environment, state, confirmed)
     yield line("answers", up.url, f"pid {up.node.pid}", f"ready after {seconds(up.seconds)}" if up.seconds else "")
     yield line("try", up.curl)
@@ -230,6 +234,7 @@ def render_status(status: o.StatusOutcome) -> Iterator[str]:
         yield line("model", *_model_parts(model))
     for node in status.nodes:
         yield line("node", *_node_parts(node))
+        yield line("", *_declared_parts(node))
         for name, what in node.broken.items():
             yield line("broken", name, what)
     if not status.nodes:
@@ -258,6 +263,16 @@ def _node_parts(node: o.NodeFacts) -> list[str]:
     missing = f" of {node.declared_workers}" if node.workers != node.declared_workers else ""
     counts = [f"{count(node.workers, 'worker')}{missing}", count(node.requests, "request"), count(node.errors, "error")]
     return [node.url, f"pid {node.pid}", node.environment, *counts, *_pace_parts(node), health]
+
+
+def _declared_parts(node: o.NodeFacts) -> list[str]:
+    """Return what should run there since when, and what does where that is another."""
+    declared = ", ".join(f"{model} r{number}" for model, number in node.declared.items()) or "nothing"
+    since = f"declared since {moment(node.declared_at)}" if node.declared_at else ""
+    if node.behind_s is None:
+        return [f"{declared} runs", since]
+    runs = ", ".join(f"{model} r{number}" for model, number in node.releases.items()) or "not known"
+    return [f"{declared} is declared", f"not taken by all workers for {seconds(node.behind_s)}", f"what runs: {runs}"]
 
 
 def _pace_parts(node: o.NodeFacts) -> list[str]:
@@ -471,11 +486,13 @@ RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.PlanOutcome: render_plan,
     o.DeployOutcome: render_deploy,
     o.RollbackOutcome: render_rollback,
+    o.ApproveOutcome: render_approval,
     o.HoldOutcome: render_hold,
     o.HistoryOutcome: render_history,
     o.CheckOutcome: render_check,
     o.AdoptOutcome: render_adopt,
     o.StatusOutcome: render_status,
+    o.InfraOutcome: render_infra,
     o.PredictOutcome: render_predict,
     o.ParityOutcome: render_parity,
     o.LabelsOutcome: render_labels,

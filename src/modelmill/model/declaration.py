@@ -9,7 +9,15 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from modelmill.errors import DeclarationInvalid, did_you_mean
-from modelmill.model.conditions import Canary, Condition, check_conditions, check_judged, check_mean, parse_duration
+from modelmill.model.conditions import (
+    Canary,
+    Condition,
+    check_conditions,
+    check_judged,
+    check_mean,
+    check_slices,
+    parse_duration,
+)
 from modelmill.model.linear import LinearTrain
 from modelmill.model.metrics import check_metric, default_metrics
 from modelmill.model.roles import KNOWN_PARAMETERS, Function, RoleFunction, is_single, read_role, where_of
@@ -83,6 +91,7 @@ class Model:
         self.checks: dict[str, RoleFunction] = {}
         check_conditions("gate", self.gate)
         check_judged("gate", self.gate, champion=True)
+        check_slices(self.gate, {column.name: column for column in self.spec.columns})
         check_conditions("needs", self.needs)
         check_judged("needs", self.needs, champion=False)
         check_conditions("retrain", self.retrain)

@@ -66,8 +66,6 @@ _RUNTIMES = 4
 def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> StatusOutcome:
     """Say what was built, what is released and what runs; declared and running are told apart."""
     running = [node for place in settings.places if (node := find_node(settings.store_folder, place))]
-    nodes = tuple(map(node_facts, running))
-    shown = nodes[0] if nodes else None
     if not (settings.store_folder / "keys").is_dir():
         return StatusOutcome(project=str(settings.root), store=str(settings.store_folder), next="modelmill up")
     with open_store(settings, create=False) as store:
@@ -78,7 +76,8 @@ def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> 
         holder = find_holder(store.lock_path)
         canaries = tuple(canary for place in places for canary in running_canaries(store, place))
         holds = holds_of(store, [(ModelName(one.model), place) for one in models for place in places])
-    notices = tuple(f"the node at {node.url} does not answer as it should" for node in nodes if not node.healthy)
+    nodes = tuple(node_facts(node, settings.store_folder) for node in running)
+    shown = nodes[0] if nodes else None
     return StatusOutcome(
         project=str(settings.root),
         store=str(settings.store_folder),
@@ -88,7 +87,7 @@ def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> 
         canaries=canaries,
         holds=holds,
         holder=str(holder) if holder else "",
-        notices=notices,
+        notices=tuple(f"the node at {node.url} does not answer as it should" for node in nodes if not node.healthy),
         next="modelmill up" if shown is None else f"modelmill show {models[0].model}" if models else "",
     )
 

@@ -258,12 +258,21 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is wrong with models: a release that cannot be opened, damage found when it was asked."""
     models: tuple[str, ...] = ()
     releases: Mapping[str, int] = {}
+    """What runs, of each model."""
+    declared: Mapping[str, int] = {}
+    """What should run."""
+    declared_at: datetime | None = None
+    """Since when that is declared."""
+    behind_s: float | None = None
+    """How long a worker has not taken what is declared; None where all have."""
 
 
 class UpOutcome(Outcome, frozen=True, kw_only=True):
     """What `up` did: the build, the release and the node that answers."""
 
     train: TrainOutcome
+    plan: PlanOutcome
+    """What was released, as it was planned."""
     release: ReleaseFacts
     node: NodeFacts
     url: str
@@ -285,7 +294,7 @@ class CheckFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Something that was checked of a release, and that an environment may require."""
 
     floor: str
-    """``clean commit``, ``law`` or ``gate``"""
+    """``clean commit``, ``law``, ``gate``, ``refused`` or ``approval``"""
     ok: bool | None
     """None where it is not known: never taken for a yes."""
     text: str
@@ -317,12 +326,16 @@ class PlanOutcome(Outcome, frozen=True, kw_only=True):
     checks: tuple[CheckFacts, ...]
     unmet: tuple[str, ...]
     """What the environment requires and the release lacks."""
+    rehearsed: str = ""
+    """What came of the last rehearsal of the version; empty where there was none. `deploy` has one."""
     load_mb: float
     """What its node would map that it has not mapped yet."""
     url: str
     workers: int
     runs: bool
     """Whether the node runs now."""
+    unseen: tuple[str, ...] = ()
+    """Machines that are declared to run a node and that nothing is known of here."""
     steps: tuple[str, ...]
     """How the release takes traffic; at once where there are none."""
     of: str
@@ -381,6 +394,8 @@ class DeployOutcome(Outcome, frozen=True, kw_only=True):
     moved: bool
     """False where the environment served it already, or where a canary has only begun."""
     canary: CanaryFacts | None = None
+    rehearsed: str = ""
+    """What a fresh process answered before anything was moved."""
     confirmed: int = 0
     """Workers of its node that have applied it; 0 where none runs."""
     control_s: float = 0.0
@@ -393,6 +408,20 @@ class DeployOutcome(Outcome, frozen=True, kw_only=True):
     def exit_code(self) -> int:
         """Return 3 when the canary was taken back."""
         return 3 if self.canary is not None and self.canary.state == "stopped" else 0
+
+
+class ApproveOutcome(Outcome, frozen=True, kw_only=True):
+    """What was said about releasing a version to an environment."""
+
+    environment: str
+    model: str
+    version: int
+    approved: bool
+    by: str
+    built_by: str
+    reason: str
+    seconds: float = 0.0
+    next: str = ""
 
 
 class RollbackOutcome(Outcome, frozen=True, kw_only=True):
@@ -575,6 +604,47 @@ class StatusOutcome(Outcome, frozen=True, kw_only=True):
     """``model environment`` -> why nothing is released there."""
     holder: str = ""
     """Who is writing to the store now."""
+    notices: tuple[str, ...] = ()
+    next: str = ""
+
+
+class ProcessFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One process of the project, as the operating system shows it."""
+
+    pid: int
+    parent: int
+    role: str
+    """``node``, ``worker``, ``model``, ``deployer``, ``settler``, ``template``, ``builder``, ``command`` or ``other``"""
+    environment: str = ""
+    node: int | None = None
+    """The parent of the node that it belongs to."""
+    user: str
+    since: datetime
+    command: str
+    listens: tuple[str, ...] = ()
+    """``127.0.0.1:8700``: the sockets on which it takes connections."""
+    files: tuple[str, ...] = ()
+    """What it has open of the store."""
+    maps: tuple[str, ...] = ()
+    """What is mapped of the store: the packs that it answers from."""
+    revision: int | None = None
+    """Of a worker: which state of its environment it serves."""
+    releases: Mapping[str, int] = {}
+    """Of a node: what it serves of each model."""
+    resident_mb: float | None = None
+    proportional_mb: float | None = None
+    """Its share, where several have the same memory."""
+    hidden: bool = False
+    """Whether it is another user's, so that what it has open cannot be seen."""
+
+
+class InfraOutcome(Outcome, frozen=True, kw_only=True):
+    """What of a project runs on this machine."""
+
+    store: str
+    host: str
+    processes: tuple[ProcessFacts, ...] = ()
+    """Each below its parent."""
     notices: tuple[str, ...] = ()
     next: str = ""
 
@@ -845,6 +915,8 @@ class ModelAudit(msgspec.Struct, frozen=True, kw_only=True):
     """Cells that were filled at the last audit, and are not now."""
     level_before: int | None = None
     """At the last audit; None where there was none."""
+    rules_before: int | None = None
+    """The version of the rules then: a level that others have found is no level of these."""
 
 
 class AuditOutcome(Outcome, frozen=True, kw_only=True):
@@ -1064,7 +1136,7 @@ class ShowOutcome(Outcome, frozen=True, kw_only=True):
     """Everything about one thing."""
 
     kind: str
-    """``model``, ``version``, ``run``, ``snapshot``, ``study`` or ``predictions``"""
+    """``model``, ``version``, ``run``, ``snapshot``, ``study``, ``predictions`` or ``answer``"""
     name: str
     facts: Mapping[str, str]
     """Label -> text, in the order in which they are shown: answers, made by, from data, ..."""

@@ -260,6 +260,24 @@ class PromoteRequest(Request, frozen=True, kw_only=True):
     detach: Annotated[bool, Meta(description="Do not wait for the steps of a canary.")] = False
 
 
+class ApproveRequest(Request, frozen=True, kw_only=True):
+    """Say that a version may be released to an environment, or that it may not."""
+
+    version: Annotated[
+        int | None, Meta(description="The version's number.", extra={"argument": True, "metavar": "VERSION"})
+    ] = None
+    environment: Annotated[
+        str,
+        Meta(
+            description="The environment, as modelmill.toml declares it.",
+            extra={"option": "--for", "metavar": "ENVIRONMENT"},
+        ),
+    ] = ""
+    model: ModelOption = None
+    decline: Annotated[bool, Meta(description="Say that it may not; what was approved before is taken back.")] = False
+    reason: ReasonOption = ""
+
+
 class RollbackRequest(Request, frozen=True, kw_only=True):
     """Go back to what an environment served before."""
 
@@ -360,6 +378,10 @@ class DownRequest(Request, frozen=True, kw_only=True):
 
 class StatusRequest(Request, frozen=True, kw_only=True):
     """Say what runs and what is released."""
+
+
+class InfraRequest(Request, frozen=True, kw_only=True):
+    """Say which processes of this machine are the project's."""
 
 
 class PredictRequest(Request, frozen=True, kw_only=True):
@@ -602,6 +624,22 @@ class SearchRequest(Request, frozen=True, kw_only=True):
         str | None,
         Meta(description="Where the page before has ended.", extra={"metavar": "CURSOR"}),
     ] = None
+
+
+class ExplainRequest(Request, frozen=True, kw_only=True):
+    """Say what answers, and why."""
+
+    what: Annotated[
+        str,
+        Meta(
+            description="The model, or one of its segments such as 'air-time[UA,ORD]'.",
+            extra={"argument": True, "metavar": "[MODEL[SEGMENT]]"},
+        ),
+    ] = ""
+    environment: Annotated[
+        str,
+        Meta(description="Which environment; dev if left out.", extra={"option": "--in", "metavar": "ENVIRONMENT"}),
+    ] = "dev"
 
 
 class ShowRequest(Request, frozen=True, kw_only=True):

@@ -15,12 +15,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelmill.errors import BlobBroken, ModelUnknown, ReleasesDiffer
+from modelmill.errors import BlobBroken, ModelUnknown, ReleasesDiffer, RuntimeUnknown
 from modelmill.model.schema import SchemaSpec
 from modelmill.names import POOLED, Digest, ModelName, Segment, format_segment, parse_segment
 from modelmill.store.signing import SigningKey, verify
 
 FORMAT = 2
+RUNTIMES = ("packed", "python")
+"""What may answer for an entry: this process, or a child that runs Python."""
 NOT_BUILT = "no model was built for this segment"
 FAILED = "its own model gave no usable answer"
 """Why the pooled model answers in a segment's place, where the map itself gives no reason."""
@@ -142,6 +144,10 @@ class FleetMap:
         kinds = [kind for kind in self._columns.kinds if kind[0] != without]
         return {Digest(code) if code else self.header.code for *_, code in kinds}
 
+    def runtimes(self) -> set[str]:
+        """Return what has to be there for all entries to be answered."""
+        return {kind[1] for kind in self._columns.kinds}
+
     def answers(self) -> dict[str, tuple[bytes, str]]:
         """Return what answers for each segment, by its text: the digest of the bytes, and whose they are."""
         columns, artifacts = self._columns, self._columns.artifacts
@@ -149,6 +155,11 @@ class FleetMap:
             key: (artifacts[32 * index : 32 * index + 32], columns.kinds[kind][2])
             for index, (key, kind) in enumerate(zip(columns.keys, self.kind_index.tolist(), strict=True))
         }
+
+    def sizes(self) -> dict[bytes, int]:
+        """Return how many bytes each artifact has, by its digest; what several segments share is there once."""
+        artifacts = self._columns.artifacts
+        return {artifacts[32 * i : 32 * i + 32]: length for i, length in enumerate(self.lengths.tolist())}
 
     def __len__(self) -> int:
         return len(self._columns.keys)
@@ -239,7 +250,22 @@ class SignedMap(NamedTuple):
         """Return the map; bytes that this installation did not sign raise SignatureInvalid and are not decoded."""
         # Before decoding: what a stranger wrote is not even parsed.
         verify(public, self.content, self.signature)
-        return decode(self.content)
+        fleet = decode(self.content)
+        _check_runtimes(fleet)
+        return fleet
+
+
+def _check_runtimes(fleet: FleetMap) -> None:
+    """Raise `RuntimeUnknown` where nothing here could answer for an entry: another modelmill has made the map."""
+    unknown = fleet.runtimes() - set(RUNTIMES)
+    if unknown:
+        raise RuntimeUnknown(
+            f"version {fleet.header.run} of `{fleet.header.model}` needs a runtime that is not here",
+            expected=" or ".join(RUNTIMES),
+            got=", ".join(sorted(unknown)),
+            next="modelmill train",
+            safe="what was served before is served on",
+        )
 
 
 def sign(key: SigningKey, fleet: FleetMap) -> SignedMap:

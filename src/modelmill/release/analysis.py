@@ -159,6 +159,12 @@ def _log_ratio(bad: int, asked: int, rates: NDArray[np.float64], limit: float) -
     return ratio
 
 
+def mean_of_logs(logs: Sequence[float]) -> float:
+    """Return the log of the mean of numbers that are given as logs: the mean of e-processes is one."""
+    largest = max(logs)
+    return largest + math.log(sum(math.exp(one - largest) for one in logs) / len(logs))
+
+
 def _mixed(logs: NDArray[np.float64]) -> float:
     """Return the log of the mean of ratios that are given as logs."""
     largest = float(logs.max())

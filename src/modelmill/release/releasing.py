@@ -140,6 +140,16 @@ def list_releases(
         return [release_of(row) for row in c.execute(query.order_by(releases.c.number.desc()).limit(limit))]
 
 
+def list_places(database: Database, model: ModelName) -> dict[Digest, list[str]]:
+    """Return the environments to which each fleet map of a model was released: two of one map are a promotion."""
+    query = select(releases.c.map, releases.c.environment).where(releases.c.model == model).distinct()
+    found: dict[Digest, list[str]] = {}
+    with database.read() as c:
+        for digest, environment in c.execute(query.order_by(releases.c.environment)):
+            found.setdefault(digest, []).append(environment)
+    return found
+
+
 def list_environments(database: Database) -> list[str]:
     """Return the environments in which something was ever released."""
     with database.read() as c:

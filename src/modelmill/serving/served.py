@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +19,7 @@ from modelmill.errors import AnswerInvalid, BlobBroken, ModelUnknown
 from modelmill.model.request import Batch, parser_of
 from modelmill.names import Digest, Segment, format_segment
 from modelmill.registry.fleet import FAILED, NOT_BUILT, Entry, FleetMap
-from modelmill.release.pointers import Pointer, open_map, open_versions
+from modelmill.release.pointers import Pointer, check_packs, open_map, open_versions
 from modelmill.serving.meters import UNKNOWN, Place
 from modelmill.serving.packed import PackedRuntime
 from modelmill.serving.python import PythonRuntime
@@ -122,7 +121,7 @@ class ServedModel:
         """Other versions that were asked, opened."""
         self.map: FleetMap = open_map(blobs, pointer, public_key(store))
         if before is not None:
-            _verify_packs(blobs, set(self.map.packs) - set(before.map.packs))
+            check_packs(blobs, set(self.map.packs) - set(before.map.packs))
         self.header = self.map.header
         self.parser = parser_of(self.header.spec, self.header.by, self.header.feature_names)
         self.entry_for = lru_cache(maxsize=_MOST_FOUND)(self.map.entry_for)
@@ -230,6 +229,10 @@ class ServedModel:
             return Part(segment, entry, why, found, places, self)
         raise AssertionError("nothing is asked once it has answered")
 
+    async def answer_by(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
+        """Return what one entry answers to rows, whosever they are; nobody answers in its place."""
+        return await self._ask(entry, batch)
+
     async def _ask(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
         if entry.format == PACKED:
             return self._packed.answer(entry, batch)
@@ -280,17 +283,6 @@ class ServedModel:
     def open_packed(self, entry: Entry) -> Packed:
         """Return a packed entry, opened."""
         return self._packed.open(entry)
-
-
-def _verify_packs(blobs: FolderBlobs, packs: Collection[Digest]) -> None:
-    """Raise `BlobBroken` where the bytes of a pack are not those that its name was made of."""
-    for pack in packs:
-        if hashlib.sha256(blobs.open(pack)).hexdigest() != pack:
-            raise BlobBroken(
-                f"pack `{pack[:12]}` does not hold the bytes that were recorded",
-                where=str(blobs.path_of(pack)),
-                next="modelmill fsck",
-            )
 
 
 def by_segment(batch: Batch) -> Iterator[tuple[Segment, Batch, Sequence[int] | None]]:
