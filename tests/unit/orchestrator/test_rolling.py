@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -92,7 +92,7 @@ def test_labels_are_judged_by_the_last_look_at_them(seen: list[Any], verdict: st
     ],
 )
 def test_a_ring_passes_by_labels_of_its_own(
-    of: str, step: int, of_ring: tuple[int, float], verdict: str, said: str
+    of: Literal["requests", "segments"], step: int, of_ring: tuple[int, float], verdict: str, said: str
 ) -> None:
     policy = Policy((0.1, 0.5, 1.0), of, 60.0, (QUALITY,))
     at_ring = Rollout(1, "prod", ModelName("sales"), 2, 1, "running", policy, 1, None, NOW, NOW, None, "", "")
