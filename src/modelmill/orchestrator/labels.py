@@ -211,16 +211,16 @@ def _facts(
         ambiguous=joined.ambiguous,
         corrected=joined.corrected,
         repeated=joined.repeated,
-        delay_s=_delay_s(labelled, 0.5),
-        delay_p90_s=_delay_s(labelled, 0.9),
-        ages=tuple(_ages(answers, labelled)),
+        delay_s=delay_of(labelled, 0.5),
+        delay_p90_s=delay_of(labelled, 0.9),
+        ages=tuple(ages_of(answers, labelled)),
         releases=tuple(_releases(labelled, header, metric)),
         champion=champion,
         challenger=challenger,
     )
 
 
-def _delay_s(labelled: pl.DataFrame, share: float) -> float | None:
+def delay_of(labelled: pl.DataFrame, share: float) -> float | None:
     """Return after how long a share of the labels had come, at most; None without any."""
     if labelled.is_empty():
         return None
@@ -228,7 +228,7 @@ def _delay_s(labelled: pl.DataFrame, share: float) -> float | None:
     return delays.dt.total_seconds(fractional=True).quantile(share, "lower")
 
 
-def _ages(answers: pl.DataFrame, labelled: pl.DataFrame) -> Iterator[LabelAge]:
+def ages_of(answers: pl.DataFrame, labelled: pl.DataFrame) -> Iterator[LabelAge]:
     """Yield how many answers of each age have a label; an age with no answers says nothing."""
     moment = now().replace(tzinfo=None)
     asked, found = _by_age(answers, moment), _by_age(labelled, moment)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from modelmill.build.pairing import losses
 from modelmill.data.joining import Given, Joined, join
@@ -69,12 +70,17 @@ def excess(metric: str, by: float, compared: Compared) -> Floats:
     return own - allowed * other
 
 
-def judged(limit: Limit, compared: Compared) -> dict[str, Any]:
-    """Return what a look writes down of one condition: the sums that judge it, and the metric of both sides."""
-    seen = tally(excess(limit.metric, limit.limit, compared))
+def judged(limit: Limit, compared: Compared, of_step: NDArray[np.bool_] | None = None) -> dict[str, Any]:
+    """Return what a look writes down of one condition: the sums that judge it, and the metric of both sides.
+
+    `of_step`, (rows,), says which rows were asked since the step began; their sums are under ``of_step``, of all if left out.
+    """
+    values = excess(limit.metric, limit.limit, compared)
+    seen = tally(values)
     measure = metrics_for(task_of(compared))[limit.metric]
     own, other = (measure(compared.truth, answers) for answers in (compared.given, compared.other))
-    return {**seen._asdict(), "own": own, "other": other}
+    of_ring = seen if of_step is None else tally(values[of_step])
+    return {**seen._asdict(), "own": own, "other": other, "of_step": of_ring._asdict()}
 
 
 def task_of(compared: Compared) -> str:
@@ -137,10 +143,10 @@ class Labelled:
 
     def __init__(self, store: Store, settings: Settings, rollout: Rollout) -> None:
         """Take the rollout; nothing is read before `look`."""
-        self._store, self._settings, self._rollout = store, settings, rollout
+        self._store, self._settings, self.rollout = store, settings, rollout
         self._limits = [limit for limit in rollout.policy.abort if limit.quantity == WORSE and limit.metric in MEANS]
-        self._seen: int | None = None
-        """The number of the last import that was looked at, where all of its labels have joined."""
+        self._seen: tuple[int, int] | None = None
+        """The step and the last import that were looked at, where all labels have joined."""
         self._asked = pl.DataFrame()
         """The rows that the other release was asked already, with the place of its answer in `_numbers`."""
         self._numbers: Floats = np.empty(0)
@@ -153,14 +159,14 @@ class Labelled:
         """
         if not self._limits or time.monotonic() < self._rests_until:
             return None
-        files = list_label_files(self._store, self._rollout.model)
-        if not files or self._seen == files[-1].number or not journal_folder(self._store).is_dir():
+        files = list_label_files(self._store, self.rollout.model)
+        if not files or self._seen == (self.rollout.step, files[-1].number) or not journal_folder(self._store).is_dir():
             return None
         began = time.monotonic()
         try:
             return self._compared(files)
         except ModelmillError as error:
-            return {"trouble": f"it cannot be compared with r{self._rollout.before}: {error.what}"}
+            return {"trouble": f"it cannot be compared with r{self.rollout.before}: {error.what}"}
         finally:
             self._rests_until = time.monotonic() + _REST * (time.monotonic() - began)
 
@@ -169,7 +175,7 @@ class Labelled:
         self._seen, self._rests_until = None, 0.0
 
     def _compared(self, files: Sequence[LabelFile]) -> dict[str, Any] | None:
-        rollout = self._rollout
+        rollout = self.rollout
         fleet = release_map(self._store, rollout.environment, rollout.model, rollout.before)
         logged = read_predictions(self._store, shapes_of(self._store), rollout.model, since=rollout.began_at)
         answers = answered_by(logged, rollout.environment, rollout.began_at)
@@ -177,7 +183,7 @@ class Labelled:
             return None
         joined = join_all(answers, self._store, files, fleet.header)
         found = self._judged(fleet, joined.answers.filter(pl.col("release") == rollout.candidate))
-        self._seen = None if joined.parked else files[-1].number
+        self._seen = None if joined.parked else (rollout.step, files[-1].number)
         return found
 
     def _judged(self, fleet: FleetMap, labelled: pl.DataFrame) -> dict[str, Any] | None:
@@ -186,7 +192,8 @@ class Labelled:
         labels = fleet.header.labels
         given, other = answers_of(labelled, labels), self._beside(fleet, labelled)
         compared = Compared(truth_of(labelled, labels), given, other)
-        return {str(limit): judged(limit, compared) for limit in self._limits}
+        of_step = (labelled["asked_at"] >= self.rollout.step_at.replace(tzinfo=None)).to_numpy()
+        return {str(limit): judged(limit, compared, of_step) for limit in self._limits}
 
     def _beside(self, fleet: FleetMap, labelled: pl.DataFrame) -> Floats:
         """Return what the other release answers to labelled rows, in their order."""

@@ -225,20 +225,33 @@ def _against(limit: Limit, rollout: Rollout, looks: Sequence[Look], alpha: float
     if limit.quantity == "p99_ms":
         slow = partial(_slow_of, limit_s=limit.limit / 1000)
         return _rate_against(rollout, looks, slow, _P99_SHARE, alpha, f" above {limit.limit:g} ms")
-    return _against_labels(limit, looks, alpha)
+    return _against_labels(limit, rollout, looks, alpha)
 
 
-def _against_labels(limit: Limit, looks: Sequence[Look], alpha: float) -> tuple[Verdict, str]:
-    """Judge by the last look at labels: it counts all that had come by then, corrected ones as they are now."""
+def _against_labels(limit: Limit, rollout: Rollout, looks: Sequence[Look], alpha: float) -> tuple[Verdict, str]:
+    """Judge by the last look at labels: it counts all that had come by then, corrected ones as they are now.
+
+    A ring brings other segments: it passes by the answers that were given since it began, besides those of all.
+    """
     if limit.quantity != WORSE or limit.metric not in MEANS:
         return "undecided", f"no mean over rows, as {', '.join(MEANS)} are: it cannot be judged while labels come"
-    found: Mapping[str, Any] = next((look.seen["quality"] for look in reversed(looks) if look.seen.get("quality")), {})
+    last = next((look for look in reversed(looks) if look.seen.get("quality")), None)
+    found: Mapping[str, Any] = last.seen["quality"] if last else {}
     seen = found.get(str(limit))
-    if seen is None:
+    if last is None or seen is None:
         return "undecided", found.get("trouble", "no labels")
     rows = f"{seen['rows']:,}" + (f" of {FEWEST_ANSWERS}" if seen["rows"] < FEWEST_ANSWERS else "")
     text = f"{seen['own']:.4g} beside {seen['other']:.4g} on {rows} labelled answers"
-    return against_zero(Tally(seen["rows"], seen["total"], seen["squares"]), alpha), text
+    verdict = against_zero(_tally_of(seen), alpha)
+    if verdict == "pass" and rollout.policy.of == "segments":
+        of_ring = _tally_of(seen["of_step"]) if last.step == rollout.step else Tally(0, 0.0, 0.0)
+        if against_zero(of_ring, alpha) != "pass":
+            return "undecided", f"{text}, {of_ring.rows:,} of them since this ring began"
+    return verdict, text
+
+
+def _tally_of(seen: Mapping[str, Any]) -> Tally:
+    return Tally(seen["rows"], seen["total"], seen["squares"])
 
 
 def _rate_against(
@@ -369,7 +382,9 @@ class Watch:
         """Return what looks for a rollout's labels; the same again, for it knows which rows were asked."""
         if self.settings is None:
             return None
-        return self._labelled.setdefault(rollout.id, Labelled(self.store, self.settings, rollout))
+        found = self._labelled.setdefault(rollout.id, Labelled(self.store, self.settings, rollout))
+        found.rollout = rollout  # it may have come a step further
+        return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

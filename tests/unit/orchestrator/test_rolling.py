@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -77,6 +77,28 @@ def test_labels_are_judged_by_the_last_look_at_them(seen: list[Any], verdict: st
     found = looks(side(100), side(900))
     found += [Look(NOW, 0, {"candidate": side(0), "other": side(0), "quality": one}) for one in seen]
     judged = judge(rollout(ERRORS, QUALITY), [*found, *looks(side(0), side(0), 1)])
+    assert judged.verdict == verdict, judged
+    assert said in judged.why
+
+
+@pytest.mark.parametrize(
+    ("of", "step", "of_ring", "verdict", "said"),
+    [
+        ("segments", 1, (1000, -0.2), "pass", ""),
+        ("segments", 1, (50, -0.2), "undecided", "50 of them since this ring began"),
+        ("segments", 1, (1000, 0.0), "undecided", "1,000 of them since this ring began"),
+        ("segments", 0, (1000, -0.2), "undecided", "0 of them since this ring began"),
+        ("requests", 1, (50, -0.2), "pass", ""),
+    ],
+)
+def test_a_ring_passes_by_labels_of_its_own(
+    of: Literal["requests", "segments"], step: int, of_ring: tuple[int, float], verdict: str, said: str
+) -> None:
+    policy = Policy((0.1, 0.5, 1.0), of, 60.0, (QUALITY,))
+    at_ring = Rollout(1, "prod", ModelName("sales"), 2, 1, "running", policy, 1, None, NOW, NOW, None, "", "")
+    seen = quality(2000, -0.2)[str(QUALITY)] | {"of_step": quality(*of_ring)[str(QUALITY)]}
+    look = Look(NOW, step, {"candidate": side(100), "other": side(900), "quality": {str(QUALITY): seen}})
+    judged = judge(at_ring, [look])
     assert judged.verdict == verdict, judged
     assert said in judged.why
 
