@@ -345,6 +345,12 @@ class TrustNeeded(ModelError):
     exit = 4
 
 
+class SafeAnswerInvalid(ModelError):
+    """A declared safe answer breaks the promise of the target."""
+
+    code = "MM320"
+
+
 # ------------------------------------------------------------------ MM4xx: a law, a gate or a policy said no
 
 

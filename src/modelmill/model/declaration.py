@@ -13,6 +13,7 @@ from modelmill.model.conditions import Canary, Condition, check_conditions, chec
 from modelmill.model.linear import LinearTrain
 from modelmill.model.metrics import check_metric, default_metrics
 from modelmill.model.roles import KNOWN_PARAMETERS, Function, RoleFunction, is_single, read_role, where_of
+from modelmill.model.safe import read_safe
 from modelmill.model.schema import Schema, SchemaSpec, schema_of
 from modelmill.names import ModelName, parse_model_name
 
@@ -54,6 +55,7 @@ class Model:
         keeps: float = 0.0,
         files: Sequence[str] = (),
         tags: Mapping[str, str] | None = None,
+        safe: float | str | bool | Mapping[str, float] | None = None,
     ) -> None:
         """Declare a model.
 
@@ -63,7 +65,8 @@ class Model:
         `needs`: what makes it worth building at all, see `modelmill feasibility`. `gate`: what a retrained version has to
         pass. `fresh`: how old the newest row of a snapshot may be, such as ``"2d"``. `keeps`: the share of the last snapshot's
         rows, and of its segments, that a new one must have, 0 to 1. `files`: what the functions read beside the rows, as paths
-        in the project; they are kept with the code.
+        in the project; they are kept with the code. `safe`: the answer where no model has one, not even the pooled one: a
+        number, or a label, or a probability for each label.
         """
         self.name: ModelName = parse_model_name(name)
         self.where = _caller()
@@ -76,6 +79,7 @@ class Model:
         self.owner, self.purpose = owner, purpose or (schema.__doc__ or "").strip().split("\n")[0]
         self.tags, self.files = dict(tags or {}), tuple(files)
         self.needs, self.gate, self.retrain, self.canary = tuple(needs), tuple(gate), tuple(retrain), canary
+        self.safe = read_safe(safe, self.spec.target, self.labels)
         self.metrics = tuple(metrics) or default_metrics(self.task)
         self._functions: dict[str, RoleFunction] = {}
         self.laws: dict[str, RoleFunction] = {}
@@ -200,6 +204,8 @@ class Model:
             "gate": [c.as_dict() for c in self.gate],
             "retrain": [c.as_dict() for c in self.retrain],
             "canary": self.canary.as_dict() if self.canary else None,
+            # Named only where it is declared: a declaration that was recorded before must keep its digest.
+            **({"safe": list(self.safe)} if self.safe else {}),
         }
 
     # ---------------------------------------------------------------- inside

@@ -13,6 +13,7 @@ from modelmill.errors import NodeNotReady, NotFound, RequestError, UsageError, e
 from modelmill.model.declaration import Model
 from modelmill.model.fitted import answer, make_x
 from modelmill.model.request import parser_of
+from modelmill.model.safe import safe_answers
 from modelmill.model.values import value_of_text
 from modelmill.names import POOLED, ModelName, Segment, format_segment, parse_target
 from modelmill.orchestrator.checking import fit_one
@@ -20,7 +21,7 @@ from modelmill.orchestrator.outcomes import Answer, PredictOutcome, Progress, no
 from modelmill.orchestrator.project import Project, open_project
 from modelmill.orchestrator.requests import PredictRequest
 from modelmill.orchestrator.tables import predict_table
-from modelmill.registry.fleet import NOT_BUILT
+from modelmill.registry.fleet import NOT_BUILT, SAFE, answered_by, why_after
 from modelmill.registry.versions import Version, current_version
 from modelmill.serving.control import NodeInfo, find_node
 from modelmill.settings import Settings
@@ -105,20 +106,44 @@ def _ask_registry(store: Store, model: Model, rows: Sequence[Mapping[str, Any]])
 
 
 def _ask_version(store: Store, model: Model, row: Mapping[str, Any]) -> Answer:
+    """Ask whoever a node would ask, one after the other; the last of them has the last word."""
     segment = _segment_of(model, row)
-    version, why = _version_for(store, model.name, segment)
+    versions, why = _versions_for(store, model.name, segment)
+    for version in versions:
+        try:
+            return _by_version(store, model, version, row, segment, why)
+        except Exception:
+            if version is versions[-1] and not model.safe:
+                raise
+        why = why_after(segment, version.id.segment, why)
+    return _safely(model, segment, why)
+
+
+def _by_version(
+    store: Store, model: Model, version: Version, row: Mapping[str, Any], segment: Segment, why: str
+) -> Answer:
     pack = PackReader(store.blobs.open(version.pack))
     fitted = decode_artifact(version.format, pack.entry(version.offset, version.length, version.artifact))
-    return _answered(model, fitted, row, segment, version.id.number, why)
+    numbers = _numbers(model, fitted, row, segment)
+    return _answered(model, numbers, segment, answered_by(segment, version.id.segment), version.id.number, why)
 
 
-def _version_for(store: Store, name: ModelName, segment: Segment) -> tuple[Version, str]:
-    """Return the version that answers for a segment, and why that is the pooled one where it is."""
+def _versions_for(store: Store, name: ModelName, segment: Segment) -> tuple[list[Version], str]:
+    """Return the versions that are asked for a segment, and why its own is not the first; raises `NotFound` without any."""
     try:
         own = current_version(store.database, name, segment)
     except NotFound:
-        return current_version(store.database, name, POOLED), NOT_BUILT
-    return (own, "") if own.state == "own" else (current_version(store.database, name, POOLED), own.why)
+        return [current_version(store.database, name, POOLED)], NOT_BUILT
+    if own.state != "own":
+        return [current_version(store.database, name, POOLED)], own.why
+    try:
+        return [own, *([current_version(store.database, name, POOLED)] if segment else [])], ""
+    except NotFound:
+        return [own], ""
+
+
+def _safely(model: Model, segment: Segment, why: str) -> Answer:
+    return _answered(model, safe_answers(model.safe, 1)[0], segment, SAFE, None, why)
 
 
 def _ask_unsaved(project: Project, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
@@ -127,7 +152,9 @@ def _ask_unsaved(project: Project, rows: Sequence[Mapping[str, Any]]) -> list[An
         segment = _segment_of(project.model, row)
         tried = fit_one(project, segment)
         why = "" if tried.step.segment == segment else "too few rows of this segment"
-        answers.append(_answered(project.model, tried.fitted, row, segment, None, why))
+        numbers = _numbers(project.model, tried.fitted, row, segment)
+        by = answered_by(segment, tried.step.segment)
+        answers.append(_answered(project.model, numbers, segment, by, None, why))
     return answers
 
 
@@ -135,18 +162,20 @@ def _segment_of(model: Model, row: Mapping[str, Any]) -> Segment:
     return parser_of(model.spec, model.by, model.feature_names).batch([row]).segments()[0]
 
 
-def _answered(
-    model: Model, fitted: Any, row: Mapping[str, Any], segment: Segment, number: int | None, why: str
-) -> Answer:
+def _numbers(model: Model, fitted: Any, row: Mapping[str, Any], segment: Segment) -> Any:
+    """Return what a fitted object answers to a row: a number, or a probability a class."""
     rows = parser_of(model.spec, model.by, model.feature_names).parse_rows([row])
     x = make_x(model.role("features"), model.spec, rows)
-    numbers = answer(fitted, model.role("predict"), len(model.labels), x, rows, segment)[0]
+    return answer(fitted, model.role("predict"), len(model.labels), x, rows, segment)[0]
+
+
+def _answered(model: Model, numbers: Any, segment: Segment, by: str, number: int | None, why: str) -> Answer:
     chances = dict(zip(model.labels, numbers.tolist(), strict=True)) if model.labels else {}
     return Answer(
         model=model.name,
         segment=format_segment(segment),
         value=model.labels[int(numbers.argmax())] if model.labels else float(numbers),
-        answered_by="pooled" if why or not segment else "own",
+        answered_by=by,
         version=number,
         why=why,
         probabilities=chances,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from modelmill.build.builder import Builder, BuildResult, Judge, start_template
 from modelmill.build.plan import Plan, has_several_classes, plan_build
@@ -259,6 +260,7 @@ class _Training:
             example=typical,
             run=run.number,
             lock=run.lock,
+            safe=model.safe or UNSET,
         )
 
     def _record_steadiness(self, result: BuildResult) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from modelmill.errors import BlobBroken, ModelUnknown, ReleasesDiffer
@@ -22,8 +23,12 @@ from modelmill.store.signing import SigningKey, verify
 
 FORMAT = 2
 NOT_BUILT = "no model was built for this segment"
-FAILED = "its own model gave no usable answer"
-"""Why the pooled model answers in a segment's place, where the map itself gives no reason."""
+NO_ANSWER = "gave no usable answer"
+FAILED = f"its own model {NO_ANSWER}"
+"""Why another model answers in a segment's place, where the map itself gives no reason."""
+NO_POOLED = "there is no pooled model"
+SAFE = "safe"
+"""The format of the declared safe answer, which has no bytes, and the state of its entry."""
 
 
 class Entry(NamedTuple):
@@ -39,10 +44,27 @@ class Entry(NamedTuple):
     length: int
     artifact: Digest
     state: str = "own"
-    """``own``, or ``pooled`` where the pooled model answers for the segment."""
+    """``own``, or ``pooled`` where another model answers for the segment, or ``safe`` for the declared safe answer."""
     why: str = ""
     code: Digest | None = None
     """The archive of the user's files that it was built with, where that is not the map's own."""
+
+    def answers_as(self, segment: Segment) -> str:
+        """Return who answers for a segment when this entry does: ``own``, ``pooled`` or ``safe``."""
+        return SAFE if self.state == SAFE else answered_by(segment, self.segment)
+
+
+_SAFE_ENTRY = Entry(POOLED, 0, SAFE, SAFE, Digest(""), 0, 0, Digest(""), state=SAFE)
+
+
+def answered_by(segment: Segment, asked: Segment) -> str:
+    """Return who answers for a segment when the model of `asked` does: ``own``, or ``pooled``."""
+    return "own" if segment and asked == segment else "pooled"
+
+
+def why_after(segment: Segment, failed: Segment, why: str) -> str:
+    """Return why another answers for a segment, once the model of `failed` gave no answer; `why` is the reason so far."""
+    return f"{why}; the pooled model {NO_ANSWER}" if why else FAILED
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +86,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     run: int = 0
     """The number of the run that made the map."""
     lock: Digest | None = None
+    safe: tuple[float, ...] | UnsetType = UNSET
+    """What is answered to a row where no model can: a number, or a probability a class. A map without one does not name it."""
 
 
 class _Columns(msgspec.Struct, frozen=True):
@@ -162,19 +186,37 @@ class FleetMap:
         return None if index is None else self.at(index)
 
     def entry_for(self, segment: Segment) -> tuple[Entry, str]:
-        """Return what answers for a segment, and why that is the pooled model where it is; raises `ModelUnknown`."""
-        entry = self.find(segment)
-        why = NOT_BUILT if entry is None else entry.why if entry.state == "pooled" else ""
-        return (self.pooled_for(segment), why) if entry is None or why else (entry, "")
+        """Return what answers for a segment, and why that is not its own model where it is not; raises `ModelUnknown`."""
+        chain, why = self.chain(segment)
+        if not chain:
+            raise self.unknown(segment)
+        return chain[0], why
 
-    def pooled_for(self, segment: Segment) -> Entry:
-        """Return the pooled model, that is asked in a segment's place; raises `ModelUnknown` where there is none."""
-        pooled = self.find(POOLED)
-        if pooled is None:
-            raise ModelUnknown(
-                f"`{self.header.model}` has no model for segment `{format_segment(segment)}`, and no pooled model"
-            )
-        return pooled
+    def unknown(self, segment: Segment) -> ModelUnknown:
+        """Return the refusal of a segment for which nobody answers."""
+        return ModelUnknown(
+            f"`{self.header.model}` has no model for segment `{format_segment(segment)}`, and no pooled model"
+        )
+
+    def chain(self, segment: Segment) -> tuple[list[Entry], str]:
+        """Return who is asked for a segment, one after the other until one answers, and why its own model is not the first.
+
+        The segment's own model, the pooled one, the declared safe answer: those of them that there are.
+        """
+        own, pooled = self.find(segment), self.find(POOLED)
+        why = NOT_BUILT if own is None else own.why if own.state == "pooled" else ""
+        chain = [own] if own is not None and not why else []
+        if pooled is not None and segment != POOLED:
+            chain.append(pooled)
+        if self.safe:
+            why = why if chain else f"{why}, and {NO_POOLED}"
+            chain.append(_SAFE_ENTRY)
+        return chain, why
+
+    @property
+    def safe(self) -> tuple[float, ...]:
+        """Return the declared safe answer to one row, empty where there is none."""
+        return self.header.safe or ()
 
     def at(self, index: int) -> Entry:
         """Return the entry at a position of `keys`."""

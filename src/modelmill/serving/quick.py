@@ -26,7 +26,7 @@ from modelmill.model.decoding import Values, may_repeat
 from modelmill.model.fitted import Floats, as_matrix
 from modelmill.model.request import Batch
 from modelmill.names import Segment, format_segment
-from modelmill.registry.fleet import Entry
+from modelmill.registry.fleet import SAFE, Entry
 from modelmill.serving import protocol
 from modelmill.serving.log import as_logged
 from modelmill.serving.meters import Meter, Meters
@@ -243,6 +243,8 @@ class Quick:
         """Return what answers for a segment; raises what `ServedModel` does where there is nothing."""
         side = self._model.side_at(segment)
         entry, why = side.entry_for(segment)
+        if entry.state == SAFE:  # no model's: it is told, and counted, on the general way
+            raise side.map.unknown(segment)
         model = side.open_packed(entry)
         before = open_program(model.programs.before) if model.programs.before else None
         told = self._named_pieces(segment, entry, why), self._v2_pieces(side.header.run, why)
@@ -252,7 +254,7 @@ class Quick:
     def _named_pieces(self, segment: Segment, entry: Entry, why: str) -> tuple[bytes, ...]:
         header = self._model.header
         told = {"model": header.model, "segment": format_segment(segment), "version": entry.number}
-        told["answered_by"] = "pooled" if why or not segment else "own"
+        told["answered_by"] = entry.answers_as(segment)
         end = b"," + _encode(told | ({"why": why} if why else {}))[1:]
         first = b"{%b:" % _encode(header.spec.target.name)
         if not self._labels:

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from modelmill.artifact.packed import Packed
 from modelmill.artifact.saving import PACKED
 from modelmill.data.journal import Answerer
-from modelmill.errors import AnswerInvalid, BlobBroken, ModelUnknown
+from modelmill.errors import AnswerInvalid, BlobBroken, ModelmillError, ModelUnknown, NodeNotReady
 from modelmill.model.request import Batch, parser_of
-from modelmill.names import Digest, Segment, format_segment
-from modelmill.registry.fleet import FAILED, NOT_BUILT, Entry, FleetMap
+from modelmill.model.safe import safe_answers
+from modelmill.names import POOLED, Digest, Segment, format_segment
+from modelmill.registry.fleet import FAILED, NO_ANSWER, NOT_BUILT, SAFE, Entry, FleetMap, why_after
 from modelmill.release.pointers import Pointer, open_map, open_versions
 from modelmill.serving.meters import UNKNOWN, Place
 from modelmill.serving.packed import PackedRuntime
@@ -41,7 +42,7 @@ class Part(NamedTuple):
     entry: Entry
     """What answered."""
     why: str
-    """Why that was the pooled model; empty where it was the segment's own."""
+    """Why that was not the segment's own model; empty where it was."""
     numbers: NDArray[np.float64]
     """(rows,), or a probability a class: (rows, classes)."""
     places: Sequence[int] | None
@@ -75,8 +76,11 @@ class Answered(NamedTuple):
         return [of_row[place] for place in range(len(self.batch))]
 
     def about(self) -> list[tuple[Place, bool]]:
-        """Return the segments that were asked, each with whether its own model failed."""
-        return [(part.side.place_of(part.segment, part.why), part.why == FAILED) for part in self.parts]
+        """Return the segments that were asked, each with whether a model failed: every safe answer says so."""
+        return [
+            (part.side.place_of(part.segment, part.why), NO_ANSWER in part.why or part.entry.state == SAFE)
+            for part in self.parts
+        ]
 
     def run(self) -> int:
         """Return the number of the fleet that answered; of two that did, the smaller one."""
@@ -92,7 +96,11 @@ class Answered(NamedTuple):
 
     def pooled(self) -> int:
         """Return how many rows the pooled model answered for a segment that is another's."""
-        return sum(len(part.numbers) for part in self.parts if part.why)
+        return sum(len(part.numbers) for part in self.parts if part.why and part.entry.state != SAFE)
+
+    def safe(self) -> int:
+        """Return how many rows got the declared safe answer."""
+        return sum(len(part.numbers) for part in self.parts if part.entry.state == SAFE)
 
 
 Asking = Generator[Entry, NDArray[np.float64], "tuple[NDArray[np.float64], Entry, str]"]
@@ -119,6 +127,10 @@ class ServedModel:
         self.header = self.map.header
         self.parser = parser_of(self.header.spec, self.header.by, self.header.feature_names)
         self.entry_for = lru_cache(maxsize=_MOST_FOUND)(self.map.entry_for)
+        # Where nobody is to go without an answer, a child process that is down is a model that has none.
+        self._failures: tuple[type[ModelmillError], ...] = (
+            (AnswerInvalid, BlobBroken, NodeNotReady) if self.map.safe else (AnswerInvalid, BlobBroken)
+        )
         self._packed: PackedRuntime = PackedRuntime(blobs, before._packed if before else None)  # noqa: SLF001 - one of us
         codes = self.map.codes(without=PACKED)
         self._python: dict[Digest, Runtime] = {code: PythonRuntime(store, pointer, code) for code in codes}
@@ -196,8 +208,8 @@ class ServedModel:
         entry = next(asking)
         while True:
             try:
-                numbers = self._packed.answer(entry, batch)
-            except (AnswerInvalid, BlobBroken) as error:
+                numbers = self._answer_here(entry, batch)
+            except self._failures as error:
                 entry = self._ask_other(asking, error, segment)
                 continue
             return self._part_of(segment, asking, numbers, places)
@@ -208,7 +220,7 @@ class ServedModel:
         while True:
             try:
                 numbers = await self._ask(entry, batch)
-            except (AnswerInvalid, BlobBroken) as error:
+            except self._failures as error:
                 entry = self._ask_other(asking, error, segment)
                 continue
             return self._part_of(segment, asking, numbers, places)
@@ -228,11 +240,15 @@ class ServedModel:
         return await self._ask(entry, batch)
 
     async def _ask(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
-        if entry.format == PACKED:
-            return self._packed.answer(entry, batch)
+        if entry.format in (PACKED, SAFE):
+            return self._answer_here(entry, batch)
         return await self._python[entry.code or self.header.code].answer(entry, batch)
 
-    def _ask_other(self, asking: Asking, error: AnswerInvalid | BlobBroken, segment: Segment) -> Entry:
+    def _answer_here(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
+        """Return what a packed entry answers, or the declared safe answer to each row."""
+        return safe_answers(self.map.safe, len(batch)) if entry.state == SAFE else self._packed.answer(entry, batch)
+
+    def _ask_other(self, asking: Asking, error: ModelmillError, segment: Segment) -> Entry:
         """Return what is asked instead of an entry that has no answer; damage is remembered, for the node to tell."""
         error.place = self.place_of(segment, FAILED)
         if isinstance(error, BlobBroken):
@@ -245,15 +261,19 @@ class ServedModel:
         A generator, so that the rule stands once: the two above ask at once, or wait.
         """
         entry, why = self.entry_for(segment)
-        if not why:
+        others: Iterator[Entry] | None = None
+        while True:
             try:
-                return (yield entry), entry, ""
-            except (AnswerInvalid, BlobBroken):
-                if not segment:
+                return (yield entry), entry, why
+            except self._failures:
+                if others is None:
+                    others = iter(self.map.chain(segment)[0][1:])
+                following = next(others, None)
+                if following is None and segment and self.map.find(POOLED) is None:
+                    raise self.map.unknown(segment) from None
+                if following is None:
                     raise
-                why = FAILED
-        pooled = self.map.pooled_for(segment)
-        return (yield pooled), pooled, why
+            entry, why = following, why_after(segment, entry.segment, why)
 
     def answerer(self, segment: Segment, entry: Entry, why: str) -> Answerer:
         """Return what answered, as the prediction log has it."""
@@ -261,7 +281,7 @@ class ServedModel:
 
     def place_of(self, segment: Segment, why: str) -> Place:
         """Return where an answer is counted."""
-        text = UNKNOWN if why == NOT_BUILT else format_segment(segment)
+        text = UNKNOWN if why.startswith(NOT_BUILT) else format_segment(segment)
         return self.header.model, text, self.pointer.release
 
     def side_at(self, _: Segment) -> ServedModel:
@@ -330,6 +350,6 @@ def _describe(part: Part, found: Any) -> dict[str, Any]:
         told["probabilities"] = dict(zip(header.labels, found, strict=True))
     else:
         told[header.spec.target.name] = found
-    told |= {"model": header.model, "segment": format_segment(part.segment), "version": part.entry.number}
-    told["answered_by"] = "pooled" if part.why or not part.segment else "own"
+    told |= {"model": header.model, "segment": format_segment(part.segment), "version": part.entry.number or None}
+    told["answered_by"] = part.entry.answers_as(part.segment)
     return told | ({"why": part.why} if part.why else {})
