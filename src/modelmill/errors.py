@@ -351,6 +351,18 @@ class SafeAnswerInvalid(ModelError):
     code = "MM320"
 
 
+class LevelInvalid(ModelError):
+    """A level is not possible."""
+
+    code = "MM321"
+
+
+class LevelUnsupported(ModelError):
+    """Levels cannot be combined with this yet."""
+
+    code = "MM322"
+
+
 # ------------------------------------------------------------------ MM4xx: a law, a gate or a policy said no
 
 

@@ -284,7 +284,7 @@ def render_predict(predict: o.PredictOutcome) -> Iterator[str]:
     for answer in predict.answers:
         value = number(answer.value) if isinstance(answer.value, float) else str(answer.value)
         version = f" {answer.version}" if answer.version is not None else ""
-        who = _WHO[answer.answered_by]
+        who = _WHO.get(answer.answered_by) or f"model of {answer.answered_by}"
         why = f"{who}: {answer.why}" if answer.why else who
         chances = "   ".join(f"{label} {share:.3f}" for label, share in answer.probabilities.items())
         head = f"{predict.target} {value} {predict.unit}".rstrip()
@@ -297,6 +297,8 @@ def render_predict(predict: o.PredictOutcome) -> Iterator[str]:
 
 def _table_parts(found: o.TableFacts) -> Iterator[str]:
     shares = [f"{found.own:,} by their own model", f"{found.pooled:,} by the pooled one"]
+    if found.parents:
+        shares.append(f"{found.parents:,} by models of levels")
     if found.safe:
         shares.append(f"{found.safe:,} by the safe answer")
     yield line("answered", f"{found.rows:,} rows", *shares, seconds(found.seconds))

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from modelmill.errors import DeclarationInvalid, did_you_mean
 from modelmill.model.conditions import Canary, Condition, check_conditions, check_judged, parse_duration
+from modelmill.model.levels import read_levels
 from modelmill.model.linear import LinearTrain
 from modelmill.model.metrics import check_metric, default_metrics
 from modelmill.model.roles import KNOWN_PARAMETERS, Function, RoleFunction, is_single, read_role, where_of
@@ -55,6 +56,7 @@ class Model:
         keeps: float = 0.0,
         files: Sequence[str] = (),
         tags: Mapping[str, str] | None = None,
+        levels: Sequence[Any] = (),
         safe: float | str | bool | Mapping[str, float] | None = None,
     ) -> None:
         """Declare a model.
@@ -65,13 +67,15 @@ class Model:
         `needs`: what makes it worth building at all, see `modelmill feasibility`. `gate`: what a retrained version has to
         pass. `fresh`: how old the newest row of a snapshot may be, such as ``"2d"``. `keeps`: the share of the last snapshot's
         rows, and of its segments, that a new one must have, 0 to 1. `files`: what the functions read beside the rows, as paths
-        in the project; they are kept with the code. `safe`: the answer where no model has one, not even the pooled one: a
-        number, or a label, or a probability for each label.
+        in the project; they are kept with the code. `levels`: columns, or lists of columns, whose values get a model of
+        their own that answers where a segment has none, the most specific first. `safe`: the answer where no model has one, not
+        even the pooled one: a number, or a label, or a probability for each label.
         """
         self.name: ModelName = parse_model_name(name)
         self.where = _caller()
         self.spec: SchemaSpec = schema_of(schema)
         self.by = self._read_by(by)
+        self.levels = read_levels(levels, self.spec, self.by, gated=bool(gate))
         self.min_rows = _between("min_rows", min_rows, 2, 10**9)
         self.test_share = _between("test_share", test_share, 0.01, 0.9)
         self.seed = int(_between("seed", seed, 0, 2**31 - 1))
@@ -205,6 +209,7 @@ class Model:
             "retrain": [c.as_dict() for c in self.retrain],
             "canary": self.canary.as_dict() if self.canary else None,
             # Named only where it is declared: a declaration that was recorded before must keep its digest.
+            **({"levels": [list(level) for level in self.levels]} if self.levels else {}),
             **({"safe": list(self.safe)} if self.safe else {}),
         }
 

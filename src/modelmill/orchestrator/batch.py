@@ -25,7 +25,7 @@ from modelmill.model.schema import SchemaSpec
 from modelmill.model.values import key_text
 from modelmill.names import Digest, Segment, format_target
 from modelmill.registry.facts import extract_code
-from modelmill.registry.fleet import SAFE, FleetMap, why_after
+from modelmill.registry.fleet import SAFE, Beyond, FleetMap, why_after
 from modelmill.settings import Settings
 from modelmill.store.opening import Store
 
@@ -41,7 +41,7 @@ class Answers(NamedTuple):
     """(rows,), or (rows, classes)."""
     versions: NDArray[np.int64]
     by: list[str]
-    """Who answered each row: ``own``, ``pooled`` or ``safe``."""
+    """Who answered each row: ``own``, ``carrier=UA``, ``pooled`` or ``safe``."""
     whys: list[str]
     """Why that was not its segment's own model; empty where it was."""
 
@@ -69,12 +69,12 @@ def answer_rows(store: Store, settings: Settings, fleet: FleetMap, frame: pl.Dat
     Raises what the models raise where the pooled model, too, has no answer.
     """
     by = list(fleet.header.by)
-    ordered = frame.with_row_index("__row").sort([*by, "__row"]) if by else frame.with_row_index("__row")
-    segments = _segments(ordered, by)
+    keys = [*by, *(name for name in fleet.beyond if name in frame.columns)]
+    ordered = frame.with_row_index("__row").sort([*keys, "__row"]) if by else frame.with_row_index("__row")
     numbers = np.empty((len(frame), *((len(fleet.header.labels),) if fleet.header.labels else ())))
     versions, told = np.empty(len(frame), dtype=np.int64), [("", "")] * len(frame)
     places = ordered["__row"].to_numpy()
-    for part, answers in _answered(store, settings, fleet, ordered.drop("__row"), segments):
+    for part, answers in _answered(store, settings, fleet, ordered.drop("__row"), keys):
         rows = places[part.start : part.start + part.rows]
         numbers[rows] = answers.numbers
         tellings = list(_tellings(part, has_segments=bool(by)))
@@ -93,13 +93,18 @@ def _tellings(part: BatchPart, *, has_segments: bool) -> Iterator[tuple[int, str
         why = why_after(part.segment, entry.segment, why)
 
 
-def _segments(ordered: pl.DataFrame, by: Sequence[str]) -> Segments:
+def _segments(ordered: pl.DataFrame, fleet: FleetMap, keys: Sequence[str]) -> tuple[Segments, list[Beyond]]:
+    """Return the segments of sorted rows, one twice where it has several values beyond it, and those values."""
+    by = fleet.header.by
     if not by:
-        return Segments([()], np.zeros(1, dtype=np.int64), np.array([len(ordered)]), [b""])
-    groups = ordered.group_by(by, maintain_order=True).len()
-    texts = [[key_text(value) for value in groups[name].to_list()] for name in by]
+        return Segments([()], np.zeros(1, dtype=np.int64), np.array([len(ordered)]), [b""]), [()]
+    groups = ordered.group_by(keys, maintain_order=True).len()
+    texts = {name: [None if v is None else key_text(v) for v in groups[name].to_list()] for name in keys}
     rows = groups["len"].cast(pl.Int64).to_numpy()
-    return Segments(list(zip(*texts, strict=True)), starts_of(rows), rows, [b""] * len(rows))
+    unsaid = [None] * len(groups)
+    beyond = list(zip(*(texts.get(name, unsaid) for name in fleet.beyond), strict=True)) or [()] * len(groups)
+    segments = list(zip(*(texts[name] for name in by), strict=True))
+    return Segments(segments, starts_of(rows), rows, [b""] * len(rows)), beyond
 
 
 def _answered(
@@ -107,12 +112,13 @@ def _answered(
     settings: Settings,
     fleet: FleetMap,
     ordered: pl.DataFrame,
-    segments: Segments,
+    keys: Sequence[str],
 ) -> Iterator[tuple[BatchPart, BatchAnswers]]:
     """Yield the answers to each segment, one code archive after the other."""
+    segments, every = _segments(ordered, fleet, keys)
     parts: dict[Digest, list[BatchPart]] = {}
-    for segment, start, rows, _ in segments:
-        chain, why = fleet.chain(segment)
+    for (segment, start, rows, _), beyond in zip(segments, every, strict=True):
+        chain, why = fleet.chain(segment, beyond)
         if not chain:
             raise fleet.unknown(segment)
         parts.setdefault(chain[0].code or fleet.header.code, []).append(BatchPart(start, rows, segment, chain, why))

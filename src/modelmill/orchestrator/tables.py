@@ -55,6 +55,7 @@ def predict_table(settings: Settings, request: PredictRequest, progress: Progres
             rows=len(rows),
             own=answers.by.count("own"),
             pooled=answers.by.count("pooled"),
+            parents=sum(by not in ("own", "pooled", "safe") for by in answers.by),
             safe=answers.by.count("safe"),
             out=written,
             seconds=time.monotonic() - began,

@@ -31,7 +31,7 @@ from modelmill.serving import protocol
 from modelmill.serving.log import as_logged
 from modelmill.serving.meters import Meter, Meters
 from modelmill.serving.protocol import MATRIX, NUMBERS
-from modelmill.serving.served import ServedModel
+from modelmill.serving.served import ServedModel, kind_of, told_of
 from modelmill.serving.split import Split
 
 _MOST_CHOICES = 100_000
@@ -243,11 +243,12 @@ class Quick:
         """Return what answers for a segment; raises what `ServedModel` does where there is nothing."""
         side = self._model.side_at(segment)
         entry, why = side.entry_for(segment)
-        if entry.state == SAFE:  # no model's: it is told, and counted, on the general way
+        if entry.state == SAFE or (why and side.map.beyond):
+            # No model's answer, which is counted otherwise; or that of a level of which only the row can tell the value.
             raise side.map.unknown(segment)
         model = side.open_packed(entry)
         before = open_program(model.programs.before) if model.programs.before else None
-        told = self._named_pieces(segment, entry, why), self._v2_pieces(side.header.run, why)
+        told = self._named_pieces(segment, entry, why), self._v2_pieces(side.header.run, kind_of(entry, why))
         logged = as_logged(side.answerer(segment, entry, why))
         return Choice(model, before, *told, self._meters.of(side.place_of(segment, why)), logged, self._share)
 
@@ -263,11 +264,11 @@ class Quick:
         opened = b',"probabilities":{' + names[0]
         return first, opened, *(b"," + name for name in names[1:]), b"}" + end
 
-    def _v2_pieces(self, run: int, why: str) -> tuple[bytes, bytes, bytes]:
+    def _v2_pieces(self, run: int, kind: str) -> tuple[bytes, bytes, bytes]:
         header = self._model.header
         about = _encode(header.model), _encode(str(run)), _encode(header.spec.target.name)
         first = b'{"model_name":%b,"model_version":%b,"outputs":[{"name":%b,"datatype":' % about
-        last = b'}],"parameters":{"pooled":%d}}' % bool(why)
+        last = b'}],"parameters":%b}' % _encode(told_of({kind: 1} if kind else {}))
         if not self._labels:
             return first + b'"FP64","shape":[1],"data":', b"", last
         between = b']},{"name":"probabilities","datatype":"FP64","shape":[1,%d],"data":' % len(self._labels)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from modelmill.errors import AnswerInvalid, BlobBroken, ModelmillError, ModelUnk
 from modelmill.model.request import Batch, parser_of
 from modelmill.model.safe import safe_answers
 from modelmill.names import POOLED, Digest, Segment, format_segment
-from modelmill.registry.fleet import FAILED, NO_ANSWER, NOT_BUILT, SAFE, Entry, FleetMap, why_after
+from modelmill.registry.fleet import FAILED, NO_ANSWER, NOT_BUILT, SAFE, Beyond, Entry, FleetMap, why_after
 from modelmill.release.pointers import Pointer, open_map, open_versions
 from modelmill.serving.meters import UNKNOWN, Place
 from modelmill.serving.packed import PackedRuntime
@@ -77,10 +78,11 @@ class Answered(NamedTuple):
 
     def about(self) -> list[tuple[Place, bool]]:
         """Return the segments that were asked, each with whether a model failed: every safe answer says so."""
-        return [
-            (part.side.place_of(part.segment, part.why), NO_ANSWER in part.why or part.entry.state == SAFE)
-            for part in self.parts
-        ]
+        found: dict[Place, bool] = {}
+        for part in self.parts:
+            place = part.side.place_of(part.segment, part.why)
+            found[place] = found.get(place, False) or NO_ANSWER in part.why or part.entry.state == SAFE
+        return list(found.items())
 
     def run(self) -> int:
         """Return the number of the fleet that answered; of two that did, the smaller one."""
@@ -94,13 +96,20 @@ class Answered(NamedTuple):
             numbers = np.ascontiguousarray(part.numbers, dtype="<f8").tobytes()
             yield part.side.answerer(part.segment, part.entry, part.why), batch.logged(), numbers, rows
 
-    def pooled(self) -> int:
-        """Return how many rows the pooled model answered for a segment that is another's."""
-        return sum(len(part.numbers) for part in self.parts if part.why and part.entry.state != SAFE)
+    def others(self) -> dict[str, int]:
+        """Return how many rows were answered by another than their segment's own model: what V2 tells of it."""
+        found = Counter(kind_of(part.entry, part.why) for part in self.parts for _ in range(len(part.numbers)))
+        return told_of({kind: count for kind, count in found.items() if kind})
 
-    def safe(self) -> int:
-        """Return how many rows got the declared safe answer."""
-        return sum(len(part.numbers) for part in self.parts if part.entry.state == SAFE)
+
+def kind_of(entry: Entry, why: str) -> str:
+    """Return what kind of model has answered in a segment's place: ``pooled``, ``parent``, ``safe``; empty for its own."""
+    return "" if not why else SAFE if entry.state == SAFE else "parent" if entry.segment else "pooled"
+
+
+def told_of(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return counts of rows by kind as V2's parameters: the others are named only where there are any."""
+    return {"pooled": counts.get("pooled", 0)} | {kind: counts[kind] for kind in ("parent", SAFE) if kind in counts}
 
 
 Asking = Generator[Entry, NDArray[np.float64], "tuple[NDArray[np.float64], Entry, str]"]
@@ -188,7 +197,7 @@ class ServedModel:
 
     def answer_now(self, batch: Batch) -> Answered:
         """Answer rows, each by its own segment's model; the pooled one answers where there is none that can."""
-        return Answered([self._part_now(*group) for group in by_segment(batch)], batch)
+        return Answered([self._part_now(*group) for group in by_segment(batch, self.map.beyond)], batch)
 
     async def answer(self, batch: Batch) -> Answered:
         """Do the same where some of the models run in other processes."""
@@ -197,14 +206,14 @@ class ServedModel:
         self._answering += 1
         self._idle.clear()
         try:
-            return Answered([await self._part(*group) for group in by_segment(batch)], batch)
+            return Answered([await self._part(*group) for group in by_segment(batch, self.map.beyond)], batch)
         finally:
             self._answering -= 1
             if not self._answering:
                 self._idle.set()
 
-    def _part_now(self, segment: Segment, batch: Batch, places: Sequence[int] | None) -> Part:
-        asking = self._asking(segment)
+    def _part_now(self, segment: Segment, beyond: Beyond, batch: Batch, places: Sequence[int] | None) -> Part:
+        asking = self._asking(segment, beyond)
         entry = next(asking)
         while True:
             try:
@@ -214,8 +223,8 @@ class ServedModel:
                 continue
             return self._part_of(segment, asking, numbers, places)
 
-    async def _part(self, segment: Segment, batch: Batch, places: Sequence[int] | None) -> Part:
-        asking = self._asking(segment)
+    async def _part(self, segment: Segment, beyond: Beyond, batch: Batch, places: Sequence[int] | None) -> Part:
+        asking = self._asking(segment, beyond)
         entry = next(asking)
         while True:
             try:
@@ -255,19 +264,19 @@ class ServedModel:
             self.damage = f"release {self.pointer.release} is damaged: {error.what}"
         return asking.throw(error)
 
-    def _asking(self, segment: Segment) -> Asking:
+    def _asking(self, segment: Segment, beyond: Beyond) -> Asking:
         """Yield what is to be asked for a segment, take its answers or what it raised, return who answered and why.
 
         A generator, so that the rule stands once: the two above ask at once, or wait.
         """
-        entry, why = self.entry_for(segment)
+        entry, why = self.entry_for(segment, beyond)
         others: Iterator[Entry] | None = None
         while True:
             try:
                 return (yield entry), entry, why
             except self._failures:
                 if others is None:
-                    others = iter(self.map.chain(segment)[0][1:])
+                    others = iter(self.map.chain(segment, beyond)[0][1:])
                 following = next(others, None)
                 if following is None and segment and self.map.find(POOLED) is None:
                     raise self.map.unknown(segment) from None
@@ -309,18 +318,20 @@ def verify_packs(blobs: FolderBlobs, packs: Collection[Digest]) -> None:
             )
 
 
-def by_segment(batch: Batch) -> Iterator[tuple[Segment, Batch, Sequence[int] | None]]:
-    """Yield the rows of each segment; most requests are about one."""
-    segments = batch.segments()
-    first = segments[0]
-    if segments.count(first) == len(segments):
-        yield first, batch, None
+def by_segment(
+    batch: Batch, beyond: Sequence[str] = ()
+) -> Iterator[tuple[Segment, Beyond, Batch, Sequence[int] | None]]:
+    """Yield the rows of each segment, apart where they differ in columns beyond it; most requests are about one."""
+    keys = list(zip(batch.segments(), batch.texts(beyond), strict=True))
+    first = keys[0]
+    if keys.count(first) == len(keys):
+        yield *first, batch, None
         return
-    places: dict[Segment, list[int]] = {}
-    for place, segment in enumerate(segments):
-        places.setdefault(segment, []).append(place)
-    for segment, some in places.items():
-        yield segment, batch.take(some), some
+    places: dict[tuple[Segment, Beyond], list[int]] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, []).append(place)
+    for key, some in places.items():
+        yield *key, batch.take(some), some
 
 
 async def open_model(
