@@ -357,6 +357,24 @@ class TrustNeeded(ModelError):
     exit = 4
 
 
+class SafeAnswerInvalid(ModelError):
+    """A declared safe answer breaks the promise of the target."""
+
+    code = "MM320"
+
+
+class LevelInvalid(ModelError):
+    """A level is not possible."""
+
+    code = "MM321"
+
+
+class LevelUnsupported(ModelError):
+    """Levels cannot be combined with this yet."""
+
+    code = "MM322"
+
+
 # ------------------------------------------------------------------ MM4xx: a law, a gate or a policy said no
 
 

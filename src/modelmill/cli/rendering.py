@@ -290,6 +290,9 @@ def _pace_parts(node: o.NodeFacts) -> list[str]:
 # ------------------------------------------------------------------ predict, search, show
 
 
+_WHO = {"own": "own model", "pooled": "pooled model", "safe": "safe answer"}
+
+
 def render_predict(predict: o.PredictOutcome) -> Iterator[str]:
     """Yield one line an answer: the value, who answered and why."""
     if predict.table is not None:
@@ -297,7 +300,7 @@ def render_predict(predict: o.PredictOutcome) -> Iterator[str]:
     for answer in predict.answers:
         value = number(answer.value) if isinstance(answer.value, float) else str(answer.value)
         version = f" {answer.version}" if answer.version is not None else ""
-        who = "own model" if answer.answered_by == "own" else "pooled model"
+        who = _WHO.get(answer.answered_by) or f"model of {answer.answered_by}"
         why = f"{who}: {answer.why}" if answer.why else who
         chances = "   ".join(f"{label} {share:.3f}" for label, share in answer.probabilities.items())
         head = f"{predict.target} {value} {predict.unit}".rstrip()
@@ -309,7 +312,11 @@ def render_predict(predict: o.PredictOutcome) -> Iterator[str]:
 
 
 def _table_parts(found: o.TableFacts) -> Iterator[str]:
-    shares = f"{found.own:,} by their own model", f"{found.pooled:,} by the pooled one"
+    shares = [f"{found.own:,} by their own model", f"{found.pooled:,} by the pooled one"]
+    if found.parents:
+        shares.append(f"{found.parents:,} by models of levels")
+    if found.safe:
+        shares.append(f"{found.safe:,} by the safe answer")
     yield line("answered", f"{found.rows:,} rows", *shares, seconds(found.seconds))
     if found.out:
         yield line("written", found.out)

@@ -24,7 +24,7 @@ from modelmill.errors import (
     UsageError,
 )
 from modelmill.model.conditions import parse_duration
-from modelmill.names import Digest, ModelName, Segment, format_segment, parse_target
+from modelmill.names import Digest, ModelName, Segment, format_segment, is_shared, parse_target
 from modelmill.orchestrator.approving import FLOOR as APPROVED
 from modelmill.orchestrator.canaries import follow, holds_of, rollout_facts
 from modelmill.orchestrator.outcomes import (
@@ -274,7 +274,9 @@ def _traffic(settings: Settings, environment: str, fleet: FleetMap) -> dict[Segm
     """Return the segments among which a canary is drawn, each with how often it was asked in the last hour."""
     history = History(run_folder(settings.store_folder, environment))
     asked = history.asked(fleet.header.model, time.time() - 3600) if history.exists else {}
-    return {entry.segment: asked.get(format_segment(entry.segment), 0) for entry in fleet if entry.segment}
+    return {
+        entry.segment: asked.get(format_segment(entry.segment), 0) for entry in fleet if not is_shared(entry.segment)
+    }
 
 
 def _wait(settings: Settings, environment: str) -> int:

@@ -14,7 +14,7 @@ from modelmill.orchestrator.requests import ExplainRequest
 from modelmill.orchestrator.serve import node_facts
 from modelmill.orchestrator.served import pick_model
 from modelmill.registry import runs
-from modelmill.registry.fleet import Entry, decode
+from modelmill.registry.fleet import SAFE, Entry, decode
 from modelmill.registry.host import read_host
 from modelmill.registry.lock import read_lock
 from modelmill.registry.records import Run
@@ -60,10 +60,17 @@ class _Explaining:
         self.node: NodeFacts | None = node_facts(info, settings.store_folder) if info else None
 
     def _answering(self, segment: Segment | None) -> tuple[Entry, str]:
-        if segment is not None:
-            return self.fleet.entry_for(segment)
-        pooled = self.fleet.find(POOLED)
-        return (pooled, "") if pooled else (self.fleet.at(0), "")
+        chain, why = self.fleet.chain(segment if segment is not None else POOLED)
+        models = [entry for entry in chain if entry.state != SAFE]
+        if models:
+            return models[0], why
+        if segment is None:
+            return self.fleet.at(0), ""
+        raise NotFound(
+            f"no model answers for `{format_target(self.current.model, segment)}`",
+            likely="the declared safe answer does" if chain else "",
+            next=f"modelmill search {self.current.model}",
+        )
 
     def outcome(self) -> ShowOutcome:
         """Return everything, under labels that are always in the same order."""
@@ -99,7 +106,12 @@ class _Explaining:
     def _answers(self) -> str:
         moves = list_moves(self.store.database, self.current.environment, self.current.model)
         move = next((one for one in moves if one.kind not in (HOLD, RESUME) and one.after == self.current.number), None)
-        who = f"the pooled model, {self.why}: " if self.why else ""
+        other = format_segment(self.entry.segment)
+        who = (
+            f"{'the pooled model' if self.entry.segment == POOLED else f'the model of {other}'}, {self.why}: "
+            if self.why
+            else ""
+        )
         several = f" ({len(self.fleet):,} segments)" if self.asked is None and len(self.fleet) > 1 else ""
         at, by, reason = (move.at, move.by, move.reason) if move else (self.current.created_at, self.current.by, "")
         since = f"since {at:%Y-%m-%d %H:%M} UTC by {by or 'nobody named'}{f': {reason}' if reason else ''}"
@@ -162,9 +174,10 @@ class _Explaining:
         return f"POST /{header.model} {{{fields}}} -> {header.spec.target.name}"
 
     def _falls_back(self) -> str:
-        if not self.fleet.header.by:
-            return ""
-        return "the pooled model" if self.fleet.find(POOLED) else "nothing: a segment without a model is refused"
+        levels = [f"the model of its {' and '.join(level)}" for level in self.fleet.levels]
+        pooled = ["the pooled model"] if self.fleet.header.by and self.fleet.find(POOLED) else []
+        safe = ["the declared safe answer"] if self.fleet.safe else []
+        return ", then ".join([*levels, *pooled, *safe]) or "nothing: what has no model is refused"
 
     def _subjects(self) -> str:
         named = [column.name for column in self.fleet.header.spec.columns if column.role == "subject"]

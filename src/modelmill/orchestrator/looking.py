@@ -12,12 +12,12 @@ import msgspec
 from modelmill.data.taking import get_snapshot, load_segments
 from modelmill.errors import ModelmillError, NotFound, UsageError, did_you_mean
 from modelmill.names import (
-    POOLED,
     ModelName,
     Segment,
     VersionId,
     format_segment,
     format_target,
+    is_shared,
     parse_segment,
     parse_target,
 )
@@ -39,7 +39,7 @@ from modelmill.orchestrator.studies import show_study
 from modelmill.orchestrator.summary import failure_groups
 from modelmill.registry import runs
 from modelmill.registry.evidence import DETERMINISTIC, REPRODUCED, list_evidence
-from modelmill.registry.fleet import decode
+from modelmill.registry.fleet import FleetMap, decode
 from modelmill.registry.lineage import Descent, changes_of_run, descent, descent_of
 from modelmill.registry.records import Run
 from modelmill.registry.refusing import refusals_of
@@ -95,7 +95,7 @@ def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> 
 def _model_status(store: Store, name: ModelName) -> ModelStatus:
     run = runs.get_run(store.database, name)
     states = _states(store, run)
-    scores = [row for row in current_scores(store.database, name) if row.segment != POOLED]
+    scores = [row for row in current_scores(store.database, name) if not is_shared(row.segment)]
     metric = next(iter(scores[0].metrics), "") if scores else ""
     values = [value for row in scores if (value := row.metrics.get(metric)) is not None]
     return ModelStatus(
@@ -121,7 +121,7 @@ def _states(store: Store, run: Run) -> dict[str, int]:
         return {}
     found: dict[str, int] = {}
     for entry in decode(store.blobs.get(run.map)):
-        if entry.segment != POOLED:
+        if not is_shared(entry.segment):
             found[entry.state] = found.get(entry.state, 0) + 1
     return found
 
@@ -376,14 +376,20 @@ def _change_text(change: Descent) -> str:
 
 def _unknown_segment(store: Store, name: ModelName, segment: Segment, error: ModelmillError) -> NotFound:
     run = runs.get_run(store.database, name)
-    entry = decode(store.blobs.get(run.map)).find(segment) if run.map else None
-    if entry is not None and entry.why:
+    fleet = decode(store.blobs.get(run.map)) if run.map else None
+    entry = fleet.find(segment) if fleet is not None else None
+    if fleet is not None and entry is not None and entry.why:
         return NotFound(
             f"`{format_target(name, segment)}` has no model of its own: {entry.why}",
-            likely="the pooled model answers for it",
+            likely=f"it is answered by {_others(fleet)}",
             next=f"modelmill show '{name}[pooled]'",
         )
     return NotFound(error.what, next=f"modelmill search {name}")
+
+
+def _others(fleet: FleetMap) -> str:
+    levels = [f"that of its {' and '.join(level)}" for level in fleet.levels]
+    return f"the first that there is: {', '.join(levels)}, the pooled model" if levels else "the pooled model"
 
 
 def _moment(moment: datetime | None) -> str:

@@ -732,7 +732,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     value: float | str | bool | None
     """The predicted number, or the most probable label."""
     answered_by: str
-    """``own`` or ``pooled``"""
+    """``own``, ``carrier=UA`` for the model of a level, ``pooled``, or ``safe`` for the safe answer, which has no version."""
     version: int | None = None
     """None for a model that was trained for this answer only and not kept."""
     why: str = ""
@@ -746,6 +746,10 @@ class TableFacts(msgspec.Struct, frozen=True, kw_only=True):
     own: int
     """Rows that their segment's own model answered."""
     pooled: int
+    parents: int = 0
+    """Rows that the model of a level answered."""
+    safe: int = 0
+    """Rows that got the declared safe answer, since no model had one."""
     out: str = ""
     """The file that has the answers; empty where none was named."""
     seconds: float = 0.0
