@@ -39,7 +39,7 @@ def _curve(found: o.LoadtestOutcome) -> Iterator[str]:
     low = min(point.p99_ms for point in found.curve)
     rows = [
         (
-            f"{point.rate:,.0f}",
+            number(point.rate),
             *(number(value, 3) for value in (point.p50_ms, point.p99_ms, point.p999_ms)),
             f"{point.errors:,}",
             number(point.late_ms, 2),
@@ -64,7 +64,7 @@ def _beside(found: o.LoadtestOutcome) -> Iterator[str]:
     """Yield both sides at each rate, with the ratio of the version to the other."""
     rows = [
         (
-            f"{mine.rate:,.0f}",
+            number(mine.rate),
             *(number(value, 3) for value in (mine.p50_ms, other.p50_ms, mine.p50_ms / other.p50_ms)),
             *(number(value, 3) for value in (mine.p99_ms, other.p99_ms, mine.p99_ms / other.p99_ms)),
             f"{mine.errors:,} / {other.errors:,}",

@@ -291,4 +291,5 @@ class _Testing:
     def _told(self, side: int, point: LoadPoint) -> str:
         holds = "the sender was late" if point.late else "; ".join(point.broken) or "holds"
         name = f"{self.names[side]}   " if len(self.names) > 1 else ""
-        return f"load      {name}{point.rate:,.0f}/s   p50 {point.p50_ms:.3g} ms   p99 {point.p99_ms:.3g} ms   {holds}"
+        rate = f"{point.rate:,.0f}" if point.rate >= 100 else f"{point.rate:.3g}"
+        return f"load      {name}{rate}/s   p50 {point.p50_ms:.3g} ms   p99 {point.p99_ms:.3g} ms   {holds}"

@@ -200,8 +200,11 @@ class _Sender:
         return answer
 
     def free(self, count: int) -> deque[_Link]:
-        """Return connections on which nothing is under way."""
-        return deque(list(self._links.values())[:count])
+        """Return connections on which nothing is under way, as free from the beginning of a round on."""
+        found = list(self._links.values())[:count]
+        for link in found:
+            link.free_at = 0.0
+        return deque(found)
 
 
 class _Playing:

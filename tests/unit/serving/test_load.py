@@ -106,6 +106,14 @@ def test_waiting_for_a_slow_server_is_not_the_senders_lateness() -> None:
     assert np.median(np.frombuffer(found.lateness)) < np.median(seconds_of(found)) / 2
 
 
+def test_lateness_is_counted_anew_in_each_round() -> None:
+    with server(at_once) as port:
+        rounds = [Round(0, 40, seconds, seed=1, connections=1, patience_s=20) for seconds in (1.0, 0.5)]
+        first, second = sent(port, *rounds)
+    assert min(np.frombuffer(first.lateness)) >= 0
+    assert min(np.frombuffer(second.lateness)) >= 0  # its connection became free late in the first round
+
+
 def test_a_round_is_given_up_when_too_much_waits() -> None:
     with server(lambda _: after(0.3)) as port:
         first, second = sent(
