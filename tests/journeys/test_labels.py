@@ -14,6 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import polars as pl
 import pytest
 
@@ -273,7 +274,8 @@ def test_deployers_that_start_anew_see_what_was_seen(project: Path) -> None:
     with open_store(settings, create=False) as store:
         for rollout in list_rollouts(store.database, "prod"):
             looks = [look.seen["quality"] for look in list_looks(store.database, rollout) if "quality" in look.seen]
-            one, other = (Labelled(store, settings, rollout) for _ in range(2))
+            at_first = msgspec.structs.replace(rollout, step=0, step_at=rollout.began_at)  # as it was looked at
+            one, other = (Labelled(store, settings, at_first) for _ in range(2))
             found = one.look()
             assert found == other.look() == looks[-1]
             one.forget()
