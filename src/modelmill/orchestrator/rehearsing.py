@@ -89,7 +89,7 @@ def golden_questions(store: Store, model: ModelName, entries: Sequence[Entry]) -
         golden = _golden(pack, version)
         names = list(golden["rows"])
         rows = [dict(zip(names, row, strict=True)) for row in zip(*golden["rows"].values(), strict=True)]
-        yield Question(version.id.segment, rows, golden["answers"])
+        yield Question(format_segment(version.id.segment), rows, golden["answers"])
 
 
 def _golden(pack: PackReader, version: Version) -> dict[str, Any]:

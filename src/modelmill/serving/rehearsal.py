@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelmill.errors import ModelmillError, NodeNotReady
-from modelmill.names import Segment, format_segment
+from modelmill.names import Parent, Segment, parse_segment
 from modelmill.release.pointers import Pointer, check_packs
 from modelmill.serving.served import ServedModel, open_model
 from modelmill.store.blobs import blobs_of
@@ -30,9 +30,10 @@ _SHOWN = 5
 
 
 class Question(msgspec.Struct, frozen=True):
-    """Some rows of one segment with the answers that its model gave when it was built."""
+    """Some rows of one segment, of a parent or of all, with the answers that its model gave when it was built."""
 
-    segment: Segment
+    segment: str
+    """As it is written."""
     rows: list[dict[str, Any]]
     answers: list[Any]
     """A number a row, or a probability a class."""
@@ -101,11 +102,12 @@ async def answer(order: RehearsalOrder) -> Rehearsed:
 
 async def _asked(model: ServedModel, question: Question) -> float | str:
     """Return the largest relative difference of the answers to one segment's rows, or why there are none."""
-    entry = model.map.find(question.segment)
+    segment = parse_segment(question.segment)
+    entry = model.map.find(segment)
     if entry is None:
         return "it is not in the map"
     try:
-        batch = model.parser.batch([_request(model, question.segment, row) for row in question.rows])
+        batch = model.parser.batch([_request(model, segment, row) for row in question.rows])
         numbers = await model.answer_by(entry, batch)
     except ModelmillError as error:
         return error.what
@@ -114,7 +116,9 @@ async def _asked(model: ServedModel, question: Question) -> float | str:
 
 def _request(model: ServedModel, segment: Segment, row: Mapping[str, Any]) -> dict[str, Any]:
     known = {name: row[name] for name in model.parser.columns if name in row}
-    item: dict[str, Any] = model.parser.with_segment(segment, known) if segment else known
+    if isinstance(segment, Parent) or not segment:
+        return known  # rows of many segments: each brings its own keys
+    item: dict[str, Any] = model.parser.with_segment(segment, known)
     return item
 
 
@@ -128,7 +132,7 @@ def _distance(found: NDArray[np.float64], before: NDArray[np.float64]) -> float:
 def _summed(results: Sequence[float | str], questions: Sequence[Question]) -> Rehearsed:
     distances = [result for result in results if isinstance(result, float)]
     wrong = [
-        f"{format_segment(question.segment)}: {result if isinstance(result, str) else f'{result:.2g} apart'}"
+        f"{question.segment}: {result if isinstance(result, str) else f'{result:.2g} apart'}"
         for question, result in zip(questions, results, strict=True)
         if isinstance(result, str) or not result <= TOLERANCE
     ]
