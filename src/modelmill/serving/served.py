@@ -265,7 +265,8 @@ class ServedModel:
 
     def _ask_other(self, asking: Asking, error: ModelmillError, segment: Segment) -> Entry:
         """Return what is asked instead of an entry that has no answer; damage is remembered, for the node to tell."""
-        error.place = self.place_of(segment, FAILED)
+        # What nobody has built is counted as unknown: callers make up as many names as they like.
+        error.place = self.place_of(segment, NOT_BUILT if self.map.find(segment) is None else FAILED)
         if isinstance(error, BlobBroken):
             self.damage = f"release {self.pointer.release} is damaged: {error.what}"
         return asking.throw(error)

@@ -140,3 +140,12 @@ def test_rows_of_one_request_are_answered_each_by_its_own(served: Any, tmp_path:
     plane = served(tmp_path, schema_of(Sale), {(): linear(1), ("a",): linear(2)}, **told)
     rows = [{"store": store, "size": 3} for store in ("new", "a", "new")]
     assert [one["answered_by"] for one in post(plane, rows)[1]] == ["pooled", "own", "pooled"]
+
+
+def test_a_segment_that_nobody_knows_makes_no_meter_of_its_own_where_nobody_answers(
+    served: Any, tmp_path: Path
+) -> None:
+    plane = served(tmp_path, schema_of(Sale), {(): BROKEN, ("a",): linear(2)})
+    for name in ("one", "another"):
+        assert post(plane, {"store": name, "size": 3})[0] == 422
+    assert {segment for _, segment, _ in plane.meters.take()} == {"*"}
