@@ -131,7 +131,7 @@ def test_every_safe_answer_is_counted_as_a_failure_and_logged(served: Any, tmp_p
     records = [record for group in groups for record in group.records]
     logged = [msgspec.to_builtins(record.answerer) for record in records if record.answerer.segment == "new"]
     why = "no model was built for this segment, and there is no pooled model"
-    assert logged == [("fleet", 3, "new", 0, why)] * 2
+    assert logged == [("fleet", 3, "new", 0, why, "", 1)] * 2
 
 
 @pytest.mark.parametrize("safe", [(), (7.0,)])
