@@ -41,7 +41,7 @@ def state(folder: Path) -> dict[Segment, tuple[Any, ...]]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    stores5k.write_project(tmp_path / "stores", stores=STORES, rows=ROWS, timeout=2.0, memory=512)
+    stores5k.write_project(tmp_path / "stores", stores=STORES, rows=ROWS, timeout=5.0, memory=512)
     return tmp_path / "stores"
 
 
@@ -49,7 +49,7 @@ def project(tmp_path: Path) -> Path:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, modelmill: Command) -> dict[Segment, tuple[Any, ...]]:
     """Return the state of a build that nothing disturbed."""
     folder = tmp_path_factory.mktemp("undisturbed") / "stores"
-    stores5k.write_project(folder, stores=STORES, rows=ROWS, timeout=2.0, memory=512)
+    stores5k.write_project(folder, stores=STORES, rows=ROWS, timeout=5.0, memory=512)
     assert modelmill("train", cwd=folder).code == 0
     return state(folder)
 
