@@ -23,5 +23,5 @@ def upgrade() -> None:
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("imported_at", MomentType, nullable=False),
-        sa.UniqueConstraint("model", "content", name="uq_data_label_model"),
+        sa.UniqueConstraint("model", "content", name="uq_data_label_model_content"),
     )
