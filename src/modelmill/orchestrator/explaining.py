@@ -115,7 +115,9 @@ class _Explaining:
         several = f" ({len(self.fleet):,} segments)" if self.asked is None and len(self.fleet) > 1 else ""
         at, by, reason = (move.at, move.by, move.reason) if move else (self.current.created_at, self.current.by, "")
         since = f"since {at:%Y-%m-%d %H:%M} UTC by {by or 'nobody named'}{f': {reason}' if reason else ''}"
-        return f"{who}version {self.entry.number}, in release r{self.current.number}{several}, {since}"
+        # Of the whole fleet the version is its map's; the pooled model may be an older one, where a gate has kept it.
+        number = self.fleet.header.run if self.asked is None else self.entry.number
+        return f"{who}version {number}, in release r{self.current.number}{several}, {since}"
 
     def _made_by(self) -> str:
         run = self.run
