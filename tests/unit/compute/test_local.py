@@ -116,7 +116,7 @@ def test_a_hang_before_the_first_item_is_ended(jobs: str, monkeypatch: pytest.Mo
 
 
 def test_pages_of_mapped_files_are_nobodys_own(compute: LocalCompute) -> None:
-    compute.submit(Task(1, ["map"]))
+    compute.submit(Task(1, ["map"], patience=60.0))
     assert isinstance(compute.wait(), Done)
 
 
