@@ -86,7 +86,7 @@ class EnvironmentSettings:
     most_refused: float = 1.0
     """A release in which laws or the gate refused more than this share of the segments is refused as a whole."""
     nodes: tuple[str, ...] = ()
-    """The machines on which a node of it should run, by their host names; plans and status name those that are not seen."""
+    """The machines on which a node of it should run, by their host names; a plan names those that are not seen."""
 
 
 @dataclass(frozen=True, slots=True)

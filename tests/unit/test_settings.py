@@ -97,3 +97,10 @@ def test_machines_that_are_no_names_are_told(tmp_path: Path, nodes: str) -> None
     write(tmp_path, f"[environments.prod]\nnodes = {nodes}\n")
     with pytest.raises(SettingInvalid, match=r"environments\.prod\.nodes"):
         load_settings(tmp_path, {})
+
+
+@pytest.mark.parametrize("share", ["1.5", "-0.1", '"few"', "true"])
+def test_a_share_of_refused_segments_that_is_none_is_told(tmp_path: Path, share: str) -> None:
+    write(tmp_path, f"[environments.prod]\nmost_refused = {share}\n")
+    with pytest.raises(SettingInvalid, match=r"environments\.prod\.most_refused"):
+        load_settings(tmp_path, {})

@@ -176,7 +176,7 @@ def apply_plan(
     if planned.candidate.map is None:
         raise NotFound(f"run {plan.version} of `{plan.model}` built nothing")
     if not plan.nothing:
-        _check_sound(store, planned)
+        _check_sound(store, planned, planned.candidate.map)
     rehearsed = _rehearse(store, planned, progress or no_progress) if rehearsal and not plan.nothing else ""
     if planned.policy.steps and not plan.nothing:
         rollout, begun = _begin_canary(store, settings, planned, planned.candidate.map, reason)
@@ -200,7 +200,7 @@ def apply_plan(
         release=found.number,
         moved=not plan.nothing,
         rehearsed=rehearsed,
-        confirmed=_wait(settings, plan.environment),
+        confirmed=_wait(settings, plan.environment, planned.model),
         control_s=control_s,
         seconds=time.monotonic() - began,
         next=f"modelmill rollback {plan.model} {plan.environment}" if plan.before else "modelmill status",
@@ -215,11 +215,8 @@ def _rehearse(store: Store, planned: Planned, progress: Progress) -> str:
     return rehearsal_text(msgspec.structs.asdict(found))
 
 
-def _check_sound(store: Store, planned: Planned) -> None:
+def _check_sound(store: Store, planned: Planned, fleet: Digest) -> None:
     """Raise what any node would stumble over, before anything is moved: a byte, a signature, a runtime that is not right."""
-    fleet = planned.candidate.map
-    if fleet is None:
-        return
     signature = get_signature(store.database, planned.model, fleet)
     found = open_map(store.blobs, Pointer(0, fleet, signature), store.public_key)
     known = decode(store.blobs.get(planned.current.map)).packs if planned.current else ()
@@ -245,7 +242,7 @@ def _begin_canary(
         reason=reason,
     )
     control_s = time.monotonic() - began
-    confirmed = _wait(settings, plan.environment)
+    confirmed = _wait(settings, plan.environment, planned.model)
     return rollout, DeployOutcome(
         plan=plan,
         release=rollout.candidate,
@@ -279,21 +276,21 @@ def _traffic(settings: Settings, environment: str, fleet: FleetMap) -> dict[Segm
     }
 
 
-def _wait(settings: Settings, environment: str) -> int:
+def _wait(settings: Settings, environment: str, model: ModelName) -> int:
     """Wait until the node of an environment has applied what is published; return how many workers have.
 
-    Raises `NodesLagging` where they have seen it and cannot open it.
+    Raises `NodesLagging` where they have seen what is published of the model and cannot open it; others do not matter here.
     """
     node = find_node(settings.store_folder, environment)
     published = find_published(pointers_of(settings.store_folder), environment)
     if node is None or published is None:
         return 0
     laggards = wait_until_applied(node, published.revision)
-    broken = {} if laggards else (describe_node(node) or {}).get("broken", {})
+    broken = "" if laggards else (describe_node(node) or {}).get("broken", {}).get(model, "")
     if broken:
         raise NodesLagging(
             f"the node of {environment} cannot serve what is released",
-            got="; ".join(f"{model}: {why}" for model, why in broken.items()),
+            got=f"{model}: {broken}",
             next="modelmill fsck",
             safe="it serves on what it served before, and tries again",
         )
@@ -341,7 +338,7 @@ def rollback(settings: Settings, request: RollbackRequest, progress: Progress = 
             after=move.after,
             version=version,
             segments=tuple(map(format_segment, segments)),
-            confirmed=_wait(settings, environment),
+            confirmed=_wait(settings, environment, model),
             control_s=control_s,
             seconds=time.monotonic() - began,
             next=f"modelmill resume {model} {environment}      (releases are on hold until then)",
@@ -377,7 +374,7 @@ def _without_database(
         before=order.before,
         after=order.after,
         version=fleet.header.run if fleet else 0,
-        confirmed=_wait(settings, environment),
+        confirmed=_wait(settings, environment, model),
         control_s=control_s,
         seconds=time.monotonic() - began,
         without_database=True,

@@ -74,11 +74,7 @@ def _logged(store: Store, settings: Settings, model: ModelName) -> list[Row]:
 
 def _golden(store: Store, model: ModelName, fleet: FleetMap) -> list[Row]:
     own = choose_evenly([entry for entry in fleet if entry.state == "own"], _SEGMENTS)
-    return [
-        dict(zip(fleet.header.by, asked.segment, strict=False)) | row
-        for asked in golden_questions(store, model, own)
-        for row in asked.rows
-    ]
+    return [row for asked in golden_questions(store, model, own) for row in asked.rows]
 
 
 def as_requests(node: NodeInfo, address: str, bodies: Sequence[bytes]) -> list[bytes]:
