@@ -16,7 +16,13 @@ from modelmill.registry.audit import AUTOMATIC, ROWS, Rule, read_rules
 
 FOLDER = Path(__file__).parent / "reference"
 _HEAD = "<!-- written by `python -m docs.reference`: edit the source instead -->\n"
-_SETTINGS = {"Settings": "", "BuildSettings": "build.", "ServeSettings": "serve."}
+_SETTINGS = {
+    "Settings": "",
+    "BuildSettings": "build.",
+    "ServeSettings": "serve.",
+    "PredictionSettings": "predictions.",
+    "EnvironmentSettings": "environments.NAME.",
+}
 
 
 def errors_page() -> str:
