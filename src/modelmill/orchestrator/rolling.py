@@ -35,7 +35,16 @@ from modelmill.release.analysis import (
 )
 from modelmill.release.policy import Limit
 from modelmill.release.releasing import drawn_segments
-from modelmill.release.rollouts import RUNNING, Look, Rollout, list_looks, open_rollout, record_look, ring_size
+from modelmill.release.rollouts import (
+    RUNNING,
+    Look,
+    Rollout,
+    list_looks,
+    list_rollouts,
+    open_rollout,
+    record_look,
+    ring_size,
+)
 from modelmill.release.staging import advance, stop
 from modelmill.serving.control import run_folder
 from modelmill.serving.history import WINDOW_S, History, Seen
@@ -101,14 +110,27 @@ class Deployer:
         window = before.get("window", began)
         minutes = self.history.sides(self.rollout.model, window)
         found = self._counted(minutes)
-        before = before or {"candidate": _numbers(_EMPTY), "other": found["other"]}  # what came before it all began
+        # What came before it all began: of the candidate nothing, unless it was tried, and taken back, in the same minute.
+        tried = self._tried_since(began)
+        before = before or {"candidate": found["candidate"] if tried else _numbers(_EMPTY), "other": found["other"]}
         newest = max(minutes, default=window)
         seen = {name: _since(found[name], before[name]) for name in found}
         seen |= {"counted": {"window": newest, **self._counted({newest: minutes.get(newest, {})})}}
         if self.rollout.policy.of == "segments":
-            seen |= {"broken": self._broken(looks, window)}
+            seen |= {"broken": self._broken(looks, window, stale=tried and window == began)}
         quality = self.labelled.look() if self.labelled else None
         return seen | ({"quality": quality} if quality else {})
+
+    def _tried_since(self, moment: float) -> bool:
+        """Return whether the candidate was beside the current release before, and as late as that minute."""
+        earlier = list_rollouts(self.store.database, self.rollout.environment, self.rollout.model)
+        return any(
+            one.id != self.rollout.id
+            and one.candidate == self.rollout.candidate
+            and one.ended_at is not None
+            and one.ended_at.timestamp() >= moment
+            for one in earlier
+        )
 
     def _counted(self, minutes: Mapping[int, Mapping[int, Seen]]) -> dict[str, Any]:
         """Return what both sides were asked in some minutes together."""
@@ -118,11 +140,14 @@ class Deployer:
             for name, number in numbers.items()
         }
 
-    def _broken(self, looks: Sequence[Look], since: int) -> dict[str, Any]:
-        """Return which segments have begun to fail on either side, by what that means, and how many had not before."""
+    def _broken(self, looks: Sequence[Look], since: int, *, stale: bool) -> dict[str, Any]:
+        """Return which segments have begun to fail on either side, by what that means, and how many had not before.
+
+        Where the minute is `stale`, an earlier try of the candidate has failed in it: who fails is seen from the next one on.
+        """
         drawn = [format_segment(tuple(one)) for one in drawn_segments(self.store, self.rollout)]
         ring = set(drawn[: ring_size(self.rollout, len(drawn))])
-        failing = self.history.failing(self.rollout.model, since)
+        failing = {} if stale else self.history.failing(self.rollout.model, since)
         sides = {
             "candidate": (ring, failing.get(self.rollout.candidate, {})),
             "other": (set(drawn) - ring, failing.get(self.rollout.before, {})),

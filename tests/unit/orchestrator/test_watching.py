@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from modelmill.names import ModelName
 from modelmill.orchestrator.rolling import BREAKS, Deployer, broken_before, held_s, judge
 from modelmill.release.policy import Limit, Policy
-from modelmill.release.rollouts import Look, Rollout
+from modelmill.release.rollouts import STOPPED, Look, Rollout, begin
+from modelmill.release.rows import lock_environment
+from modelmill.release.tables import rollouts
 from modelmill.serving.history import KEPT_S, WINDOW_S, History
 from modelmill.serving.meters import Counted
+from modelmill.settings import load_settings
+from modelmill.store.opening import Store, open_store
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 AT = NOW.timestamp()
@@ -28,22 +34,43 @@ def rollout(step: int = 0, of: Any = "requests") -> Rollout:
 class Watched:
     """A history that is written and read in turn, as by a worker and the deployer."""
 
-    def __init__(self, folder: Path) -> None:
-        self.history, self.looks = History(folder), list[Look]()
+    def __init__(self, store: Store, folder: Path) -> None:
+        self.store, self.history, self.looks = store, History(folder), list[Look]()
 
     def count(self, at: float, asked: int, failed: int = 0) -> None:
         self.history.add(7, {("sales", "a", 2): Counted(asked, failed, {40: asked})}, now=at)
 
     def look(self) -> tuple[int, int]:
-        seen = Deployer(None, self.history, rollout())._new(self.looks)  # type: ignore[arg-type]  # no store is needed
+        seen = Deployer(self.store, self.history, rollout())._new(self.looks)
         self.looks.append(Look(NOW, 0, seen))
         assert sum(seen["candidate"]["classes"].values()) == seen["candidate"]["asked"]
         return seen["candidate"]["asked"], seen["candidate"]["failed"]
 
+    def tried_before(self, ended_at: datetime) -> None:
+        """Write down that the same candidate was taken back at a moment."""
+        with self.store.database.write() as c:
+            lock_environment(c, "prod")
+            for _ in range(2):  # the first one has the number of the rollout that is looked at
+                number = begin(c, "prod", ModelName("sales"), candidate=2, before=1, policy=rollout().policy, by="")
+                ended = {"state": STOPPED, "ended_at": ended_at}
+                c.execute(update(rollouts).where(rollouts.c.id == number).values(**ended))
+
 
 @pytest.fixture
-def watched(tmp_path: Path) -> Watched:
-    return Watched(tmp_path)
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    with open_store(load_settings(tmp_path, {})) as store:
+        yield Watched(store, tmp_path)
+
+
+@pytest.mark.parametrize(("ago", "seen"), [(10, (0, 0)), (90, (50, 50))])
+def test_what_an_earlier_try_failed_in_the_same_minute_is_not_held_against_the_next(
+    watched: Watched, ago: int, seen: tuple[int, int]
+) -> None:
+    watched.tried_before(NOW + timedelta(seconds=30 - ago))
+    watched.count(AT + 1, 50, 50)
+    assert watched.look() == seen
+    watched.count(AT + 40, 10, 1)
+    assert watched.look() == (10, 1)
 
 
 def test_every_request_is_seen_once(watched: Watched) -> None:
