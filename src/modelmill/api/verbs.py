@@ -151,6 +151,19 @@ VERBS = (
         ),
     ),
     Verb(
+        "shadow",
+        "Have a version answer copies of the requests; nobody sees its answers.",
+        requests.ShadowRequest,
+        outcomes.ShadowOutcome,
+        "modelmill.orchestrator.shadowing:shadow",
+        "author",
+        examples=(
+            "modelmill shadow 3 --in prod",
+            "modelmill shadow --in prod",
+            "modelmill shadow 3 --in prod --stop",
+        ),
+    ),
+    Verb(
         "hold",
         "Have nothing of a model released to an environment.",
         requests.HoldRequest,

@@ -11,11 +11,13 @@ from modelmill.cli.local import CompletionOutcome, InitOutcome
 from modelmill.cli.proof import render_audit, render_diff, render_reproduce
 from modelmill.cli.releases import (
     render_canary,
+    render_copies,
     render_deploy,
     render_history,
     render_hold,
     render_plan,
     render_rollback,
+    render_shadow,
 )
 from modelmill.cli.worth import render_feasibility
 from modelmill.orchestrator import outcomes as o
@@ -235,6 +237,8 @@ def render_status(status: o.StatusOutcome) -> Iterator[str]:
         yield line("node", "none runs")
     for canary in status.canaries:
         yield from render_canary(canary)
+    for shadow in status.shadows:
+        yield from render_copies(shadow)
     for name, why in status.holds.items():
         yield line("on hold", name, why)
     if status.holder:
@@ -471,6 +475,7 @@ RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.DeployOutcome: render_deploy,
     o.RollbackOutcome: render_rollback,
     o.HoldOutcome: render_hold,
+    o.ShadowOutcome: render_shadow,
     o.HistoryOutcome: render_history,
     o.CheckOutcome: render_check,
     o.AdoptOutcome: render_adopt,

@@ -44,6 +44,7 @@ from modelmill.orchestrator.requests import (
     ResumeRequest,
     RollbackRequest,
 )
+from modelmill.orchestrator.serve import wait_for_node
 from modelmill.orchestrator.served import model_names, pick_model
 from modelmill.registry.fleet import FleetMap, check_answer_alike, compose, decode, sign
 from modelmill.registry.host import user_name
@@ -60,7 +61,7 @@ from modelmill.release.releasing import (
 from modelmill.release.rollouts import DONE, Rollout
 from modelmill.release.rows import SignedDigest
 from modelmill.release.staging import lift_hold, release_beside, roll_back, set_hold
-from modelmill.serving.control import find_node, run_folder, wait_until_applied
+from modelmill.serving.control import run_folder
 from modelmill.serving.history import History
 from modelmill.settings import Settings
 from modelmill.store.blobs import blobs_of, pointers_of
@@ -173,7 +174,7 @@ def _apply(store: Store, settings: Settings, planned: Planned, reason: str, prog
         plan=plan,
         release=found.number,
         moved=not plan.nothing,
-        confirmed=_wait(settings, plan.environment),
+        confirmed=wait_for_node(settings, plan.environment),
         control_s=control_s,
         seconds=time.monotonic() - began,
         next=f"modelmill rollback {plan.model} {plan.environment}" if plan.before else "modelmill status",
@@ -199,7 +200,7 @@ def _begin_canary(
         reason=reason,
     )
     control_s = time.monotonic() - began
-    confirmed = _wait(settings, plan.environment)
+    confirmed = wait_for_node(settings, plan.environment)
     return rollout, DeployOutcome(
         plan=plan,
         release=rollout.candidate,
@@ -229,15 +230,6 @@ def _traffic(settings: Settings, environment: str, fleet: FleetMap) -> dict[Segm
     history = History(run_folder(settings.store_folder, environment))
     asked = history.asked(fleet.header.model, time.time() - 3600) if history.exists else {}
     return {entry.segment: asked.get(format_segment(entry.segment), 0) for entry in fleet if entry.segment}
-
-
-def _wait(settings: Settings, environment: str) -> int:
-    """Wait until the node of an environment has applied what is published; return how many workers have."""
-    node = find_node(settings.store_folder, environment)
-    published = find_published(pointers_of(settings.store_folder), environment)
-    if node is None or published is None:
-        return 0
-    return node.workers - len(wait_until_applied(node, published.revision))
 
 
 # ------------------------------------------------------------------ backwards
@@ -281,7 +273,7 @@ def rollback(settings: Settings, request: RollbackRequest, progress: Progress = 
             after=move.after,
             version=version,
             segments=tuple(map(format_segment, segments)),
-            confirmed=_wait(settings, environment),
+            confirmed=wait_for_node(settings, environment),
             control_s=control_s,
             seconds=time.monotonic() - began,
             next=f"modelmill resume {model} {environment}      (releases are on hold until then)",
@@ -317,7 +309,7 @@ def _without_database(
         before=order.before,
         after=order.after,
         version=fleet.header.run if fleet else 0,
-        confirmed=_wait(settings, environment),
+        confirmed=wait_for_node(settings, environment),
         control_s=control_s,
         seconds=time.monotonic() - began,
         without_database=True,

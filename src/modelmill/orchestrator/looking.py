@@ -35,6 +35,7 @@ from modelmill.orchestrator.outcomes import (
 from modelmill.orchestrator.requests import SearchRequest, ShowRequest, StatusRequest
 from modelmill.orchestrator.serve import node_facts
 from modelmill.orchestrator.served import model_names, pick_model
+from modelmill.orchestrator.shadowing import running_shadows
 from modelmill.orchestrator.studies import show_study
 from modelmill.orchestrator.summary import failure_groups
 from modelmill.registry import runs
@@ -77,6 +78,7 @@ def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> 
         models = tuple(_model_status(store, name) for name in model_names(store))
         holder = find_holder(store.lock_path)
         canaries = tuple(canary for place in places for canary in running_canaries(store, place))
+        shadows = tuple(one for place in places for one in running_shadows(store, place))
         holds = holds_of(store, [(ModelName(one.model), place) for one in models for place in places])
     notices = tuple(f"the node at {node.url} does not answer as it should" for node in nodes if not node.healthy)
     return StatusOutcome(
@@ -86,6 +88,7 @@ def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> 
         node=shown,
         nodes=nodes,
         canaries=canaries,
+        shadows=shadows,
         holds=holds,
         holder=str(holder) if holder else "",
         notices=notices,

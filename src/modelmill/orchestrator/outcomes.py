@@ -330,8 +330,6 @@ class PlanOutcome(Outcome, frozen=True, kw_only=True):
     abort: tuple[str, ...]
     hold: str
     """Why nothing may be released now; empty where it may."""
-    left_out: tuple[str, ...]
-    """What is declared of the canary and is not done yet: ``shadow``."""
     undo: str
     nothing: bool
     """Whether the environment serves it already."""
@@ -342,6 +340,60 @@ class PlanOutcome(Outcome, frozen=True, kw_only=True):
     def exit_code(self) -> int:
         """Return 3 when `deploy` would refuse."""
         return 3 if (self.unmet or self.hold) and not self.nothing else 0
+
+
+class ApartFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A segment whose shadow answers otherwise, or fails."""
+
+    segment: str
+    copies: int
+    failed: int
+    equal: int
+    mean_difference: float
+    largest_difference: float
+
+
+class ShadowFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A release that answers copies of the requests, and its answers beside those that were given."""
+
+    environment: str
+    model: str
+    release: int
+    version: int
+    share: float
+    """Of the requests that are copied."""
+    began_at: datetime
+    ended_at: datetime | None = None
+    copies: int = 0
+    """Rows that were answered, or failed."""
+    failed: int = 0
+    equal: int = 0
+    """Answers that are the same number, or the same probabilities, to the last bit."""
+    agreed: int = 0
+    """Answers with the same label; without labels, the equal ones."""
+    dropped: int = 0
+    """Copies that there was no time for."""
+    mean_difference: float = 0.0
+    """Of a number, or the largest of a row's probabilities; absolute."""
+    largest_difference: float = 0.0
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    apart: tuple[ApartFacts, ...] = ()
+    """Segments that fail most often, then those farthest apart; a few."""
+
+
+class ShadowOutcome(Outcome, frozen=True, kw_only=True):
+    """What `shadow` did, and the shadows that it was about."""
+
+    environment: str
+    model: str
+    done: str
+    """``begun``, ``ended``, or empty where they are only shown"""
+    shadows: tuple[ShadowFacts, ...]
+    confirmed: int = 0
+    """Workers of its node that have applied it; 0 where none runs."""
+    seconds: float = 0.0
+    next: str = ""
 
 
 class CanaryFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -371,6 +423,8 @@ class CanaryFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of each condition."""
     why: str = ""
     """Why it has ended, or taken its last step."""
+    copies: ShadowFacts | None = None
+    """What it answered to copies, where its first step is a shadow."""
 
 
 class DeployOutcome(Outcome, frozen=True, kw_only=True):
@@ -571,6 +625,7 @@ class StatusOutcome(Outcome, frozen=True, kw_only=True):
     nodes: tuple[NodeFacts, ...] = ()
     """Those of all environments."""
     canaries: tuple[CanaryFacts, ...] = ()
+    shadows: tuple[ShadowFacts, ...] = ()
     holds: Mapping[str, str] = {}
     """``model environment`` -> why nothing is released there."""
     holder: str = ""

@@ -29,7 +29,7 @@ from modelmill.registry.fleet import FleetMap, decode
 from modelmill.registry.lock import lock_differences, read_lock
 from modelmill.registry.records import Run
 from modelmill.release.moving import find_hold
-from modelmill.release.policy import SHADOW, Policy, policy_of, unmet
+from modelmill.release.policy import Policy, policy_of, unmet
 from modelmill.release.releasing import current_release, republish
 from modelmill.release.rows import Release
 from modelmill.serving.control import find_node
@@ -159,7 +159,6 @@ class _Planning:
             hold_s=policy.hold_s,
             abort=tuple(map(str, policy.abort)) if policy.steps else (),
             hold=f"{hold.reason} ({hold.by})" if hold else "",
-            left_out=(SHADOW,) if policy.shadow else (),
             undo=f"modelmill rollback {self.model} {self.environment}" if self.current else "",
             nothing=same,
         )

@@ -19,6 +19,7 @@ from modelmill.release.analysis import ALPHA, Comparison, Verdict, Window, again
 from modelmill.release.policy import Limit
 from modelmill.release.rollouts import RUNNING, Look, Rollout, list_looks, open_rollout, record_look
 from modelmill.release.staging import advance, stop
+from modelmill.serving.compared import Compared
 from modelmill.serving.control import run_folder
 from modelmill.serving.history import History, Seen
 from modelmill.serving.meters import BOUNDS, CLASSES, quantile
@@ -55,6 +56,7 @@ class Deployer:
     def __init__(self, store: Store, history: History, rollout: Rollout) -> None:
         """Take what the node has counted, and how far the rollout has come."""
         self.store, self.history, self.rollout = store, history, rollout
+        self.compared = Compared(history.folder)
 
     def look(self) -> Rollout:
         """Look once: write down what is new, and do what follows from all that was seen."""
@@ -74,13 +76,24 @@ class Deployer:
         """Return what both sides were asked since the look before, and all that the node has counted so far."""
         sides = self.history.sides(self.rollout.model, self.rollout.began_at.timestamp())
         candidate, other = (sides.get(number, _EMPTY) for number in (self.rollout.candidate, self.rollout.before))
-        counted = {"candidate": _numbers(candidate), "other": _numbers(other)}
+        counted = {"candidate": _numbers(candidate), "other": _numbers(other), "copies": _numbers(self._copies())}
         before: Mapping[str, Any] = looks[-1].seen["counted"] if looks else self._first(counted)
-        return {name: _since(counted[name], before[name]) for name in counted} | {"counted": counted}
+        new = {name: _since(counted[name], before.get(name, _numbers(_EMPTY))) for name in counted}
+        if self.rollout.is_shadow:  # nobody asks it: what it answers to copies is all that is known of it
+            new["candidate"] = new["copies"]
+        return new | {"counted": counted}
+
+    def _copies(self) -> Seen:
+        """Return the copies that the candidate answered at its first step."""
+        if not self.rollout.policy.has_shadow:
+            return _EMPTY
+        began = self.rollout.began_at.timestamp()
+        tally = self.compared.whole(self.rollout.model, self.rollout.candidate, began)
+        return Seen(tally.count, tally.failed, tally.listed())
 
     def _first(self, counted: dict[str, Any]) -> dict[str, Any]:
         """Return what to count from: what the other side was asked in the same minute, before it all began, is not of it."""
-        return {"candidate": _numbers(_EMPTY), "other": counted["other"]}
+        return dict.fromkeys(counted, _numbers(_EMPTY)) | {"other": counted["other"]}
 
 
 def _numbers(seen: Seen) -> dict[str, Any]:
@@ -107,16 +120,21 @@ def judge(rollout: Rollout, looks: Sequence[Look]) -> Judged:
 
     Beside what is declared two things are always looked at: whether the candidate fails more often than the release beside
     it, and whether it is much slower. The chance of a false alarm is shared by all of them.
+
+    What a shadow answered to copies is judged apart from what a canary answered to clients, with half of that chance each:
+    neither passes on the other's account. Copies wait for one another, so how long they take is judged where it is declared.
     """
     conditions = rollout.policy.abort
-    alpha = ALPHA / (len(conditions) + 2)
+    alpha = ALPHA / (len(conditions) + 2) / (2 if rollout.policy.has_shadow else 1)
+    looks = [look for look in looks if (rollout.policy.steps[look.step] == 0) == rollout.is_shadow]
     verdicts: list[Verdict] = []
     texts: list[str] = []
     for limit in conditions:
         verdict, text = _against(limit, looks, alpha)
         verdicts.append(verdict)
         texts.append(f"{limit}: {text}, {'proven' if verdict == 'fail' else verdict}")
-    for text in filter(None, (_fails_more(looks, alpha), _is_slower(looks, alpha))):
+    slower = "" if rollout.is_shadow else _is_slower(looks, alpha)
+    for text in filter(None, (_fails_more(looks, alpha), slower)):
         verdicts.append("fail")
         texts.append(text)
     verdict = overall(verdicts)

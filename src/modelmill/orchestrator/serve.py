@@ -111,6 +111,15 @@ def watch_plan(settings: Settings, environment: str) -> tuple[str, ...]:
     return sys.executable, "-P", "-m", "modelmill.orchestrator.rolling", str(settings.root), environment
 
 
+def wait_for_node(settings: Settings, environment: str) -> int:
+    """Wait until the node of an environment has applied what is published; return how many workers have."""
+    node = find_node(settings.store_folder, environment)
+    published = find_published(pointers_of(settings.store_folder), environment)
+    if node is None or published is None:
+        return 0
+    return node.workers - len(wait_until_applied(node, published.revision))
+
+
 def log_plan(settings: Settings) -> LogPlan:
     """Return what the project's node logs of its answers, and how what it wrote becomes a dataset."""
     wanted = settings.predictions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelmill.errors import NotFound, UsageError, did_you_mean
-from modelmill.names import ModelName
+from modelmill.names import Digest, ModelName
 from modelmill.orchestrator.rows import ENVIRONMENT
 from modelmill.registry import runs
 from modelmill.registry.fleet import FleetMap, decode
@@ -30,6 +30,14 @@ def pick_model(store: Store, name: str | None) -> ModelName:
             f"no version of `{name}` was built here", likely=did_you_mean(name, known), next="modelmill status"
         )
     return ModelName(name)
+
+
+def built_map(store: Store, model: ModelName, version: int) -> Digest:
+    """Return the fleet map of a version; raises `NotFound` where there is none."""
+    run = runs.get_run(store.database, model, version)
+    if run.map is None:
+        raise NotFound(f"run {version} of `{model}` built nothing", next=f"modelmill show {model}")
+    return run.map
 
 
 def served_map(store: Store, model: ModelName) -> tuple[FleetMap, str]:

@@ -41,7 +41,7 @@ GROUP BY model, segment ORDER BY failed DESC, asked DESC, model, segment LIMIT ?
 """
 _SIDES = "SELECT release, count, failed, classes FROM asked WHERE model = ? AND segment = '' AND window >= ?"
 _ASKED = "SELECT segment, sum(count) FROM asked WHERE model = ? AND segment <> '' AND window >= ? GROUP BY segment"
-_ALL = ""
+ALL = ""
 """Stands for all segments of a release together; no segment is written so."""
 
 
@@ -81,6 +81,7 @@ class History:
 
     def __init__(self, folder: Path) -> None:
         """Take where the file is, or will be."""
+        self.folder = folder
         self._path = folder / "history.db"
         self._pending: dict[tuple[Place, int], Counter[int]] = {}
 
@@ -137,10 +138,15 @@ class History:
             return [Burden(*row) for row in database.execute(_SUMS, (int(since), most))]
 
     def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._path, timeout=5)
-        database.execute("PRAGMA synchronous = OFF")
-        database.executescript(_TABLE)
-        return database
+        return connect(self._path, _TABLE)
+
+
+def connect(path: Path, tables: str) -> sqlite3.Connection:
+    """Open a node's own small store, and make tables that are not there."""
+    database = sqlite3.connect(path, timeout=5)
+    database.execute("PRAGMA synchronous = OFF")
+    database.executescript(tables)
+    return database
 
 
 def _by_release(taken: Mapping[Place, Counted]) -> Iterator[tuple[Place, Counted]]:
@@ -153,7 +159,7 @@ def _by_release(taken: Mapping[Place, Counted]) -> Iterator[tuple[Place, Counted
         for counted in several:
             classes.update(counted.classes)
         times, failed = sum(one.times for one in several), sum(one.failed for one in several)
-        yield (model, _ALL, release), Counted(times, failed, classes)
+        yield (model, ALL, release), Counted(times, failed, classes)
 
 
 def _point(window: int, of_workers: Sequence[tuple[int, int, bytes]]) -> Point:

@@ -101,11 +101,20 @@ Asking = Generator[Entry, NDArray[np.float64], "tuple[NDArray[np.float64], Entry
 class ServedModel:
     """One model of a release."""
 
-    def __init__(self, store: Path, blobs: FolderBlobs, pointer: Pointer, before: ServedModel | None = None) -> None:
+    def __init__(
+        self,
+        store: Path,
+        blobs: FolderBlobs,
+        pointer: Pointer,
+        before: ServedModel | None = None,
+        *,
+        is_shadow: bool = False,
+    ) -> None:
         """Open and verify the map; what the release before has open stays so. Runtimes start with `start`.
 
         What replaces a release that serves is verified as a whole: one damaged byte, and the one before serves on. A
         first release is verified entry by entry, when each is asked: the pooled model answers for what is damaged.
+        A shadow takes nothing from what serves, neither what that has open nor its turn on the processor.
         """
         self.pointer = pointer
         self.damage = ""
@@ -119,9 +128,11 @@ class ServedModel:
         self.header = self.map.header
         self.parser = parser_of(self.header.spec, self.header.by, self.header.feature_names)
         self.entry_for = lru_cache(maxsize=_MOST_FOUND)(self.map.entry_for)
-        self._packed: PackedRuntime = PackedRuntime(blobs, before._packed if before else None)  # noqa: SLF001 - one of us
+        self._packed: PackedRuntime = PackedRuntime(blobs, before._packed if before and not is_shadow else None)  # noqa: SLF001 - one of us
         codes = self.map.codes(without=PACKED)
-        self._python: dict[Digest, Runtime] = {code: PythonRuntime(store, pointer, code) for code in codes}
+        self._python: dict[Digest, Runtime] = {
+            code: PythonRuntime(store, pointer, code, is_shadow=is_shadow) for code in codes
+        }
         self._answering = 0
         self._idle = asyncio.Event()
         self._idle.set()
