@@ -122,14 +122,15 @@ class _Shading:
     async def open(self, name: ModelName, shadows: Iterable[Shadow], live: ServedModel) -> None:
         for shadow in shadows:
             try:
-                run = self._known.get((name, shadow)) or await asyncio.to_thread(self._run, shadow, live)
+                run = self._known.get((name, shadow)) or await self._opened(shadow, live)
             except ModelmillError as error:
-                self.unopened[name] = f"shadow {shadow.release} cannot be opened: {error.what}"
+                self.unopened[name] = f"shadow r{shadow.release} cannot be opened: {error.what}"
             else:
                 self.runs.setdefault(name, []).append(run)
 
-    def _run(self, shadow: Shadow, live: ServedModel) -> Run:
-        return open_run(shadow, ServedModel(self.store, self.blobs, shadow.alone(), live, is_shadow=True), live)
+    async def _opened(self, shadow: Shadow, live: ServedModel) -> Run:
+        model = await asyncio.to_thread(ServedModel, self.store, self.blobs, shadow.alone(), live, is_shadow=True)
+        return open_run(shadow, model, live)
 
 
 def _identity(pointer: Pointer) -> tuple[int, str, bytes]:

@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS copied (
 ) WITHOUT ROWID;
 """
 _COLUMNS = "count, failed, equal, agreed, dropped, total, largest, classes"
-_ADD = f"INSERT OR REPLACE INTO copied VALUES ({', '.join('?' * 13)})"
+_ADD = "INSERT OR REPLACE INTO copied VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _FIND = f"SELECT {_COLUMNS} FROM copied WHERE model = ? AND segment = ? AND release = ? AND window = ? AND worker = ?"  # noqa: S608 - our own words
 _WHOLE = f"SELECT {_COLUMNS} FROM copied WHERE model = ? AND release = ? AND segment = '' AND window >= ?"  # noqa: S608
 _APART = """
@@ -96,5 +96,5 @@ def _put(database: sqlite3.Connection, key: Sequence[Any], tally: Tally) -> None
 
 
 def _tally(row: Sequence[Any]) -> Tally:
-    *numbers, classes = row
-    return Tally(*numbers, classes=msgspec.msgpack.decode(classes, type=dict[int, int]))
+    numbers, classes = row[:-1], msgspec.msgpack.decode(row[-1], type=dict[int, int])
+    return msgspec.structs.replace(Tally(*numbers), classes=classes)

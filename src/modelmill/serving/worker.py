@@ -132,8 +132,8 @@ class Worker:
         polling.cancel()
         self.log.finish()
         if self.plane.applied is not None:
-            runs = [run for several in self.plane.applied.runs.values() for run in several]
-            await asyncio.gather(*(one.close() for one in (*self.plane.applied.releases, *runs)))
+            runs = [run.close() for several in self.plane.applied.runs.values() for run in several]
+            await asyncio.gather(*(model.close() for model in self.plane.applied.releases), *runs)
 
     async def _first_look(self) -> None:
         """Map what is published before the first connection is taken: nobody waits for it then."""
@@ -187,7 +187,8 @@ class Worker:
         left = {run for runs in now.runs.values() for run in runs}
         ended = {name: [run for run in runs if run not in left] for name, runs in before.runs.items()}
         await self._keep_compared(ended)
-        replaced = {*(before.releases - now.releases), *(run for runs in ended.values() for run in runs)}
+        replaced: list[ServedModel | Run] = [*(before.releases - now.releases)]
+        replaced += [run for runs in ended.values() for run in runs]
         if replaced:
             task = asyncio.create_task(_close(replaced))
             self._closing.add(task)
