@@ -25,10 +25,11 @@ docs: setup ## write the generated reference pages and build the documentation i
 	@$(RUN) python -m docs.reference && $(RUN) mkdocs build --strict --quiet
 
 bench: setup ## measure: cost per model beside plain loops, the registry at a million versions
-	@$(RUN) python bench/fleet.py --flights --mlflow && $(RUN) python bench/growth.py && $(RUN) python bench/registry.py
+	@$(RUN) python bench/fleet.py --flights --mlflow && $(RUN) python bench/growth.py && $(RUN) python bench/registry.py && $(RUN) python bench/release.py
 
-campaign: setup ## kill -9 at 100 random moments, workers killed each second, faults of a node, ten minutes of fuzzing, known clients
+campaign: setup ## kill -9 at 100 random moments and at every step of a release, faults of a node, canaries, ten minutes of fuzzing, known clients
 	@$(RUN) python bench/campaign.py $(CAMPAIGN) && $(RUN) python bench/restarts.py --kill && $(RUN) python bench/faults.py && \
+	$(RUN) python bench/release_faults.py && $(RUN) python bench/canaries.py && \
 	$(RUN) python bench/fuzz.py --seconds 600 && $(RUN) python bench/foreign_clients.py
 
 clean: ## remove the local environment and everything that was made

@@ -7,7 +7,8 @@ place=$(mktemp -d)
 chmod 755 "$place"
 mkdir "$place/shared" "$place/one" "$place/two"
 git clone -q "$project" "$place/one/clone"
-cp -r "$project/examples/flights/data" "$place/one/clone/examples/flights/"
+(cd "$place/one/clone/examples/flights" && "$project/.venv/bin/python" -c \
+  'from pathlib import Path; from flights import write_flights; write_flights(Path("data/flights.parquet"))')
 settings="$place/one/clone/examples/flights/modelmill.toml"
 printf 'shared = true\nstore = "%s/shared/store"\n' "$place" | cat - "$settings" > "$place/settings"
 mv "$place/settings" "$settings"

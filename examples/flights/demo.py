@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 import polars as pl
 from flights import write_flights
+from releases import tell_releases
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -52,6 +53,7 @@ def main() -> int:
         asked = requests_from(pl.read_parquet(rows))
         tell_answers(outcome, ask_many(outcome.url, asked))
         tell_pace(mill, ask_on(outcome, [fields for fields, _ in asked]))
+        tell_releases(mill, HERE, flights_of(rows), console)
         tell_next(outcome, keep=options.keep)
     finally:
         if not options.keep:
@@ -92,6 +94,12 @@ def requests_from(flights: pl.DataFrame) -> list[tuple[dict[str, Any], float]]:
         ({name: row[name] for name in FIELDS} | {"time_hour": row["time_hour"].isoformat()}, float(row["air_time"]))
         for row in chosen
     ]
+
+
+def flights_of(rows: Path) -> list[dict[str, Any]]:
+    """Return the fields of many flights, from all over the fleet."""
+    flights = pl.read_parquet(rows, columns=FIELDS).drop_nulls().sample(40_000, seed=2).to_dicts()
+    return [flight | {"time_hour": flight["time_hour"].isoformat()} for flight in flights]
 
 
 def ask_many(url: str, asked: list[tuple[dict[str, Any], float]]) -> list[dict[str, Any]]:

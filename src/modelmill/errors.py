@@ -205,6 +205,18 @@ class DataShrunk(DataError):
     code = "MM112"
 
 
+class LabelsContradict(DataError):
+    """Two labels say different things of one answer."""
+
+    code = "MM115"
+
+
+class LabelsUnjoinable(DataError):
+    """Labels of this kind cannot find the answers of this model."""
+
+    code = "MM116"
+
+
 # ------------------------------------------------------------------ MM2xx: one request to a serving node
 
 
@@ -345,6 +357,24 @@ class TrustNeeded(ModelError):
     exit = 4
 
 
+class SafeAnswerInvalid(ModelError):
+    """A declared safe answer breaks the promise of the target."""
+
+    code = "MM320"
+
+
+class LevelInvalid(ModelError):
+    """A level is not possible."""
+
+    code = "MM321"
+
+
+class LevelUnsupported(ModelError):
+    """Levels cannot be combined with this yet."""
+
+    code = "MM322"
+
+
 # ------------------------------------------------------------------ MM4xx: a law, a gate or a policy said no
 
 
@@ -393,6 +423,12 @@ class ApprovalNeeded(Refused):
 
     code = "MM406"
     exit = 4
+
+
+class OwnApproval(Refused):
+    """Somebody approves what they have built themselves."""
+
+    code = "MM407"
 
 
 class ExperimentEmpty(Refused):
@@ -447,6 +483,36 @@ class ReleasesDiffer(Refused):
     """Two releases cannot answer beside each other."""
 
     code = "MM418"
+
+
+class RehearsalFailed(Refused):
+    """A release that answers otherwise, or not at all, in a fresh process."""
+
+    code = "MM419"
+
+
+class SloInvalid(UsageError):
+    """An SLO is not written as one."""
+
+    code = "MM420"
+
+
+class LoadRefused(Refused):
+    """Load would disturb what is being judged."""
+
+    code = "MM421"
+
+
+class LoadUnanswered(Refused):
+    """The model does not answer the requests of a load test."""
+
+    code = "MM422"
+
+
+class LoadInterrupted(Refused):
+    """Load could not be sent."""
+
+    code = "MM423"
 
 
 class ShadowsFull(Refused):
@@ -535,6 +601,12 @@ class StoreTooNew(PlatformError):
 
     code = "MM509"
     exit = 2
+
+
+class RuntimeUnknown(PlatformError):
+    """A release needs a runtime that this modelmill does not have."""
+
+    code = "MM520"
 
 
 # ------------------------------------------------------------------ MM6xx: what was built is built again

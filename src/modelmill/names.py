@@ -3,14 +3,16 @@
 A segment is a tuple of texts, one a key column. It is written ``arrival-delay[UA,ORD]``, on the command line
 and in a URL alike; every character outside ``A-Z a-z 0-9 . _ ~ -`` and non-ASCII letters is percent-encoded, so
 ``New York`` is written ``New%20York``. The empty tuple is the pooled model, written ``arrival-delay[pooled]``; a
-segment whose only value is the word `pooled` is written ``%70ooled``.
+segment whose only value is the word `pooled` is written ``%70ooled``. A parent, the model of a level's value, is written with
+the names of its columns, ``arrival-delay[carrier=UA]``: in a segment's value the equals sign is percent-encoded.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from typing import NamedTuple, NewType
+from collections.abc import Mapping
+from typing import NamedTuple, NewType, Self
 from urllib.parse import quote, unquote
 
 from modelmill.errors import NameInvalid
@@ -22,6 +24,34 @@ ModelName = NewType("ModelName", str)
 
 Segment = tuple[str, ...]
 """The values of a fleet's key columns as text; empty for the pooled model."""
+
+
+class Parent(tuple[str, ...]):
+    """A value of a level, such as ``("carrier=UA",)``: its model is fitted from all rows that have it.
+
+    A tuple of texts like a segment, and stored where segments are, but never equal to one, whatever texts that holds.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> Self:
+        """Return the parent that has these values, column by column."""
+        return cls(f"{name}={value}" for name, value in values.items())
+
+    def values(self) -> dict[str, str]:
+        """Return its values by column."""
+        return {name: value for name, _, value in (part.partition("=") for part in self)}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Parent) and tuple.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((Parent, *self))
+
 
 POOLED: Segment = ()
 POOLED_WORD = "pooled"
@@ -68,6 +98,8 @@ def format_segment(segment: Segment) -> str:
     """Return the one canonical text of a segment: ``UA,ORD``."""
     if not segment:
         return POOLED_WORD
+    if isinstance(segment, Parent):
+        return ",".join(f"{_quote_value(name)}={_quote_value(value)}" for name, value in segment.values().items())
     text = ",".join(_quote_value(value) for value in segment)
     return "%70ooled" if text == POOLED_WORD else text
 
@@ -77,7 +109,26 @@ def parse_segment(text: str) -> Segment:
     if text == POOLED_WORD:
         return POOLED
     parts = text.split(",")
+    if "=" in text:
+        return _parse_parent(text, parts)
     return tuple(unquote(part, errors="strict") for part in parts) if "%" in text else tuple(parts)
+
+
+def _parse_parent(text: str, parts: list[str]) -> Parent:
+    pairs = [part.partition("=") for part in parts]
+    values = {unquote(name, errors="strict"): unquote(value, errors="strict") for name, _, value in pairs}
+    if len(values) < len(pairs) or not all(equals and name for name, equals, _ in pairs):
+        raise NameInvalid(
+            f"`{text[:80]}` is no segment",
+            expected="values alone, or a level's columns with their values, such as carrier=UA",
+            next="write an equals sign that belongs to a value as %3D",
+        )
+    return Parent.of(values)
+
+
+def is_shared(segment: Segment) -> bool:
+    """Return whether the model of this name is fitted from several segments' rows: the pooled model, or a parent."""
+    return not segment or isinstance(segment, Parent)
 
 
 def format_target(model: str, segment: Segment | None = None) -> str:

@@ -19,7 +19,7 @@ from modelmill.names import parse_model_name
 FILE_NAME = "modelmill.toml"
 DEV = "dev"
 """The environment that is always there."""
-FLOORS = ("clean commit", "law", "gate", "canary")
+FLOORS = ("clean commit", "law", "gate", "load", "approval", "canary")
 """What an environment may require of a release."""
 
 
@@ -76,13 +76,17 @@ class EnvironmentSettings:
     """A place that models are released to, with its own releases, its own node and its own floors."""
 
     requires: tuple[str, ...] = ()
-    """What a release needs here, beyond what its model asks for: `clean commit`, `law`, `gate`, `canary`."""
+    """What a release needs here beyond what its model asks for: `clean commit`, `law`, `gate`, `load`, `approval`, `canary`."""
     host: str = ""
     """The address of its node; that of `[serve]` where it is left out."""
     port: int = -1
     """The port of its node; left out, that of `[serve]` for the first environment, and one more for each that follows."""
     workers: int = 0
     """Processes that answer; 0 means as many as `[serve]` says."""
+    most_refused: float = 1.0
+    """A release in which laws or the gate refused more than this share of the segments is refused as a whole."""
+    nodes: tuple[str, ...] = ()
+    """The machines on which a node of it should run, by their host names; plans and status name those that are not seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +261,14 @@ def _environment(name: str, values: Any, path: Path) -> EnvironmentSettings:
             expected=", ".join(f'"{floor}"' for floor in FLOORS),
             got=f"{requires!r}"[:200],
         )
-    others = {key: value for key, value in values.items() if key != "requires"}
+    nodes = values.get("nodes", [])
+    if not isinstance(nodes, list) or not all(isinstance(host, str) and host for host in nodes):
+        raise SettingInvalid(
+            f"setting `{prefix}.nodes` is not a list of host names", where=str(path), got=f"{nodes!r}"[:200]
+        )
+    others = {key: value for key, value in values.items() if key not in ("requires", "nodes")}
     found: EnvironmentSettings = _build(EnvironmentSettings, others, path, f"{prefix}.")
-    return replace(found, requires=tuple(requires))
+    return replace(found, requires=tuple(requires), nodes=tuple(nodes))
 
 
 _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}
@@ -267,6 +276,7 @@ _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "bool": (bool,), "int": (i
 
 _LEAST = {"build.worker_memory_mb": 512, "predictions.keep_mb": 1, "predictions.keep_days": 1}
 _MOST = {"predictions.sample": 1}
+_SHARES = (".most_refused",)
 _CHOICES = {"predictions.level": ("off", "memory", "os", "fsync")}
 
 
@@ -282,9 +292,10 @@ def _check_type(name: str, value: Any, declared: str, path: Path) -> None:
         raise SettingInvalid(
             f"setting `{name}` is too small", where=str(path), expected=f"at least {least}", got=f"{value!r}"
         )
-    if isinstance(value, int | float) and value > _MOST.get(name, value):
+    most: Any = 1 if name.endswith(_SHARES) else _MOST.get(name, value)
+    if isinstance(value, int | float) and value > most:
         raise SettingInvalid(
-            f"setting `{name}` is too large", where=str(path), expected=f"at most {_MOST[name]}", got=f"{value!r}"
+            f"setting `{name}` is too large", where=str(path), expected=f"at most {most}", got=f"{value!r}"
         )
 
 

@@ -14,15 +14,14 @@ import pytest
 from tests.postgresql import postgresql  # noqa: F401 - a fixture
 
 PATIENCE_S = 120
-HERE = Path(__file__).parent
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the journeys of a file in one process and in their order: they share a project, and what was done to it."""
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep the journeys of a file in one process and in their order: they share a project, and what was done to it.
+
+    Each is marked as it is collected: xdist reads the marks before any later hook of a conftest's.
+    """
+    item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 class Done(NamedTuple):

@@ -20,14 +20,14 @@ from modelmill.data.taking import get_snapshot
 from modelmill.errors import ComputeLost, ExtraMissing, FeaturesNotRowWise, NodesLagging, SnapshotBroken
 from modelmill.model.roles import read_role
 from modelmill.model.rows import Rows
-from modelmill.names import Digest, ModelName
+from modelmill.orchestrator.outcomes import DeployOutcome
 from modelmill.orchestrator.up import _confirm
-from modelmill.release.rows import Release
 from modelmill.serving.control import NodeInfo
 from modelmill.settings import load_settings
 from modelmill.store.database import Database
 from modelmill.store.opening import Store, open_store
 from modelmill.store.tables import now
+from modelmill.testing.samples import sample_plan
 
 Command = Callable[..., Any]
 MODEL = """
@@ -128,9 +128,9 @@ def test_a_manifest_that_cannot_be_read_is_told(store: Store) -> None:
 
 def test_workers_that_confirm_nothing_are_named(store: Store) -> None:
     silent = NodeInfo(os.getpid(), "127.0.0.1", 9, "dev", 1, now())
-    released = Release("dev", ModelName("sales"), 1, Digest("0" * 64), now(), "", "")
+    deployed = DeployOutcome(plan=sample_plan(), release=1, moved=True)
     with pytest.raises(NodesLagging, match="have not confirmed release r1"):
-        _confirm(store, silent, released, None, new=True)  # type: ignore[arg-type]
+        _confirm(store, silent, deployed)
 
 
 def test_waiting_for_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

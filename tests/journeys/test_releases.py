@@ -187,6 +187,19 @@ def test_what_was_taken_back_is_on_hold_until_somebody_resumes(modelmill: Comman
     assert kinds == ["resume", "hold", "resume", "rollback", "release", "canary", "release"]
 
 
+def test_what_answers_is_explained(modelmill: Command, project: Path) -> None:
+    answer(modelmill, project, "s03")
+    facts = modelmill("explain", "sales[s03]", "--in", "prod", "--json", cwd=project).json["facts"]
+    assert facts["answers"].startswith("version 1, in release r1, since ")
+    assert "a rehearsal" in facts["answers"]
+    assert url_of(modelmill, project) in facts["runs on"]
+    assert (facts["reads"], facts["falls back"]) == ("POST /sales {store, day} -> sales", "the pooled model")
+    unknown = modelmill("explain", "sales[s99]", "--in", "prod", "--json", cwd=project).json["facts"]
+    assert unknown["answers"].startswith("the pooled model, no model was built for this segment: version 1")
+    assert "(41 segments)" in modelmill("explain", "--in", "prod", cwd=project).out
+    assert modelmill("explain", "--in", "dev", cwd=project).code == 2  # nothing is released there
+
+
 def test_a_poisoned_release_is_taken_back_by_itself(modelmill: Command, project: Path) -> None:
     before = answer(modelmill, project)
     write(project, poison="np.nan * ")
@@ -286,3 +299,72 @@ def test_a_canary_of_requests_is_sticky(modelmill: Command, tmp_path: Path) -> N
         connection.close()
     finally:
         modelmill("down", "--env", "prod", cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def built(modelmill: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a project with two versions, and an environment in which somebody has to approve."""
+    folder = trained(modelmill, tmp_path_factory.mktemp("approved") / "p", "segments")
+    toml = 'model = "m.py"\n[environments.prod]\nrequires = ["approval"]\nmost_refused = 0.1\n'
+    (folder / "modelmill.toml").write_text(toml)
+    return folder
+
+
+def test_somebody_else_has_to_approve(modelmill: Command, built: Path) -> None:
+    refused = modelmill("deploy", "prod", "--yes", cwd=built)
+    assert (refused.code, "MM406" in refused.err, "nobody has said so" in refused.err) == (4, True, True)
+    own = modelmill("approve", "1", "--for", "prod", cwd=built)
+    assert (own.code, "MM407" in own.err) == (3, True)
+    said = modelmill("approve", "1", "--for", "prod", "--json", cwd=built, LOGNAME="somebody-else")
+    assert (said.code, said.json["approved"], said.json["by"]) == (0, True, "somebody-else")
+    assert modelmill("approve", "1", "--for", "prod", "--decline", "--reason", "too early", cwd=built).code == 0
+    declined = modelmill("plan", "prod", cwd=built)
+    assert (declined.code, "too early" in declined.out) == (3, True)
+    assert modelmill("approve", "1", "--for", "prod", cwd=built, LOGNAME="somebody-else").code == 0
+    done = modelmill("deploy", "prod", "--yes", "--json", cwd=built)
+    assert (done.code, done.json["moved"]) == (0, True)
+    assert "41 segments answered as at their build" in done.json["rehearsed"]
+    assert "41 segments" in modelmill("plan", "prod", "--json", cwd=built).json["rehearsed"]
+    assert modelmill("approve", cwd=built).code == 2
+
+
+def test_a_release_whose_bytes_were_changed_is_not_made(modelmill: Command, built: Path) -> None:
+    assert modelmill("train", "--set", "slope=2.0", cwd=built).code == 0
+    assert modelmill("approve", "2", "--for", "prod", cwd=built, LOGNAME="somebody-else").code == 0
+    pack = max((path for path in (built / ".modelmill" / "blobs").rglob("*") if path.is_file()), key=_packed_at)
+    content = bytearray(pack.read_bytes())
+    content[len(content) // 2] ^= 1
+    pack.chmod(0o644)
+    pack.write_bytes(content)
+    refused = modelmill("deploy", "prod", "--yes", cwd=built)
+    assert (refused.code, "MM419" in refused.err or "MM505" in refused.err) == (
+        3 if "MM419" in refused.err else 70,
+        True,
+    )
+    content[len(content) // 2] ^= 1
+    pack.write_bytes(content)
+    assert modelmill("status", "--json", cwd=built).json["models"][0]["releases"]["prod"] == 1
+
+
+def _packed_at(path: Path) -> float:
+    return path.stat().st_mtime_ns if path.read_bytes()[:4] == b"mode" else 0
+
+
+def test_too_many_refused_segments_refuse_the_release(modelmill: Command, built: Path) -> None:
+    file = built / "m.py"
+    file.write_text(file.read_text().replace("ask(day=20) > ask(day=10)", "ask(day=0) < 30"))
+    assert modelmill("train", "--set", "slope=1.2", cwd=built).code == 1
+    assert modelmill("approve", "3", "--for", "prod", cwd=built, LOGNAME="somebody-else").code == 0
+    plan = modelmill("plan", "prod", "--json", cwd=built)
+    assert (plan.code, plan.json["unmet"]) == (3, ["refused"])
+    assert modelmill("deploy", "prod", "--yes", cwd=built).code == 3
+
+
+def test_the_same_bytes_in_two_environments_are_a_promotion(modelmill: Command, built: Path) -> None:
+    before = modelmill("audit", "--json", cwd=built).json["audits"][0]
+    assert "no promotion was recorded" in before["blocked_by"] or before["level"] < 2
+    assert modelmill("promote", "1", "--to", "dev", cwd=built).code == 0
+    after = modelmill("audit", "--json", cwd=built).json["audits"][0]
+    assert "no promotion was recorded" not in after["blocked_by"]
+    cell = next(one for one in after["cells"] if (one["row"], one["column"]) == ("deploy", "code"))
+    assert cell["state"] in ("by hand", "automatic")

@@ -83,3 +83,17 @@ def test_no_project_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ProjectNotFound) as caught:
         find_project(tmp_path)
     assert "modelmill init" in caught.value.parts["next"]
+
+
+def test_an_environment_names_the_machines_of_its_nodes(tmp_path: Path) -> None:
+    write(tmp_path, '[environments.prod]\nnodes = ["node-1", "node-2"]\n')
+    settings = load_settings(tmp_path, {})
+    assert settings.environment("prod").nodes == ("node-1", "node-2")
+    assert settings.environment("dev").nodes == ()
+
+
+@pytest.mark.parametrize("nodes", ['"node-1"', "[1]", '[""]'])
+def test_machines_that_are_no_names_are_told(tmp_path: Path, nodes: str) -> None:
+    write(tmp_path, f"[environments.prod]\nnodes = {nodes}\n")
+    with pytest.raises(SettingInvalid, match=r"environments\.prod\.nodes"):
+        load_settings(tmp_path, {})

@@ -57,6 +57,22 @@ class MillData:
         return self._ask("data diff", outcomes.DiffOutcome, what=(before, after))
 
 
+class MillLabels:
+    """What was true, come back: ``Mill().labels.import_("labels.csv")``."""
+
+    def __init__(self, ask: Ask) -> None:
+        """Take what asks a verb."""
+        self._ask = ask
+
+    def import_(self, source: Any, model: str | None = None, **options: Any) -> outcomes.LabelsOutcome:
+        """Take labels of a file, a connection or a data frame; ``on="keys,time"``, ``columns=("request_id=id",)``."""
+        return self._ask("labels import", outcomes.LabelsOutcome, **_rows_from(source), model=model, **options)
+
+    def show(self, model: str | None = None, **options: Any) -> outcomes.LabelsOutcome:
+        """Say how many answers have labels, and how good they were; ``out=`` names a file that gets these."""
+        return self._ask("labels show", outcomes.LabelsOutcome, model=model, **options)
+
+
 class MillReleases:
     """What is released where: ``Mill().releases.plan("prod")``."""
 
@@ -76,6 +92,10 @@ class MillReleases:
     def promote(self, version: int, to: str, **options: Any) -> outcomes.DeployOutcome:
         """Release a version that was built before to another environment."""
         return self._ask("promote", outcomes.DeployOutcome, version=version, environment=to, **options)
+
+    def approve(self, version: int, environment: str, **options: Any) -> outcomes.ApproveOutcome:
+        """Say that a version may be released to an environment; somebody who has not built it has to."""
+        return self._ask("approve", outcomes.ApproveOutcome, version=version, environment=environment, **options)
 
     def rollback(self, *what: str, **options: Any) -> outcomes.RollbackOutcome:
         """Go back to what was served before: ``rollback("air-time", "prod")``, ``rollback("air-time[JFK,*]", "prod")``."""
@@ -103,6 +123,7 @@ class Mill:
         self._progress = progress
         self.data = MillData(self._ask)
         self.releases = MillReleases(self._ask)
+        self.labels = MillLabels(self._ask)
 
     def __repr__(self) -> str:
         return f"Mill({str(self.settings.root)!r})"
@@ -150,6 +171,10 @@ class Mill:
         """Say what was built, what is released and what runs."""
         return self._ask("status", outcomes.StatusOutcome)
 
+    def infra(self) -> outcomes.InfraOutcome:
+        """Say which processes, ports, files and memory of this machine are the project's."""
+        return self._ask("infra", outcomes.InfraOutcome)
+
     def predict(self, *rows: Mapping[str, Any], model: str | None = None) -> outcomes.PredictOutcome:
         """Ask a model for the answers to rows; `model` may be written with its segment."""
         return self._ask("predict", outcomes.PredictOutcome, rows=rows, model=model)
@@ -163,6 +188,10 @@ class Mill:
     def parity(self, model: str | None = None, **options: Any) -> outcomes.ParityOutcome:
         """Ask the training path what the node was asked, and compare the answers."""
         return self._ask("parity", outcomes.ParityOutcome, model=model, **options)
+
+    def loadtest(self, model: str | None = None, *, slo: str, **options: Any) -> outcomes.LoadtestOutcome:
+        """Find the rate that a version bears on a running node: ``loadtest("air-time@3", slo="p99=20ms,qps=2000")``."""
+        return self._ask("loadtest", outcomes.LoadtestOutcome, model=model, slo=slo, **options)
 
     def reproduce(self, *what: str | int, **options: Any) -> outcomes.ReproduceOutcome:
         """Build versions again from their record: ``reproduce("air-time", 3)``, ``reproduce(3, sample="1%")``."""
@@ -183,6 +212,10 @@ class Mill:
     def show(self, what: str) -> outcomes.ShowOutcome:
         """Show ``air-time``, ``air-time[UA,ORD] 3``, ``run 3`` or ``flights@s1``."""
         return self._ask("show", outcomes.ShowOutcome, what=tuple(what.split()))
+
+    def explain(self, what: str = "", **options: Any) -> outcomes.ShowOutcome:
+        """Say what answers for a model or a segment in an environment, made of what, on what."""
+        return self._ask("explain", outcomes.ShowOutcome, what=what, **options)
 
     def fsck(self) -> outcomes.FsckOutcome:
         """Look through the store for anything broken or lost."""

@@ -7,6 +7,8 @@ Where both ways give the same answers, what was trained is what is served.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,14 @@ from modelmill.data.build_table import BuildTable
 from modelmill.model.fitted import Floats, answer, make_x
 from modelmill.model.loading import load_model_file
 from modelmill.model.rows import Rows
+from modelmill.model.safe import safe_answers
 from modelmill.names import Digest, Segment
-from modelmill.registry.fleet import Entry
+from modelmill.registry.fleet import SAFE, Entry
 from modelmill.store.blobs import FolderBlobs
 from modelmill.store.packs import PackReader
+
+_KEPT = 8
+"""How many models stay open: those that answer for many segments, and the one that is asked row by row."""
 
 
 class BatchSetup(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +40,8 @@ class BatchSetup(msgspec.Struct, frozen=True, kw_only=True):
     table: Path
     """As `build_table` writes it, sorted by segment."""
     blobs: Path
+    safe: tuple[float, ...] = ()
+    """The declared safe answer to a row."""
 
 
 class BatchPart(msgspec.Struct, frozen=True):
@@ -42,11 +50,10 @@ class BatchPart(msgspec.Struct, frozen=True):
     start: int
     rows: int
     segment: Segment
-    entry: Entry
+    chain: list[Entry]
+    """Who is asked, one after the other until one gives a usable answer."""
     why: str
-    """Why that is the pooled model; empty where it is the segment's own."""
-    pooled: Entry | None
-    """What answers where the entry gives no usable answer."""
+    """Why the first of them is not the segment's own model; empty where it is."""
 
 
 class BatchAnswers(msgspec.Struct, frozen=True):
@@ -54,8 +61,8 @@ class BatchAnswers(msgspec.Struct, frozen=True):
 
     numbers: Floats
     """(rows,), or (rows, classes)."""
-    fell_back: list[int]
-    """Which of the rows the pooled model answered, since the segment's own gave no usable answer."""
+    fell_back: dict[int, int]
+    """Which of the rows another than the first of the chain answered, since those before gave no usable answer; which one."""
 
 
 def open_batch(setup: BatchSetup) -> Callable[[list[BatchPart], Callable[[int], None]], list[BatchAnswers]]:
@@ -69,7 +76,8 @@ class _Batch:
         self._table = BuildTable(setup.table, self._model.spec)
         self._blobs = FolderBlobs(setup.blobs)
         self._packs: dict[Digest, PackReader] = {}
-        self._pooled: tuple[Digest, Any] | None = None
+        self._open = lru_cache(maxsize=_KEPT)(self._read)
+        self._safe = setup.safe
 
     def work(self, parts: list[BatchPart], at: Callable[[int], None]) -> list[BatchAnswers]:
         """Answer some parts."""
@@ -81,39 +89,38 @@ class _Batch:
 
     def _answer(self, part: BatchPart) -> BatchAnswers:
         rows = self._table.rows(part.start, part.start + part.rows)
-        fitted = self._open(part.entry)
         try:
-            return BatchAnswers(self._ask(fitted, rows, part.segment), [])
+            return BatchAnswers(self._ask(part.chain[0], rows, part.segment), {})
         except Exception:
-            if part.pooled is None or part.entry == part.pooled:
+            if len(part.chain) == 1:
                 raise
-        return self._one_by_one(part, fitted, rows)
+        return self._one_by_one(part, rows)
 
-    def _one_by_one(self, part: BatchPart, fitted: Any, rows: Rows) -> BatchAnswers:
+    def _one_by_one(self, part: BatchPart, rows: Rows) -> BatchAnswers:
         """Answer each row by itself, as single requests would be: one bad row is no reason to distrust the others."""
-        assert part.pooled is not None  # noqa: S101 - the caller has looked
-        answers, fell_back = [], []
+        answers, fell_back = [], {}
         for place in range(len(rows)):
-            row = rows.take(slice(place, place + 1))
-            try:
-                answers.append(self._ask(fitted, row, part.segment))
-            except Exception:  # noqa: BLE001 - whatever the user's code raises, a node would ask the pooled model
-                fell_back.append(place)
-                answers.append(self._ask(self._open(part.pooled), row, part.segment))
+            answered, found = self._down(part, rows.take(slice(place, place + 1)))
+            answers.append(found)
+            if answered:
+                fell_back[place] = answered
         return BatchAnswers(np.concatenate(answers), fell_back)
 
-    def _ask(self, fitted: Any, rows: Rows, segment: Segment) -> Floats:
-        model = self._model
+    def _down(self, part: BatchPart, row: Rows) -> tuple[int, Floats]:
+        """Return who of the chain has an answer to a row, and the answer."""
+        for place, entry in enumerate(part.chain[:-1]):
+            with suppress(Exception):  # whatever the user's code raises, a node would ask the next
+                return place, self._ask(entry, row, part.segment)
+        return len(part.chain) - 1, self._ask(part.chain[-1], row, part.segment)
+
+    def _ask(self, entry: Entry, rows: Rows, segment: Segment) -> Floats:
+        if entry.state == SAFE:
+            return safe_answers(self._safe, len(rows))
+        model, fitted = self._model, self._open(entry)
         x = make_x(model.role("features"), model.spec, rows)
         return answer(fitted, model.role("predict"), len(model.labels), x, rows, segment)
 
-    def _open(self, entry: Entry) -> Any:
-        if self._pooled is not None and self._pooled[0] == entry.artifact:
-            return self._pooled[1]
+    def _read(self, entry: Entry) -> Any:
         if entry.pack not in self._packs:
             self._packs[entry.pack] = PackReader(self._blobs.open(entry.pack))
-        content = self._packs[entry.pack].entry(entry.offset, entry.length, entry.artifact)
-        fitted = decode(entry.format, content)
-        if not entry.segment:
-            self._pooled = entry.artifact, fitted
-        return fitted
+        return decode(entry.format, self._packs[entry.pack].entry(entry.offset, entry.length, entry.artifact))

@@ -23,7 +23,7 @@ from modelmill.compute.forks import Template
 from modelmill.compute.local import LocalCompute
 from modelmill.errors import NotFound
 from modelmill.model.loading import imported_files
-from modelmill.names import POOLED, Digest, Segment
+from modelmill.names import POOLED, Digest, Parent, Segment, is_shared
 from modelmill.registry import runs
 from modelmill.registry.fleet import Entry, FleetMap, Header, sign
 from modelmill.registry.records import GATE, ChunkRecord, FailureRecord, Run, RunState
@@ -63,6 +63,8 @@ class BuildResult:
     run: Run
     map_digest: Digest | None
     built: int = 0
+    parents: int = 0
+    """Of these, the models of levels."""
     failures: list[FailureRecord] = field(default_factory=list)
     startup_s: float = 0.0
     """Until the workers were ready."""
@@ -95,6 +97,7 @@ class Builder:
         """How many segments are fitted together at most: fewer, while it is looked for the one that ends its worker."""
         self._total = 0
         self._todo: deque[Step] = deque()
+        self._parents: deque[Step] = deque()
         self._pooled_step: Step | None = None
         """The pooled model, while it is not built yet."""
         self._pooled_next = False
@@ -147,7 +150,8 @@ class Builder:
         done_before, failed_before = runs.recorded_segments(self.store.database, self.run)
         done = done_before | failed_before
         self._todo.extend(step for step in self.plan.steps if step.segment not in done)
-        self._total = len(self._todo)
+        self._parents.extend(step for step in self.plan.parents if step.segment not in done)
+        self._total = len(self._todo) + len(self._parents)
         if self.plan.pooled is not None and POOLED not in done:
             self._pooled_step, self._pooled_next = self.plan.pooled, True
         else:
@@ -181,7 +185,7 @@ class Builder:
     def _work_off(self, compute: Compute, progress: Progress) -> None:
         """Hand out what is to be done until all of it is recorded."""
         outstanding = 0
-        while outstanding or self._compares or self._todo or self._pooled_next:
+        while outstanding or self._compares or self._todo or self._parents or self._pooled_next:
             while compute.capacity() > 0 and (task := self._next_task()) is not None:
                 compute.submit(task)
                 outstanding += 1
@@ -194,6 +198,9 @@ class Builder:
             return Task(next(self._ids), self._chunk([self._pooled_step]), _PATIENCE)
         if self._compares:
             return Task(next(self._ids), self._compares.popleft())
+        if self._parents and self._pooled_step is None:
+            # Each sees the rows of many segments: it is begun before them, so that no worker waits for it in the end.
+            return Task(next(self._ids), self._chunk([self._parents.popleft()]), _PATIENCE)
         # A crash would lose what waits for the pooled model: there may not be much of it.
         ahead = 0 if self.setup.together else _WAITING_EACH * self.limits.processes
         waits_enough = self._pooled_step is not None and len(self._waiting) >= ahead
@@ -229,7 +236,7 @@ class Builder:
 
     def _may_be_fitted_twice(self, steps: list[Step]) -> bool:
         """Return whether the first of these is a segment like others; the pooled model only where it is the only one."""
-        return steps[0].segment != POOLED or not self.plan.steps
+        return not is_shared(steps[0].segment) or (steps[0].segment == POOLED and not self.plan.steps)
 
     def _take(self, ended: Done | Lost, progress: Progress) -> None:
         if isinstance(ended, Lost):
@@ -246,6 +253,8 @@ class Builder:
         elif payload.steps[0].segment == POOLED:
             self._finish(payload, result, progress)
             self._end_pooled(progress)
+        elif is_shared(payload.steps[0].segment):
+            self._finish(payload, result, progress)
         else:
             self._segment_s = max(result.seconds / len(payload.steps), 1e-6)
             self._together = min(2 * self._together, _LARGEST_TOGETHER)
@@ -286,7 +295,7 @@ class Builder:
             if guilty.segment == POOLED:
                 self._pooled_next = True
             else:
-                self._todo.append(guilty)
+                (self._parents if is_shared(guilty.segment) else self._todo).append(guilty)
             return
         failure = lost_failure(guilty.segment, ended.reason, ended.detail)
         lost = ChunkResult(pack=None, pack_bytes=0, versions=[], failures=[failure], seconds=0.0, user_s=0.0)
@@ -312,6 +321,7 @@ class Builder:
         )
         runs.record_chunk(self.store.database, self.run, record)
         self.result.built += len(result.versions)
+        self.result.parents += sum(isinstance(version.segment, Parent) for version in result.versions)
         self.result.steady = self.result.steady or result.steady
         self.result.failures += result.failures
 
@@ -329,13 +339,13 @@ class Builder:
         # Before the map is signed: nothing that a gate refuses ever answers anybody.
         refusals = judge(list(candidate_entries(self.store.database, self.run.model))) if judge is not None else []
         settle_versions(self.store.database, self.run, refusals)
-        entries = list(current_entries(self.store.database, self.run.model))
+        entries = [entry for entry in current_entries(self.store.database, self.run.model) if _is_named(header, entry)]
         failures = list(runs.list_failures(self.store.database, self.run))
         failed = [failure.segment for failure in failures if failure.stage != GATE]
         refused = [failure.segment for failure in failures if failure.stage == GATE]
         fleet = FleetMap.build(header, [*entries, *self._answered_by_pooled(entries, failed, refused)])
         counts = {
-            "built": len(self.plan.steps) + bool(self.plan.pooled) - len(failed),
+            "built": len(self.plan.steps) + len(self.plan.parents) + bool(self.plan.pooled) - len(failed),
             "failed": len(failed),
             "unchanged": len(self.plan.unchanged),
             "without": len(self.plan.without),
@@ -365,8 +375,14 @@ class Builder:
             **dict.fromkeys(refused, NOT_PASSED),
         }
         for segment, reason in why.items():
-            if segment not in known:
+            if segment not in known and not isinstance(segment, Parent):
                 yield pooled._replace(segment=segment, state="pooled", why=reason)
+
+
+def _is_named(header: Header, entry: Entry) -> bool:
+    """Return whether an entry can be asked: the model of a level that is no longer declared is left out."""
+    segment = entry.segment
+    return not isinstance(segment, Parent) or tuple(segment.values()) in (header.levels or ())
 
 
 def start_template(root: Path, *, together: bool = False) -> Template:

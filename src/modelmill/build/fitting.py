@@ -24,7 +24,7 @@ from modelmill.compute.compute import OUTPUT_MB
 from modelmill.data.histogram import count
 from modelmill.model.fitted import make_y
 from modelmill.model.linear import LinearTrain
-from modelmill.names import POOLED, Digest, Segment
+from modelmill.names import Digest, Segment, is_shared
 from modelmill.registry.records import FailureRecord, VersionRecord
 from modelmill.store.blobs import FolderBlobs
 from modelmill.store.packs import PackWriter
@@ -142,7 +142,7 @@ class Fitter:
         self, steps: list[Step], pack: PackWriter, at: Callable[[int], None]
     ) -> Iterator[VersionRecord | FailureRecord]:
         """Build segments together where their train function can, and one by one what is left."""
-        if steps[0].segment == POOLED or not isinstance(self.common.train.function, LinearTrain):
+        if is_shared(steps[0].segment) or not isinstance(self.common.train.function, LinearTrain):
             yield from self._fit_each(steps, 0, pack, at)
             return
         for first, some in batches(steps):

@@ -17,6 +17,7 @@ from modelmill.build.pairing import FEWEST, Paired, losses, pair
 from modelmill.model.conditions import Condition, no_worse
 from modelmill.model.fitted import Floats
 from modelmill.model.metrics import Metric, higher_is_better
+from modelmill.model.rows import Rows
 
 
 class Candidate(NamedTuple):
@@ -34,6 +35,27 @@ class Candidate(NamedTuple):
     """None where there is no pooled model, or it is the one that is judged."""
     lengths: NDArray[np.int64]
     """How many rows each segment has: of one segment, a single number."""
+    rows: Rows | None = None
+    """The test rows themselves, for conditions about a slice of them."""
+
+    def on(self, condition: Condition) -> Candidate | None:
+        """Return the same on a condition's slice; None where there are no such rows."""
+        if not condition.on:
+            return self
+        if self.rows is None:
+            raise AssertionError("conditions about a slice come with the rows")
+        mask = condition.mask(self.rows)
+        if not mask.any():
+            return None
+        counts = np.add.reduceat(mask, np.cumsum(self.lengths) - self.lengths)
+        return Candidate(
+            truth=self.truth[mask],
+            answers=self.answers[mask],
+            champion=None if self.champion is None else self.champion[mask],
+            mean=self.mean[mask],
+            pooled=None if self.pooled is None else self.pooled[mask],
+            lengths=counts[counts > 0],
+        )
 
     def baseline(self, than: str) -> Floats | None:
         """Return the answers of a baseline."""
@@ -51,7 +73,8 @@ class Gate:
     def refusal(self, candidate: Candidate) -> tuple[Condition, str] | None:
         """Return the first condition that does not hold, and why; None where all hold."""
         for condition in self.conditions:
-            if why := self._why_not(condition, candidate):
+            found = candidate.on(condition)
+            if found is not None and (why := self._why_not(condition, found)):
                 return condition, why
         return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,11 +42,13 @@ class Plan(NamedTuple):
     """Segments that get no model of their own, and why."""
     code: Digest
     model: Digest
+    parents: Sequence[Step] = ()
+    """The parents to build; each has rows of its own choice, wherever they lie in the table."""
 
     @property
     def empty(self) -> bool:
         """Return whether there is nothing to build."""
-        return self.pooled is None and not self.steps
+        return self.pooled is None and not self.steps and not self.parents
 
     def digests(self, step: Step) -> Digests:
         """Return the three digests that make a step's version."""
@@ -61,7 +63,7 @@ class Plan(NamedTuple):
 
     def explain(self) -> Iterator[tuple[str, str]]:
         """Yield every segment with its reason, in the order of their names."""
-        every = {step.segment: step.reason for step in self.steps}
+        every = {step.segment: step.reason for step in (*self.steps, *self.parents)}
         every.update(dict.fromkeys(self.unchanged, UNCHANGED))
         every.update(self.without)
         for segment in sorted(every):

@@ -25,6 +25,7 @@ from modelmill.artifact.packing import pack
 from modelmill.artifact.saving import PACKED, Artifact, decode, encode
 from modelmill.artifact.tracing import Program, Untraceable, trace_features, trace_predict
 from modelmill.artifact.unpackable import Unpackable
+from modelmill.build.levels import places_of
 from modelmill.build.plan import Step
 from modelmill.build.work import Pooled, Setup
 from modelmill.data.build_table import BuildTable
@@ -35,15 +36,15 @@ from modelmill.model.loading import load_model_file
 from modelmill.model.metrics import Metric, higher_is_better, metrics_for
 from modelmill.model.roles import RoleFunction, Run
 from modelmill.model.rows import Rows
-from modelmill.names import POOLED, Segment, digest_of, format_segment
+from modelmill.names import POOLED, Parent, Segment, digest_of, format_segment, is_shared
 from modelmill.registry.change import Digests
+from modelmill.registry.fleet import NOT_BETTER
 from modelmill.registry.records import FailureRecord, VersionRecord
 from modelmill.store.packs import PackWriter
 
 GOLDEN_ROWS = 5
 PROVEN_ROWS = 4096
 """On how many rows, at most, a traced function is compared with itself in each chunk."""
-NOT_BETTER = "its own model is not better than the pooled one"
 
 Numbers = NDArray[Any]
 
@@ -107,15 +108,23 @@ class Common:
 
     def stretch(self, steps: list[Step]) -> Stretch:
         """Return the rows of steps that lie side by side."""
+        if isinstance(parent := steps[0].segment, Parent):
+            return self._stretch_of_parent(parent)
         start, end = steps[0].start, steps[-1].start + steps[-1].rows
-        return Stretch(self, self.table.rows(start, end), start)
+        return Stretch(self, self.table.rows(start, end), start, self.tests[start:end])
+
+    def _stretch_of_parent(self, parent: Parent) -> Stretch:
+        rows = self.table.rows(0, len(self.tests))
+        which = places_of(rows, {column.name: column for column in self.model.spec.keys}, parent)
+        return Stretch(self, rows.take(which), 0, self.tests[which])
 
     def stretch_of(self, steps: list[Step]) -> tuple[Stretch, NDArray[np.bool_]]:
         """Return the rows of steps wherever they lie, one step after the other, and which of them test."""
         if all(one.start + one.rows == next_.start for one, next_ in pairwise(steps)):
             return self.stretch(steps), self.tests[steps[0].start : steps[-1].start + steps[-1].rows]
         which = np.concatenate([np.arange(step.start, step.start + step.rows) for step in steps])
-        return Stretch(self, self.table.rows(0, int(which.max()) + 1).take(which), 0), self.tests[which]
+        tests = self.tests[which]
+        return Stretch(self, self.table.rows(0, int(which.max()) + 1).take(which), 0, tests), tests
 
     def timed(self, function: Callable[[], Any]) -> Any:
         """Call user code and count its seconds as the user's."""
@@ -133,8 +142,8 @@ class Common:
 class Stretch:
     """Neighbouring rows of the table, with the features and the pooled answers that all its segments share."""
 
-    def __init__(self, common: Common, rows: Rows, start: int) -> None:
-        self.common, self.rows, self.start = common, rows, start
+    def __init__(self, common: Common, rows: Rows, start: int, tests: NDArray[np.bool_]) -> None:
+        self.common, self.rows, self.start, self.tests = common, rows, start, tests
         self.x = self._features()
         self.pooled = self._pooled_answers()
 
@@ -180,6 +189,8 @@ class SegmentFit:
         self.rows = stretch.rows.take(slice(self.begin, self.begin + step.rows))
         self.test, self.training = self._split()
         self.seed = seed_of(common.model.seed, step.segment)
+        self.told: Segment = tuple(step.segment)
+        """The segment as the user's functions see it: plain texts, of a parent ``("carrier=UA",)``."""
         self.failure: FailureRecord | None = None
         self.stage = "features"
         """What a failure is blamed on."""
@@ -200,7 +211,7 @@ class SegmentFit:
         self.stage = "predict"
         common, x = self.common, _picked(self.x, self.test)
         rows = self.rows.take(self.test) if common.reads_rows else self.rows
-        self.found = common.timed(lambda: common.answers(self.fitted, x, rows, self.step.segment))
+        self.found = common.timed(lambda: common.answers(self.fitted, x, rows, self.told))
 
     def judge(self) -> None:
         """Compare the answers with the truth, and ask the laws."""
@@ -238,15 +249,15 @@ class SegmentFit:
         return x
 
     def _split(self) -> tuple[Any, Any]:
-        """Return which rows test and which train: of one segment the last, of the pooled model the last of each."""
-        if self.step.segment == POOLED:
-            test = self.common.tests[self.step.start : self.step.start + self.step.rows]
+        """Return which rows test and which train: of one segment the last, of several segments the last of each."""
+        if is_shared(self.step.segment):
+            test = self.stretch.tests[self.begin : self.begin + self.step.rows]
             return np.flatnonzero(test), np.flatnonzero(~test)
         kept = self.step.rows - tests_of(self.step.rows, self.common.model.test_share)
         return slice(kept, self.step.rows), slice(0, kept)
 
     def _fit(self) -> Any:
-        common, segment = self.common, self.step.segment
+        common, segment = self.common, self.told
         asked = common.train.asks
         available = {
             "x": _picked(self.x, self.training),
@@ -286,7 +297,7 @@ class SegmentFit:
         if not model.laws:
             return
         typical = typical_row(model.spec, self.rows)
-        ask = Asker(model.spec, model.labels, common.features, common.predict, self.fitted, self.step.segment, typical)
+        ask = Asker(model.spec, model.labels, common.features, common.predict, self.fitted, self.told, typical)
         for name, law in model.laws.items():
             try:
                 common.timed(lambda law=law: law.call({"ask": ask}))  # type: ignore[misc]
@@ -451,10 +462,15 @@ def _not_row_wise(role: RoleFunction, alone: str, among: Floats) -> FeaturesNotR
 
 def write_tests(path: Path, rows: NDArray[np.int64], share: float) -> None:
     """Write which rows of the table test, one byte each: the last ones of every segment."""
+    path.write_bytes(tests_among(rows, share).tobytes())
+
+
+def tests_among(rows: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+    """Return which rows of the table test: the last ones of every segment, of which `rows` are the lengths."""
     marks = np.zeros(int(rows.sum()), dtype=np.bool_)
     end = 0
     for length in rows.tolist():
         end += length
         if length:
             marks[end - tests_of(length, share) : end] = True
-    path.write_bytes(marks.tobytes())
+    return marks

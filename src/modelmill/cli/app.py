@@ -56,7 +56,10 @@ class Commands(click.Group):
         return "" if self.name in (None, PROGRAM) else f"{self.name} "
 
 
-_SUMMARIES = {"data": "Import rows, list and show snapshots."}
+_SUMMARIES = {
+    "data": "Import rows, list and show snapshots.",
+    "labels": "Bring back what was true, and see how good answers were.",
+}
 
 app = Commands(
     PROGRAM,

@@ -96,6 +96,7 @@ def render_audit(found: o.AuditOutcome) -> Iterator[str]:
         "level",
         f"{one.level} of 4",
         *([f"was {one.level_before}"] if one.level_before not in (None, one.level) else []),
+        *([f"by rules {one.rules_before} then"] if one.rules_before not in (None, found.rules) else []),
     )
     yield from lines("emptied", one.emptied)
     yield from lines(f"level {one.level + 1}", one.blocked_by)

@@ -26,8 +26,11 @@ def render_plan(plan: o.PlanOutcome) -> Iterator[str]:
         )
     if "canary" in plan.unmet:
         yield line("", "canary: no", "the model declares none", "required here")
+    yield line("", "rehearsal", plan.rehearsed or "done by `deploy`, before anything is moved")
     yield line("cost", "nothing is built", f"{number(plan.load_mb, 3)} MB to map")
     yield line("where", plan.url, count(plan.workers, "worker"), "" if plan.runs else "no node runs there now")
+    if plan.unseen:
+        yield line("", f"declared, and not seen from here: {', '.join(plan.unseen)}")
     yield line("how", *_how(plan))
     yield line("undo", plan.undo or "there is nothing to go back to yet")
     if plan.hold:
@@ -53,6 +56,13 @@ def _models(plan: o.PlanOutcome) -> Iterator[str]:
         yield line("", "the pooled model changes, too")
 
 
+def render_change(plan: o.PlanOutcome) -> Iterator[str]:
+    """Yield what a plan changes, as one line; nothing where it changes nothing."""
+    if not plan.nothing:
+        numbers = [("change", len(plan.changed)), ("new", plan.new), ("gone", plan.gone), ("stay", plan.same)]
+        yield line("plan", plan.id, *(f"{number_:,} {name}" for name, number_ in numbers if number_), *_how(plan)[:1])
+
+
 def _how(plan: o.PlanOutcome) -> list[str]:
     if not plan.steps:
         return ["at once"]
@@ -66,6 +76,8 @@ def render_deploy(deploy: o.DeployOutcome) -> Iterator[str]:
     if deploy.canary is not None:
         yield from render_canary(deploy.canary)
         return
+    if deploy.rehearsed:
+        yield line("rehearsal", deploy.rehearsed)
     state = "" if deploy.moved else "as before"
     confirmed = f"confirmed by {count(deploy.confirmed, 'worker')}" if deploy.confirmed else "no node runs there now"
     yield line(
@@ -147,6 +159,13 @@ def render_rollback(back: o.RollbackOutcome) -> Iterator[str]:
     yield line(back.environment, what, some, confirmed, seconds(back.seconds))
     if back.without_database:
         yield line("note", "the database was not reached: this is written down there as soon as it is")
+
+
+def render_approval(said: o.ApproveOutcome) -> Iterator[str]:
+    """Yield what was said, by whom, of whose work."""
+    word = "approved" if said.approved else "declined"
+    yield line(word, f"version {said.version} of {said.model} for {said.environment}", f"by {said.by}", said.reason)
+    yield line("", f"built by {said.built_by or 'somebody who is not recorded'}")
 
 
 def render_hold(held: o.HoldOutcome) -> Iterator[str]:

@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from modelmill.cli.arms import compared_lines, render_arms, render_study
+from modelmill.cli.infra import render_infra
+from modelmill.cli.labels import render_labels
 from modelmill.cli.layout import count, line, lines, moment, number, seconds, size, table
+from modelmill.cli.load import render_loadtest
 from modelmill.cli.local import CompletionOutcome, InitOutcome
 from modelmill.cli.proof import render_audit, render_diff, render_reproduce
 from modelmill.cli.releases import (
+    render_approval,
     render_canary,
+    render_change,
     render_copies,
     render_deploy,
     render_history,
@@ -93,6 +98,7 @@ def render_up(up: o.UpOutcome) -> Iterator[str]:
     release = up.release
     state = f"r{release.number} = version {release.version}" + ("" if release.new else ", as before")
     confirmed = f"confirmed by {release.confirmed}/{release.workers} workers" if release.workers else ""
+    yield from render_change(up.plan)
     yield line(release.environment, state, confirmed)
     yield line("answers", up.url, f"pid {up.node.pid}", f"ready after {seconds(up.seconds)}" if up.seconds else "")
     yield line("try", up.curl)
@@ -231,6 +237,7 @@ def render_status(status: o.StatusOutcome) -> Iterator[str]:
         yield line("model", *_model_parts(model))
     for node in status.nodes:
         yield line("node", *_node_parts(node))
+        yield line("", *_declared_parts(node))
         for name, what in node.broken.items():
             yield line("broken", name, what)
     if not status.nodes:
@@ -263,6 +270,16 @@ def _node_parts(node: o.NodeFacts) -> list[str]:
     return [node.url, f"pid {node.pid}", node.environment, *counts, *_pace_parts(node), health]
 
 
+def _declared_parts(node: o.NodeFacts) -> list[str]:
+    """Return what should run there since when, and what does where that is another."""
+    declared = ", ".join(f"{model} r{number}" for model, number in node.declared.items()) or "nothing"
+    since = f"declared since {moment(node.declared_at)}" if node.declared_at else ""
+    if node.behind_s is None:
+        return [f"{declared} runs", since]
+    runs = ", ".join(f"{model} r{number}" for model, number in node.releases.items()) or "not known"
+    return [f"{declared} is declared", f"not taken by all workers for {seconds(node.behind_s)}", f"what runs: {runs}"]
+
+
 def _pace_parts(node: o.NodeFacts) -> list[str]:
     """Return how fast a node answers, and what it holds."""
     pace = f"{node.requests_per_s:,.0f}/s" if node.requests_per_s >= 1 else ""
@@ -277,6 +294,9 @@ def _pace_parts(node: o.NodeFacts) -> list[str]:
 # ------------------------------------------------------------------ predict, search, show
 
 
+_WHO = {"own": "own model", "pooled": "pooled model", "safe": "safe answer"}
+
+
 def render_predict(predict: o.PredictOutcome) -> Iterator[str]:
     """Yield one line an answer: the value, who answered and why."""
     if predict.table is not None:
@@ -284,7 +304,7 @@ def render_predict(predict: o.PredictOutcome) -> Iterator[str]:
     for answer in predict.answers:
         value = number(answer.value) if isinstance(answer.value, float) else str(answer.value)
         version = f" {answer.version}" if answer.version is not None else ""
-        who = "own model" if answer.answered_by == "own" else "pooled model"
+        who = _WHO.get(answer.answered_by) or f"model of {answer.answered_by}"
         why = f"{who}: {answer.why}" if answer.why else who
         chances = "   ".join(f"{label} {share:.3f}" for label, share in answer.probabilities.items())
         head = f"{predict.target} {value} {predict.unit}".rstrip()
@@ -296,7 +316,11 @@ def render_predict(predict: o.PredictOutcome) -> Iterator[str]:
 
 
 def _table_parts(found: o.TableFacts) -> Iterator[str]:
-    shares = f"{found.own:,} by their own model", f"{found.pooled:,} by the pooled one"
+    shares = [f"{found.own:,} by their own model", f"{found.pooled:,} by the pooled one"]
+    if found.parents:
+        shares.append(f"{found.parents:,} by models of levels")
+    if found.safe:
+        shares.append(f"{found.safe:,} by the safe answer")
     yield line("answered", f"{found.rows:,} rows", *shares, seconds(found.seconds))
     if found.out:
         yield line("written", found.out)
@@ -473,15 +497,19 @@ RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.ServeOutcome: render_serve,
     o.PlanOutcome: render_plan,
     o.DeployOutcome: render_deploy,
+    o.LoadtestOutcome: render_loadtest,
     o.RollbackOutcome: render_rollback,
+    o.ApproveOutcome: render_approval,
     o.HoldOutcome: render_hold,
     o.ShadowOutcome: render_shadow,
     o.HistoryOutcome: render_history,
     o.CheckOutcome: render_check,
     o.AdoptOutcome: render_adopt,
     o.StatusOutcome: render_status,
+    o.InfraOutcome: render_infra,
     o.PredictOutcome: render_predict,
     o.ParityOutcome: render_parity,
+    o.LabelsOutcome: render_labels,
     o.SearchOutcome: render_search,
     o.ShowOutcome: render_show,
     o.ImportOutcome: render_import,

@@ -47,6 +47,10 @@ class Answerer(NamedTuple):
     version: int
     why: str
     """Why the pooled model answered; empty where the segment's own did."""
+    environment: str = ""
+    """Whose node it was; empty in journals of before this was written down."""
+    release: int = 0
+    """Its number there; 0 where a version was named in the request."""
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True):

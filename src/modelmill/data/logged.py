@@ -1,9 +1,9 @@
 """Logged predictions as rows: one a row that was asked.
 
-Columns: ``request_id``, ``row`` (of the request), ``asked_at``, ``latency_ms`` (of the whole request), ``run`` (whose fleet
-map was served), ``segment``, ``version``, ``pooled_because`` (empty where the segment's own model answered), ``inputs`` (a
-struct of the schema's request and subject columns, as they were parsed), ``answer`` (a number, or the likeliest label) and,
-for classes, ``probabilities``.
+Columns: ``request_id``, ``row`` (of the request), ``asked_at``, ``latency_ms`` (of the whole request), ``environment`` and
+``release`` (that answered), ``run`` (whose fleet map was served), ``segment``, ``version``, ``pooled_because`` (empty where
+the segment's own model answered), ``inputs`` (a struct of the schema's request and subject columns, as they were parsed),
+``answer`` (a number, or the likeliest label) and, for classes, ``probabilities``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from modelmill.model.values import key_of_text
 from modelmill.names import parse_segment
 
 ORDER = ("segment", "asked_at", "request_id", "row")
-_TYPES = {
+_TYPES: dict[str, Any] = {
     "request_id": pl.String,
     "row": pl.UInt32,
     "asked_at": pl.Datetime("us"),
     "latency_ms": pl.Float64,
+    "environment": pl.String,
+    "release": pl.Int32,
     "run": pl.Int32,
     "segment": pl.String,
     "version": pl.Int32,
@@ -67,6 +69,15 @@ def frame_of(shape: Shape, records: Sequence[Told]) -> pl.DataFrame:
     return pl.concat(parts).sort(ORDER)
 
 
+def completed(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return rows of a file that was written before their environment and release were: nobody knows them now."""
+    if "environment" in frame.columns:
+        return frame
+    unknown = [pl.lit("", _TYPES["environment"]).alias("environment"), pl.lit(0, _TYPES["release"]).alias("release")]
+    found = frame.with_columns(unknown)
+    return found.select(*_TYPES, *(name for name in frame.columns if name not in _TYPES))
+
+
 def _frame(shape: Shape, records: Sequence[Told], inputs_of: Any) -> pl.DataFrame:
     inputs: pl.DataFrame = inputs_of(shape, [record for _, record in records])
     counts = [_rows_of(shape, record) for _, record in records]
@@ -91,6 +102,8 @@ def _about(origin: str, record: Record) -> tuple[Any, ...]:
         request_id(origin, record.id),
         round(1e6 * record.at),
         1e3 * record.seconds,
+        who.environment,
+        who.release,
         who.run,
         who.segment,
         who.version,

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import Row, delete, select
 
 from modelmill.data.journal import Group, is_closed, list_journals, read_journal
-from modelmill.data.logged import ORDER, Shape, Told, frame_of
+from modelmill.data.logged import ORDER, Shape, Told, completed, frame_of
 from modelmill.data.subjects import forget_files, hash_subjects, record_subjects
 from modelmill.data.tables import journals as recorded
 from modelmill.data.tables import predictions
@@ -74,8 +74,12 @@ def settle(store: Store, shape_of: ShapeOf, keep_days: int) -> Settled:
         return Settled(count, rows, _remove_old(store, now() - timedelta(days=keep_days)))
 
 
-def read_predictions(store: Store, shape_of: ShapeOf, model: ModelName, last: int | None = None) -> pl.DataFrame:
+def read_predictions(
+    store: Store, shape_of: ShapeOf, model: ModelName, last: int | None = None, since: datetime | None = None
+) -> pl.DataFrame:
     """Return logged rows of one model, the newest `last` of them; also those that workers have just written.
+
+    With `since` files with nothing that was asked after a moment are left out; rows before it may be among the others.
 
     Columns are those of `data.logged`; `inputs` has the columns of all schemas that the rows had.
     """
@@ -83,7 +87,7 @@ def read_predictions(store: Store, shape_of: ShapeOf, model: ModelName, last: in
         frames = [frame_of(shape_of(*fleet), some) for fleet, some in _unsettled(store).items() if fleet[0] == model]
         count = sum(map(len, frames))
         for file in list_files(store, model):
-            if last is not None and count >= last:
+            if (last is not None and count >= last) or (since is not None and file.last_at < since):
                 break
             frames.append(_read(store, file.digest))
             count += file.rows
@@ -210,7 +214,7 @@ def _read(store: Store, digest: Digest) -> pl.DataFrame:
     content = io.BytesIO(store.blobs.get(digest))
     found = pl.from_arrow(pq.read_table(content, page_checksum_verification=True))
     assert isinstance(found, pl.DataFrame)  # noqa: S101 - a table is no series
-    return found
+    return completed(found)
 
 
 def _row_of(fleet: Fleet, frame: pl.DataFrame, digest: Digest, size: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The tables of this room."""
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Float, Index, Integer, LargeBinary, Table, Text, UniqueConstraint
 
 from modelmill.store.tables import DigestType, Key, MomentType, RowId, metadata
 
@@ -45,3 +45,20 @@ predictions = Table(
 
 journals = Table("data_journal", metadata, Column("name", Key, primary_key=True))
 """Journals whose records a file of predictions holds, and that are only still to be removed."""
+
+labels = Table(
+    "data_label",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("model", Key, nullable=False),
+    Column("content", DigestType, nullable=False, doc="Of its rows in one order: the same rows are imported once."),
+    Column("join_on", Text, nullable=False, doc="``request_id`` or ``keys,time``."),
+    Column("within_s", Float, nullable=False),
+    Column("file", DigestType, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("imported_at", MomentType, nullable=False),
+    UniqueConstraint("model", "content"),
+)
+"""Imports of labels."""

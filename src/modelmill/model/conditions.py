@@ -1,21 +1,28 @@
 """Conditions of a model's policy as typed expressions: ``worse("mae") > 0.10``, ``no_worse("mae", than="champion")``.
 
-They are parsed, checked, stored and shown from the first day. A gate acts on every retraining; triggers and canaries act later.
+They are parsed, checked, stored and shown from the first day. A gate acts on every retraining, a canary on every release;
+triggers act later.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from modelmill.errors import DeclarationInvalid, did_you_mean
 from modelmill.model.columns import Column
-from modelmill.model.metrics import higher_is_better
+from modelmill.model.metrics import MEANS, higher_is_better
+from modelmill.model.rows import Rows
 
 Baseline = Literal["champion", "mean", "pooled"]
+Slice = Mapping[Any, Any]
+"""Columns, or their names, each with a value or with the least and the largest one."""
 _BASELINES = ("champion", "mean", "pooled")
 _PERIODS = ("hour", "day", "week", "month")
 _DURATION = re.compile(r"(\d{1,9})(ms|s|m|h|d)")
@@ -37,13 +44,25 @@ class Condition:
     """The baseline that it is compared with."""
     value: float = 0.0
     """The minimum, or by which share it has to be better."""
+    on: tuple[tuple[str, Any], ...] = ()
+    """The slice of the rows that is meant: a column with its value, or with the least and the largest one."""
 
     def __str__(self) -> str:
-        return f"{self.left} {self.op} {self.right}".strip()
+        text = f"{self.left} {self.op} {self.right}".strip()
+        return f"{text} where {', '.join(_slice_text(*part) for part in self.on)}" if self.on else text
 
     def as_dict(self) -> dict[str, Any]:
         """Return the condition as data, as it is stored and compared."""
-        return {"left": self.left, "op": self.op, "right": self.right}
+        found: dict[str, Any] = {"left": self.left, "op": self.op, "right": self.right}
+        return found | {"on": dict(self.on)} if self.on else found
+
+    def mask(self, rows: Rows) -> NDArray[np.bool_]:
+        """Return which rows belong to its slice, (rows,); all of them where it has none."""
+        found = np.ones(len(rows), dtype=np.bool_)
+        for name, value in self.on:
+            column = rows[name]
+            found &= (column >= value[0]) & (column <= value[1]) if isinstance(value, tuple) else column == value
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +100,28 @@ def worse(metric: str) -> Quantity:
     return Quantity(f"worse({metric})", metric)
 
 
-def better(metric: str, *, than: Baseline, by: float = 0.0) -> Condition:
-    """Ask that a metric is better than a baseline's by at least the share `by`."""
+def better(metric: str, *, than: Baseline, by: float = 0.0, on: Slice | None = None) -> Condition:
+    """Ask that a metric is better than a baseline's by at least the share `by`; `on` a slice, see `at_least`."""
     _check_baseline(than)
     right = f"{than} by {by:g}" if by else than
-    return Condition(f"better({metric})", "than", right, metric, "better", than, by)
+    return Condition(f"better({metric})", "than", right, metric, "better", than, by, _slice(on))
 
 
-def no_worse(metric: str, *, than: Baseline) -> Condition:
-    """Ask that a metric is not clearly worse than a baseline's: a paired comparison on the same rows."""
+def no_worse(metric: str, *, than: Baseline, on: Slice | None = None) -> Condition:
+    """Ask that a metric is not clearly worse than a baseline's: a paired comparison on the same rows, or `on` a slice."""
     _check_baseline(than)
-    return Condition(f"no_worse({metric})", "than", than, metric, "no_worse", than)
+    return Condition(f"no_worse({metric})", "than", than, metric, "no_worse", than, on=_slice(on))
 
 
-def at_least(metric: str, value: float) -> Condition:
-    """Ask that a metric is as good as a value: an accuracy or r2 at least that, an error at most."""
+def at_least(metric: str, value: float, *, on: Slice | None = None) -> Condition:
+    """Ask that a metric is as good as a value: an accuracy or r2 at least that, an error at most.
+
+    With `on` it is a floor of a slice, on whose test rows alone it is judged: ``on={Flight.hour: (18, 23)}`` from the least to
+    the largest value, ``on={Flight.origin: "JFK"}`` of one. A segment without such rows is not asked.
+    """
     limit = _number(metric, value)
-    return Condition(metric, ">=" if higher_is_better(metric) else "<=", limit, metric, "at_least", value=limit)
+    sign = ">=" if higher_is_better(metric) else "<="
+    return Condition(metric, sign, limit, metric, "at_least", value=limit, on=_slice(on))
 
 
 def drifted(column: Column | str | Any) -> Condition:
@@ -169,11 +193,23 @@ def check_judged(what: str, conditions: Sequence[Condition], *, champion: bool) 
                 expected="mm.better(...), mm.no_worse(...) or mm.at_least(...)",
                 next="a canary's abort=[...] is for what is seen while it answers, retrain=[...] for triggers",
             )
+        if condition.on and not champion:
+            raise DeclarationInvalid(f"{what}: `{condition}` is about a slice; a need is asked of the whole fleet")
         if condition.than == "champion" and not champion:
             raise DeclarationInvalid(
                 f"{what}: `{condition}` asks for a champion, and before anything is built there is none",
                 expected="a comparison with mean or pooled",
             )
+
+
+def check_mean(condition: Condition) -> None:
+    """Refuse to have a canary watch a metric that is no mean over rows: it would wait for ever."""
+    if condition.metric not in MEANS:
+        raise DeclarationInvalid(
+            f"canary abort: `{condition}` cannot be judged while labels come",
+            expected=f"a mean over rows: {', '.join(MEANS)}",
+            likely=f"`{condition.metric}` of a few rows says nothing of that of all rows",
+        )
 
 
 def _check_steps(steps: Sequence[str]) -> None:
@@ -188,6 +224,35 @@ def _check_steps(steps: Sequence[str]) -> None:
             shares.append(float(match[1]))
     if not shares or shares != sorted(set(shares)) or shares[-1] != 100:
         raise DeclarationInvalid("canary steps must grow and end with 100%", got=", ".join(steps))
+
+
+def check_slices(conditions: Sequence[Condition], columns: Mapping[str, Column]) -> None:
+    """Refuse slices by columns that the schema does not have, or that no request carries."""
+    for condition in conditions:
+        for name, _ in condition.on:
+            column = columns.get(name)
+            if column is None or column.role in ("target", "subject"):
+                known = [one.name for one in columns.values() if one.role not in ("target", "subject")]
+                raise DeclarationInvalid(
+                    f"`{condition}`: there is no column `{name}` to slice by", likely=did_you_mean(name, known)
+                )
+
+
+def _slice(on: Slice | None) -> tuple[tuple[str, Any], ...]:
+    """Return a declared slice as data that compares; a pair is a range."""
+    found = tuple((str(column), value) for column, value in (on or {}).items())
+    for name, value in found:
+        pair = isinstance(value, tuple)
+        if (pair and (len(value) != 2 or not value[0] <= value[1])) or isinstance(value, list | dict | set):
+            raise DeclarationInvalid(
+                f"`{name}` cannot be sliced by `{value!r}`",
+                expected="a value, or the least and the largest one: (18, 23)",
+            )
+    return found
+
+
+def _slice_text(name: str, value: Any) -> str:
+    return f"{name} {value[0]}..{value[1]}" if isinstance(value, tuple) else f"{name} = {value}"
 
 
 def _check_baseline(than: str) -> None:

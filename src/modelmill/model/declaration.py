@@ -9,10 +9,20 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from modelmill.errors import DeclarationInvalid, did_you_mean
-from modelmill.model.conditions import Canary, Condition, check_conditions, check_judged, parse_duration
+from modelmill.model.conditions import (
+    Canary,
+    Condition,
+    check_conditions,
+    check_judged,
+    check_mean,
+    check_slices,
+    parse_duration,
+)
+from modelmill.model.levels import read_levels
 from modelmill.model.linear import LinearTrain
 from modelmill.model.metrics import check_metric, default_metrics
 from modelmill.model.roles import KNOWN_PARAMETERS, Function, RoleFunction, is_single, read_role, where_of
+from modelmill.model.safe import read_safe
 from modelmill.model.schema import Schema, SchemaSpec, schema_of
 from modelmill.names import ModelName, parse_model_name
 
@@ -54,6 +64,8 @@ class Model:
         keeps: float = 0.0,
         files: Sequence[str] = (),
         tags: Mapping[str, str] | None = None,
+        levels: Sequence[Any] = (),
+        safe: float | str | bool | Mapping[str, float] | None = None,
     ) -> None:
         """Declare a model.
 
@@ -63,12 +75,15 @@ class Model:
         `needs`: what makes it worth building at all, see `modelmill feasibility`. `gate`: what a retrained version has to
         pass. `fresh`: how old the newest row of a snapshot may be, such as ``"2d"``. `keeps`: the share of the last snapshot's
         rows, and of its segments, that a new one must have, 0 to 1. `files`: what the functions read beside the rows, as paths
-        in the project; they are kept with the code.
+        in the project; they are kept with the code. `levels`: columns, or lists of columns, whose values get a model of
+        their own that answers where a segment has none, the most specific first. `safe`: the answer where no model has one, not
+        even the pooled one: a number, or a label, or a probability for each label.
         """
         self.name: ModelName = parse_model_name(name)
         self.where = _caller()
         self.spec: SchemaSpec = schema_of(schema)
         self.by = self._read_by(by)
+        self.levels = read_levels(levels, self.spec, self.by, gated=bool(gate))
         self.min_rows = _between("min_rows", min_rows, 2, 10**9)
         self.test_share = _between("test_share", test_share, 0.01, 0.9)
         self.seed = int(_between("seed", seed, 0, 2**31 - 1))
@@ -76,6 +91,7 @@ class Model:
         self.owner, self.purpose = owner, purpose or (schema.__doc__ or "").strip().split("\n")[0]
         self.tags, self.files = dict(tags or {}), tuple(files)
         self.needs, self.gate, self.retrain, self.canary = tuple(needs), tuple(gate), tuple(retrain), canary
+        self.safe = read_safe(safe, self.spec.target, self.labels)
         self.metrics = tuple(metrics) or default_metrics(self.task)
         self._functions: dict[str, RoleFunction] = {}
         self.laws: dict[str, RoleFunction] = {}
@@ -83,6 +99,7 @@ class Model:
         self.checks: dict[str, RoleFunction] = {}
         check_conditions("gate", self.gate)
         check_judged("gate", self.gate, champion=True)
+        check_slices(self.gate, {column.name: column for column in self.spec.columns})
         check_conditions("needs", self.needs)
         check_judged("needs", self.needs, champion=False)
         check_conditions("retrain", self.retrain)
@@ -176,6 +193,10 @@ class Model:
         wanted = [*self.metrics, *(c.metric for c in (*self.needs, *self.gate, *self.retrain) if c.metric)]
         for name in wanted:
             check_metric(name, self.task, own)
+        for condition in self.canary.abort if self.canary else ():
+            if condition.metric:
+                check_metric(condition.metric, self.task, own)
+                check_mean(condition)
 
     def declaration(self) -> dict[str, Any]:
         """Return the whole declaration as data: what is stored with a run and compared between versions."""
@@ -200,6 +221,9 @@ class Model:
             "gate": [c.as_dict() for c in self.gate],
             "retrain": [c.as_dict() for c in self.retrain],
             "canary": self.canary.as_dict() if self.canary else None,
+            # Named only where it is declared: a declaration that was recorded before must keep its digest.
+            **({"levels": [list(level) for level in self.levels]} if self.levels else {}),
+            **({"safe": list(self.safe)} if self.safe else {}),
         }
 
     # ---------------------------------------------------------------- inside

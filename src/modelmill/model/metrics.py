@@ -123,6 +123,8 @@ def _sums(values: Floats, starts: NDArray[np.int64]) -> Floats:
 _OF_EACH = {"mae": _mae_of_each, "rmse": _rmse_of_each, "mape": _mape_of_each, "r2": _r2_of_each}
 REGRESSION: dict[str, Metric] = {"mae": mae, "rmse": rmse, "mape": mape, "r2": r2}
 CLASSIFICATION: dict[str, Metric] = {"accuracy": accuracy, "f1": f1, "roc_auc": roc_auc, "log_loss": log_loss}
+MEANS = ("mae", "rmse", "mape", "log_loss", "accuracy")
+"""Metrics that are a mean over rows, or the root of one: whether these got worse can be said while labels come."""
 HIGHER_IS_BETTER = frozenset({"r2", "accuracy", "f1", "roc_auc"})
 
 _DEFAULTS = {

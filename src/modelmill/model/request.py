@@ -22,7 +22,7 @@ from modelmill.model.fitted import Floats, column_array, make_x
 from modelmill.model.rows import Rows
 from modelmill.model.schema import SchemaSpec
 from modelmill.model.values import CHECKS, as_json, key_of_text, refuse, row_text, text_of
-from modelmill.names import Segment, format_segment
+from modelmill.names import Parent, Segment, format_segment
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -46,6 +46,13 @@ class Batch:
         if self._x is not None:
             return [tuple([text_of(value) for value in row]) for row in self._keys]
         return [self._parser.segment_of(row) for row in self._values]
+
+    def texts(self, names: Sequence[str]) -> list[tuple[str | None, ...]]:
+        """Return the values of some key columns of each row as segments hold them; None where a row does not have them."""
+        if self._x is not None or not names:
+            return [(None,) * len(names)] * len(self)
+        places = [list(self._parser.columns).index(name) for name in names]
+        return [tuple([None if row[p] is None else text_of(row[p]) for p in places]) for row in self._values]
 
     @cached_property
     def rows(self) -> Rows:
@@ -194,7 +201,7 @@ class RequestParser:
 
     def keys_of(self, address: Segment) -> Values:
         """Return the keys that an address names, typed as the schema says."""
-        if len(address) != len(self.by):
+        if len(address) != len(self.by) or isinstance(address, Parent):
             raise BodyUnreadable(
                 f"`{format_segment(address)}` is no segment of this model", expected=", ".join(self.by)
             )

@@ -13,14 +13,15 @@ from modelmill.errors import NodeNotReady, NotFound, RequestError, UsageError, e
 from modelmill.model.declaration import Model
 from modelmill.model.fitted import answer, make_x
 from modelmill.model.request import parser_of
+from modelmill.model.safe import safe_answers
 from modelmill.model.values import value_of_text
-from modelmill.names import POOLED, ModelName, Segment, format_segment, parse_target
+from modelmill.names import POOLED, Segment, format_segment, format_target, parse_target
 from modelmill.orchestrator.checking import fit_one
 from modelmill.orchestrator.outcomes import Answer, PredictOutcome, Progress, no_progress
 from modelmill.orchestrator.project import Project, open_project
 from modelmill.orchestrator.requests import PredictRequest
 from modelmill.orchestrator.tables import predict_table
-from modelmill.registry.fleet import NOT_BUILT
+from modelmill.registry.fleet import NOT_BETTER, NOT_BUILT, SAFE, answered_by, beyond_of, parents_of, why_after
 from modelmill.registry.versions import Version, current_version
 from modelmill.serving.control import NodeInfo, find_node
 from modelmill.settings import Settings
@@ -105,48 +106,92 @@ def _ask_registry(store: Store, model: Model, rows: Sequence[Mapping[str, Any]])
 
 
 def _ask_version(store: Store, model: Model, row: Mapping[str, Any]) -> Answer:
-    segment = _segment_of(model, row)
-    version, why = _version_for(store, model.name, segment)
+    """Ask whoever a node would ask, one after the other; the last of them has the last word."""
+    segment, _ = _segment_of(model, row)
+    versions, why = _versions_for(store, model, row)
+    for version in versions:
+        try:
+            return _by_version(store, model, version, row, segment, why)
+        except Exception:
+            if version is versions[-1] and not model.safe:
+                raise
+        why = why_after(segment, version.id.segment, why)
+    return _safely(model, segment, why)
+
+
+def _by_version(
+    store: Store, model: Model, version: Version, row: Mapping[str, Any], segment: Segment, why: str
+) -> Answer:
     pack = PackReader(store.blobs.open(version.pack))
     fitted = decode_artifact(version.format, pack.entry(version.offset, version.length, version.artifact))
-    return _answered(model, fitted, row, segment, version.id.number, why)
+    numbers = _numbers(model, fitted, row, segment)
+    return _answered(model, numbers, segment, answered_by(segment, version.id.segment), version.id.number, why)
 
 
-def _version_for(store: Store, name: ModelName, segment: Segment) -> tuple[Version, str]:
-    """Return the version that answers for a segment, and why that is the pooled one where it is."""
+def _versions_for(store: Store, model: Model, row: Mapping[str, Any]) -> tuple[list[Version], str]:
+    """Return the versions that are asked for a row, as a fleet map has them, and why its segment's own is not the first.
+
+    Raises `NotFound` where there are none.
+    """
+    segment, beyond = _segment_of(model, row)
+    own, pooled = _find(store, model, segment), _find(store, model, POOLED)
+    why = NOT_BUILT if own is None else own.why if own.state != "own" else ""
+    versions = [own] if own is not None and not why else []
+    if segment and (why != NOT_BETTER or pooled is None):
+        parents = parents_of(model.levels, (*zip(model.by, segment, strict=True), *beyond.items()))
+        found = (_find(store, model, parent) for parent in parents)
+        versions += [version for version in found if version is not None and version.state == "own"]
+    if segment and pooled is not None:
+        versions.append(pooled)
+    if not versions:
+        raise NotFound(f"`{format_target(model.name, segment)}` has no version, and there is no pooled model")
+    return versions, why
+
+
+def _find(store: Store, model: Model, segment: Segment) -> Version | None:
     try:
-        own = current_version(store.database, name, segment)
+        return current_version(store.database, model.name, segment)
     except NotFound:
-        return current_version(store.database, name, POOLED), NOT_BUILT
-    return (own, "") if own.state == "own" else (current_version(store.database, name, POOLED), own.why)
+        return None
+
+
+def _safely(model: Model, segment: Segment, why: str) -> Answer:
+    return _answered(model, safe_answers(model.safe, 1)[0], segment, SAFE, None, why)
 
 
 def _ask_unsaved(project: Project, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
     answers = []
     for row in rows:
-        segment = _segment_of(project.model, row)
+        segment, _ = _segment_of(project.model, row)
         tried = fit_one(project, segment)
         why = "" if tried.step.segment == segment else "too few rows of this segment"
-        answers.append(_answered(project.model, tried.fitted, row, segment, None, why))
+        numbers = _numbers(project.model, tried.fitted, row, segment)
+        by = answered_by(segment, tried.step.segment)
+        answers.append(_answered(project.model, numbers, segment, by, None, why))
     return answers
 
 
-def _segment_of(model: Model, row: Mapping[str, Any]) -> Segment:
-    return parser_of(model.spec, model.by, model.feature_names).batch([row]).segments()[0]
+def _segment_of(model: Model, row: Mapping[str, Any]) -> tuple[Segment, dict[str, str | None]]:
+    """Return a row's segment, and what it says of the columns of levels beyond it."""
+    batch = parser_of(model.spec, model.by, model.feature_names).batch([row])
+    beyond = beyond_of(model.levels, model.by)
+    return batch.segments()[0], dict(zip(beyond, batch.texts(beyond)[0], strict=True))
 
 
-def _answered(
-    model: Model, fitted: Any, row: Mapping[str, Any], segment: Segment, number: int | None, why: str
-) -> Answer:
+def _numbers(model: Model, fitted: Any, row: Mapping[str, Any], segment: Segment) -> Any:
+    """Return what a fitted object answers to a row: a number, or a probability a class."""
     rows = parser_of(model.spec, model.by, model.feature_names).parse_rows([row])
     x = make_x(model.role("features"), model.spec, rows)
-    numbers = answer(fitted, model.role("predict"), len(model.labels), x, rows, segment)[0]
+    return answer(fitted, model.role("predict"), len(model.labels), x, rows, segment)[0]
+
+
+def _answered(model: Model, numbers: Any, segment: Segment, by: str, number: int | None, why: str) -> Answer:
     chances = dict(zip(model.labels, numbers.tolist(), strict=True)) if model.labels else {}
     return Answer(
         model=model.name,
         segment=format_segment(segment),
         value=model.labels[int(numbers.argmax())] if model.labels else float(numbers),
-        answered_by="pooled" if why or not segment else "own",
+        answered_by=by,
         version=number,
         why=why,
         probabilities=chances,

@@ -21,14 +21,16 @@ from modelmill.orchestrator.outcomes import AuditOutcome, ModelAudit, Progress, 
 from modelmill.orchestrator.requests import AuditRequest
 from modelmill.orchestrator.served import model_names, pick_model
 from modelmill.registry import runs
-from modelmill.registry.audit import EMPTY, MOVEMENTS, Cell, Fact, Rules, fill, level_of, read_rules
-from modelmill.registry.evidence import AUDIT, REPRODUCED, Evidence, all_evidence, record_evidence
+from modelmill.registry.audit import EMPTY, MOVEMENTS, PROMOTION, Cell, Fact, Rules, fill, level_of, read_rules
+from modelmill.registry.evidence import AUDIT, REHEARSAL, REPRODUCED, Evidence, all_evidence, record_evidence
 from modelmill.registry.facts import read_archive
 from modelmill.registry.fleet import FleetMap, decode
 from modelmill.registry.lock import read_lock
 from modelmill.registry.records import Run
 from modelmill.registry.runs import newest_map
-from modelmill.release.releasing import current_release, list_environments
+from modelmill.release.moving import ROLLBACK, list_moves
+from modelmill.release.releasing import current_release, list_environments, list_places
+from modelmill.release.rollouts import DONE, list_rollouts
 from modelmill.settings import Settings
 from modelmill.store.opening import Store, open_store
 from modelmill.store.tables import now
@@ -58,7 +60,7 @@ def _audit(store: Store, name: ModelName) -> ModelAudit:
     found = all_evidence(store.database, name)
     facts = dict(_Facts(store, run, found).all())
     cells = fill(rules, facts, now(), {"name": name.replace("-", "_"), "version": str(run.number)})
-    movements = _movements(found)
+    movements = _movements(store, name, found)
     level, lacking, missing = level_of(rules, cells, movements)
     before = next((one for one in reversed(found) if one.kind == AUDIT), None)
     record_evidence(store.database, name, AUDIT, facts=_kept(rules, level, cells))
@@ -71,6 +73,7 @@ def _audit(store: Store, name: ModelName) -> ModelAudit:
         blocked_by=tuple(_text_of(cell) for cell in lacking) + tuple(f"no {one} was recorded" for one in missing),
         emptied=tuple(_emptied(before, cells)) if before else (),
         level_before=before.facts["level"] if before else None,
+        rules_before=before.facts["rules"] if before else None,
     )
 
 
@@ -85,8 +88,10 @@ def _emptied(before: Evidence, cells: list[Cell]) -> Iterator[str]:
             yield f"{cell.row} x {cell.column} was {was}"
 
 
-def _movements(found: list[Evidence]) -> list[str]:
-    return [name for name in MOVEMENTS if any(one.kind == name for one in found)]
+def _movements(store: Store, name: ModelName, found: list[Evidence]) -> list[str]:
+    """Return the movements that were seen: a promotion is one map, and so the same bytes, in two environments."""
+    promoted = any(len(places) > 1 for places in list_places(store.database, name).values())
+    return [one for one in MOVEMENTS if any(e.kind == one for e in found) or (one == PROMOTION and promoted)]
 
 
 def _text_of(cell: Cell) -> str:
@@ -187,11 +192,20 @@ class _Facts:
             yield "laws hold", Fact(f"{laws} laws, {self.run.counts.get('failed', 0)} of {built} segments failed")
 
     def _release(self) -> Iterator[tuple[str, Fact]]:
-        for place in list_environments(self.store.database):
-            release = current_release(self.store.database, place, self.run.model)
+        database, model = self.store.database, self.run.model
+        places = list_environments(database)
+        for place in places:
+            release = current_release(database, place, model)
             if release is not None:
                 yield "released", Fact(f"{place} r{release.number}", None)
-                return
+                break
+        for place in places:
+            judged = [one for one in list_rollouts(database, place, model) if one.state == DONE]
+            if judged:
+                yield "canary judged", Fact(f"{place} r{judged[0].candidate}", judged[0].ended_at)
+            back = [move for move in list_moves(database, place, model) if move.kind == ROLLBACK]
+            if back:
+                yield "rollback tried", Fact(f"{place} r{back[0].before} -> r{back[0].after}", back[0].at)
 
     def _answers(self) -> Iterator[tuple[str, Fact]]:
         files = list_files(self.store, self.run.model)
@@ -216,6 +230,8 @@ class _Facts:
                     facts["reproduced by another"] = good
             elif one.kind == "parity" and one.facts.get("rows", 0) >= _ENOUGH_ROWS:
                 facts["served as trained"] = good
+            elif one.kind == REHEARSAL:
+                facts["rehearsed"] = good
             elif one.kind == "drill":
                 facts["contract drilled"] = good
             elif one.kind == "retraining":

@@ -25,7 +25,7 @@ from modelmill.model.schema import SchemaSpec
 from modelmill.model.values import key_text
 from modelmill.names import Digest, Segment, format_target
 from modelmill.registry.facts import extract_code
-from modelmill.registry.fleet import FAILED, Entry, FleetMap
+from modelmill.registry.fleet import SAFE, Beyond, FleetMap, why_after
 from modelmill.settings import Settings
 from modelmill.store.opening import Store
 
@@ -40,14 +40,15 @@ class Answers(NamedTuple):
     numbers: NDArray[np.float64]
     """(rows,), or (rows, classes)."""
     versions: NDArray[np.int64]
+    by: list[str]
+    """Who answered each row: ``own``, ``carrier=UA``, ``pooled`` or ``safe``."""
     whys: list[str]
-    """Why the pooled model answered a row; empty where its segment's own did."""
+    """Why that was not its segment's own model; empty where it was."""
 
     def columns(self, labels: Sequence[str]) -> list[pl.Series]:
         """Return the answers as columns, named as `names_of_answers` says."""
         chances = self.numbers.T if labels else ()
-        by = ["pooled" if why else "own" for why in self.whys]
-        columns = [self.values(labels), *chances, by, self.versions, self.whys]
+        columns = [self.values(labels), *chances, self.by, self.versions, self.whys]
         return [pl.Series(name, values) for name, values in zip(names_of_answers(labels), columns, strict=True)]
 
     def values(self, labels: Sequence[str]) -> list[float] | list[str]:
@@ -68,30 +69,42 @@ def answer_rows(store: Store, settings: Settings, fleet: FleetMap, frame: pl.Dat
     Raises what the models raise where the pooled model, too, has no answer.
     """
     by = list(fleet.header.by)
-    ordered = frame.with_row_index("__row").sort([*by, "__row"]) if by else frame.with_row_index("__row")
-    segments = _segments(ordered, by)
-    chosen = [fleet.entry_for(segment) for segment, *_ in segments]
+    keys = [*by, *(name for name in fleet.beyond if name in frame.columns)]
+    ordered = frame.with_row_index("__row").sort([*keys, "__row"]) if by else frame.with_row_index("__row")
     numbers = np.empty((len(frame), *((len(fleet.header.labels),) if fleet.header.labels else ())))
-    versions, whys = np.empty(len(frame), dtype=np.int64), [""] * len(frame)
+    versions, told = np.empty(len(frame), dtype=np.int64), [("", "")] * len(frame)
     places = ordered["__row"].to_numpy()
-    for part, answers in _answered(store, settings, fleet, ordered.drop("__row"), segments, chosen):
+    for part, answers in _answered(store, settings, fleet, ordered.drop("__row"), keys):
         rows = places[part.start : part.start + part.rows]
-        numbers[rows], versions[rows] = answers.numbers, part.entry.number
-        for row in rows if part.why else ():
-            whys[row] = part.why
-        for row in rows[answers.fell_back]:
-            assert part.pooled is not None  # noqa: S101 - it answered
-            versions[row], whys[row] = part.pooled.number, FAILED
-    return Answers(numbers, versions, whys)
+        numbers[rows] = answers.numbers
+        tellings = list(_tellings(part, has_segments=bool(by)))
+        for place, row in enumerate(rows.tolist()):
+            versions[row], by_whom, why = tellings[answers.fell_back.get(place, 0)]
+            told[row] = by_whom, why
+    return Answers(numbers, versions, [by for by, _ in told], [why for _, why in told])
 
 
-def _segments(ordered: pl.DataFrame, by: Sequence[str]) -> Segments:
+def _tellings(part: BatchPart, *, has_segments: bool) -> Iterator[tuple[int, str, str]]:
+    """Yield what is told of an answer by each of a chain: the version, who it is, and why not the segment's own model."""
+    why = part.why
+    for entry in part.chain:
+        is_own = not has_segments and entry.state != SAFE
+        yield entry.number, "own" if is_own else entry.answers_as(part.segment), why
+        why = why_after(part.segment, entry.segment, why)
+
+
+def _segments(ordered: pl.DataFrame, fleet: FleetMap, keys: Sequence[str]) -> tuple[Segments, list[Beyond]]:
+    """Return the segments of sorted rows, one twice where it has several values beyond it, and those values."""
+    by = fleet.header.by
     if not by:
-        return Segments([()], np.zeros(1, dtype=np.int64), np.array([len(ordered)]), [b""])
-    groups = ordered.group_by(by, maintain_order=True).len()
-    texts = [[key_text(value) for value in groups[name].to_list()] for name in by]
+        return Segments([()], np.zeros(1, dtype=np.int64), np.array([len(ordered)]), [b""]), [()]
+    groups = ordered.group_by(keys, maintain_order=True).len()
+    texts = {name: [None if v is None else key_text(v) for v in groups[name].to_list()] for name in keys}
     rows = groups["len"].cast(pl.Int64).to_numpy()
-    return Segments(list(zip(*texts, strict=True)), starts_of(rows), rows, [b""] * len(rows))
+    unsaid = [None] * len(groups)
+    beyond = list(zip(*(texts.get(name, unsaid) for name in fleet.beyond), strict=True)) or [()] * len(groups)
+    segments = list(zip(*(texts[name] for name in by), strict=True))
+    return Segments(segments, starts_of(rows), rows, [b""] * len(rows)), beyond
 
 
 def _answered(
@@ -99,22 +112,30 @@ def _answered(
     settings: Settings,
     fleet: FleetMap,
     ordered: pl.DataFrame,
-    segments: Segments,
-    chosen: Sequence[tuple[Entry, str]],
+    keys: Sequence[str],
 ) -> Iterator[tuple[BatchPart, BatchAnswers]]:
     """Yield the answers to each segment, one code archive after the other."""
-    pooled = fleet.find(())
+    segments, every = _segments(ordered, fleet, keys)
     parts: dict[Digest, list[BatchPart]] = {}
-    for (segment, start, rows, _), (entry, why) in zip(segments, chosen, strict=True):
-        part = BatchPart(start, rows, segment, entry, why, pooled)
-        parts.setdefault(entry.code or fleet.header.code, []).append(part)
+    for (segment, start, rows, _), beyond in zip(segments, every, strict=True):
+        chain, why = fleet.chain(segment, beyond)
+        if not chain:
+            raise fleet.unknown(segment)
+        parts.setdefault(chain[0].code or fleet.header.code, []).append(BatchPart(start, rows, segment, chain, why))
     with tempfile.TemporaryDirectory(dir=_made(store.scratch)) as scratch:
         table = Path(scratch) / "table"
         _write_table(table, fleet.header.spec, ordered, segments)
         for code, some in parts.items():
             root = extract_code(store.blobs, code, _made(store.folder / "cache" / "code"))
             file, model = fleet.header.entry
-            setup = BatchSetup(file=root / file, root=root, model=model, table=table, blobs=store.blobs.folder)
+            setup = BatchSetup(
+                file=root / file,
+                root=root,
+                model=model,
+                table=table,
+                blobs=store.blobs.folder,
+                safe=fleet.safe,
+            )
             yield from answer_parts(settings, setup, some)
 
 

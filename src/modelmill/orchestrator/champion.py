@@ -52,7 +52,7 @@ def test_answers(
     parts: dict[Digest, list[BatchPart]] = {}
     for step, entry in asked:
         tests = tests_of(step.rows, board.test_share)
-        part = BatchPart(step.start + step.rows - tests, tests, step.segment, entry, "", None)
+        part = BatchPart(step.start + step.rows - tests, tests, step.segment, [entry], "")
         parts.setdefault(entry.code or fleet.header.code, []).append(part)
     cache = store.folder / "cache" / "code"
     cache.mkdir(parents=True, exist_ok=True)
@@ -61,4 +61,4 @@ def test_answers(
         root = extract_code(store.blobs, code, cache)
         setup = BatchSetup(file=root / file, root=root, model=model, table=board.table, blobs=store.blobs.folder)
         for part, found in answer_parts(settings, setup, some, board.template):
-            yield part.segment, part.entry, found.numbers
+            yield part.segment, part.chain[0], found.numbers

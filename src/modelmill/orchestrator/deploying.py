@@ -23,7 +23,8 @@ from modelmill.errors import (
     UsageError,
 )
 from modelmill.model.conditions import parse_duration
-from modelmill.names import Digest, ModelName, Segment, format_segment, parse_target
+from modelmill.names import Digest, ModelName, Segment, format_segment, is_shared, parse_target
+from modelmill.orchestrator.approving import FLOOR as APPROVED
 from modelmill.orchestrator.canaries import follow, holds_of, rollout_facts
 from modelmill.orchestrator.outcomes import (
     DeployOutcome,
@@ -36,6 +37,7 @@ from modelmill.orchestrator.outcomes import (
     no_progress,
 )
 from modelmill.orchestrator.planning import READ, Planned, make_plan, read_plan
+from modelmill.orchestrator.rehearsing import rehearsal_text, rehearse_release
 from modelmill.orchestrator.requests import (
     DeployRequest,
     HistoryRequest,
@@ -48,8 +50,9 @@ from modelmill.orchestrator.serve import wait_for_node
 from modelmill.orchestrator.served import model_names, pick_model
 from modelmill.registry.fleet import FleetMap, check_answer_alike, compose, decode, sign
 from modelmill.registry.host import user_name
+from modelmill.registry.runs import get_signature
 from modelmill.release.moving import Hold, list_moves
-from modelmill.release.pointers import find_published, open_map, order_rollback
+from modelmill.release.pointers import Pointer, check_packs, find_published, open_map, order_rollback
 from modelmill.release.releasing import (
     current_release,
     get_release,
@@ -61,7 +64,7 @@ from modelmill.release.releasing import (
 from modelmill.release.rollouts import DONE, Rollout
 from modelmill.release.rows import SignedDigest
 from modelmill.release.staging import lift_hold, release_beside, roll_back, set_hold
-from modelmill.serving.control import run_folder
+from modelmill.serving.control import find_node, run_folder
 from modelmill.serving.history import History
 from modelmill.settings import Settings
 from modelmill.store.blobs import blobs_of, pointers_of
@@ -88,7 +91,7 @@ def deploy(settings: Settings, request: DeployRequest, progress: Progress = no_p
             _check_allowed(planned.outcome)
             progress("plan", {"outcome": planned.outcome})
             raise _asked(planned.outcome)
-        return _apply(store, settings, planned, request.reason or "deploy", None if request.detach else progress)
+        return apply_plan(store, settings, planned, request.reason or "deploy", None if request.detach else progress)
 
 
 def promote(settings: Settings, request: PromoteRequest, progress: Progress = no_progress) -> DeployOutcome:
@@ -97,7 +100,7 @@ def promote(settings: Settings, request: PromoteRequest, progress: Progress = no
         raise UsageError("a promotion needs a version and an environment", expected="modelmill promote 2 --to prod")
     with open_store(settings, create=False) as store:
         planned = make_plan(store, settings, request.environment, request.model, request.version)
-        return _apply(store, settings, planned, request.reason or "promotion", None if request.detach else progress)
+        return apply_plan(store, settings, planned, request.reason or "promotion", None if request.detach else progress)
 
 
 def _check_same(found: PlanOutcome, written: PlanOutcome | None, wanted: str | None) -> None:
@@ -132,6 +135,13 @@ def _check_allowed(plan: PlanOutcome) -> None:
             next=f"modelmill resume {plan.model} {plan.environment}",
             safe="nothing was moved",
         )
+    if plan.unmet == (APPROVED,):
+        raise ApprovalNeeded(
+            f"version {plan.version} of `{plan.model}` waits for somebody's approval for {plan.environment}",
+            got=next(check.text for check in plan.checks if check.floor == APPROVED),
+            next=f"modelmill approve {plan.version} --for {plan.environment}      (by somebody who has not built it)",
+            safe="nothing was moved",
+        )
     if plan.unmet:
         texts = {check.floor: check.text for check in plan.checks}
         raise FloorNotMet(
@@ -150,16 +160,31 @@ def _asked(plan: PlanOutcome) -> ApprovalNeeded:
     )
 
 
-def _apply(store: Store, settings: Settings, planned: Planned, reason: str, progress: Progress | None) -> DeployOutcome:
+def apply_plan(
+    store: Store,
+    settings: Settings,
+    planned: Planned,
+    reason: str,
+    progress: Progress | None,
+    *,
+    rehearsal: bool = True,
+) -> DeployOutcome:
     """Move the pointer as planned, and wait for the node; a canary is followed where there is somebody to tell."""
     began, plan = time.monotonic(), planned.outcome
     if not plan.nothing:
         _check_allowed(plan)
     if planned.candidate.map is None:
         raise NotFound(f"run {plan.version} of `{plan.model}` built nothing")
+    if not plan.nothing:
+        _check_sound(store, planned)
+    rehearsed = _rehearse(store, planned, progress or no_progress) if rehearsal and not plan.nothing else ""
     if planned.policy.steps and not plan.nothing:
         rollout, begun = _begin_canary(store, settings, planned, planned.candidate.map, reason)
-        return _followed(store, rollout, begun, progress) if progress and begun.confirmed else begun
+        begun = msgspec.structs.replace(begun, rehearsed=rehearsed)
+        # A node that is slow to open the candidate, such as one whose model runs in a child, still has it watched.
+        runs = find_node(settings.store_folder, plan.environment) is not None
+        return _followed(store, rollout, begun, progress) if progress and runs else begun
+    moving = time.monotonic()
     found = release(
         store,
         plan.environment,
@@ -169,16 +194,36 @@ def _apply(store: Store, settings: Settings, planned: Planned, reason: str, prog
         by=user_name(),
         reason=reason,
     )
-    control_s = time.monotonic() - began
+    control_s = time.monotonic() - moving
     return DeployOutcome(
         plan=plan,
         release=found.number,
         moved=not plan.nothing,
+        rehearsed=rehearsed,
         confirmed=wait_for_node(settings, plan.environment),
         control_s=control_s,
         seconds=time.monotonic() - began,
         next=f"modelmill rollback {plan.model} {plan.environment}" if plan.before else "modelmill status",
     )
+
+
+def _rehearse(store: Store, planned: Planned, progress: Progress) -> str:
+    """Have a fresh process answer with the version before anything is moved; return what came of it."""
+    plan, run = planned.outcome, planned.candidate
+    progress("line", {"text": f"rehearsal of version {run.number} in a fresh process"})
+    found = rehearse_release(store, plan.environment, run, set(plan.changed))
+    return rehearsal_text(msgspec.structs.asdict(found))
+
+
+def _check_sound(store: Store, planned: Planned) -> None:
+    """Raise what any node would stumble over, before anything is moved: a byte, a signature, a runtime that is not right."""
+    fleet = planned.candidate.map
+    if fleet is None:
+        return
+    signature = get_signature(store.database, planned.model, fleet)
+    found = open_map(store.blobs, Pointer(0, fleet, signature), store.public_key)
+    known = decode(store.blobs.get(planned.current.map)).packs if planned.current else ()
+    check_packs(store.blobs, set(found.packs) - set(known))
 
 
 def _begin_canary(
@@ -209,7 +254,7 @@ def _begin_canary(
         confirmed=confirmed,
         control_s=control_s,
         seconds=time.monotonic() - began,
-        next="modelmill status" if confirmed else f"modelmill serve --env {plan.environment}",
+        next="modelmill status" if confirmed or plan.runs else f"modelmill serve --env {plan.environment}",
     )
 
 
@@ -229,7 +274,9 @@ def _traffic(settings: Settings, environment: str, fleet: FleetMap) -> dict[Segm
     """Return the segments among which a canary is drawn, each with how often it was asked in the last hour."""
     history = History(run_folder(settings.store_folder, environment))
     asked = history.asked(fleet.header.model, time.time() - 3600) if history.exists else {}
-    return {entry.segment: asked.get(format_segment(entry.segment), 0) for entry in fleet if entry.segment}
+    return {
+        entry.segment: asked.get(format_segment(entry.segment), 0) for entry in fleet if not is_shared(entry.segment)
+    }
 
 
 # ------------------------------------------------------------------ backwards

@@ -20,7 +20,7 @@ from modelmill.data.diff import SnapshotDiff, diff_snapshots
 from modelmill.data.taking import get_snapshot
 from modelmill.errors import GateRefused, LawFailed, NotFound, UsageError
 from modelmill.model.metrics import higher_is_better
-from modelmill.names import POOLED, Digest, ModelName, Segment, format_segment, format_target, parse_target
+from modelmill.names import Digest, ModelName, Segment, format_segment, format_target, is_shared, parse_target
 from modelmill.orchestrator.outcomes import DiffOutcome, MetricDiff, Moved, Progress, no_progress
 from modelmill.orchestrator.requests import DataDiffRequest, DiffRequest
 from modelmill.orchestrator.rows import ENVIRONMENT
@@ -277,7 +277,7 @@ class _Comparison:
                 yield f"{name}   {old[name]:,} -> {new[name]:,} segments"
 
     def _metrics(self, shared: set[Segment], most: int) -> Iterator[MetricDiff]:
-        keys = [key for key in sorted(shared) if key != POOLED or self.segment == POOLED or len(shared) == 1]
+        keys = [key for key in sorted(shared) if not is_shared(key) or self.segment == key or len(shared) == 1]
         pairs = [(key, self._measured(self.old, key), self._measured(self.new, key)) for key in keys]
         known = [(key, one.metrics, other.metrics) for key, one, other in pairs if one and other]
         for name in dict.fromkeys(name for _, one, _ in known for name in one if ":" not in name):

@@ -166,13 +166,13 @@ def _read(project: Project, request: ImportRequest, window: str | None = None) -
         return _Source(read_source(project, parse_window(window)), f"@data {dataset_of(project.model)}({window or ''})")
     if window is not None:
         raise UsageError("--window chooses among the rows that @data reads", got=request.source or "a frame")
-    address, name = _address(project.settings, request.source)
+    address, name = address_of(project.settings, request.source)
     wanted = {"table": request.table or "", "query": request.query or ""}
     found = read_address(request.source, address, project.settings.root, project.model.spec.texts, **wanted)
     return _Source(found, f"{name} {request.table or ''}".strip())
 
 
-def _address(settings: Settings, source: str) -> tuple[str, str]:
+def address_of(settings: Settings, source: str) -> tuple[str, str]:
     """Return the address of a file or a connection, and what it is called: an address may hold a password."""
     for candidate in (Path.cwd() / source, settings.root / source):
         if candidate.is_file():

@@ -17,6 +17,7 @@ from modelmill.build.segment import mean_answers, metrics_of, tests_of
 from modelmill.data.build_table import BuildTable
 from modelmill.data.snapshot import Segments
 from modelmill.model.fitted import Floats, make_y
+from modelmill.model.rows import Rows
 from modelmill.names import POOLED, Digest, Segment
 from modelmill.orchestrator.champion import Board, champion_map, test_answers
 from modelmill.orchestrator.project import Project
@@ -44,8 +45,8 @@ class Judge:
             for segment, start, rows, data in labelled
             if rows
         }
-        rows = BuildTable(board.table, self.model.spec).rows(0, int(labelled.rows.sum()))
-        self.y = make_y(self.model.spec, rows).astype(np.float64)
+        self.rows = BuildTable(board.table, self.model.spec).rows(0, int(labelled.rows.sum()))
+        self.y = make_y(self.model.spec, self.rows).astype(np.float64)
         self.judged = 0
         """How many segments were put before the gate."""
         self.compared: Paired | None = None
@@ -112,6 +113,7 @@ class Judge:
             mean=mean_answers(np.concatenate([self._training(step) for step in steps]), own),
             pooled=None,
             lengths=np.array([self._tests(step) for step in steps]),
+            rows=self._test_rows(steps),
         )
         if not self.model.by:
             self._note([candidate])
@@ -137,6 +139,7 @@ class Judge:
             mean=mean_answers(self._training(step), own),
             pooled=answers[step.segment, pooled.artifact] if pooled else None,
             lengths=np.array([self._tests(step)]),
+            rows=self._test_rows([step]),
         )
 
     def _refusal(self, segment: Segment, candidate: Candidate) -> Refusal | None:
@@ -163,7 +166,19 @@ class Judge:
         return tests_of(step.rows, self.board.test_share)
 
     def _truth(self, step: Step) -> Floats:
-        return self.y[step.start + step.rows - self._tests(step) : step.start + step.rows]
+        return self.y[self._places(step)]
+
+    def _test_rows(self, steps: Sequence[Step]) -> Rows | None:
+        """Return the test rows of segments, one after the other; None where no condition is about a slice."""
+        if not any(condition.on for condition in self.gate.conditions):
+            return None
+        if len(steps) == 1:
+            return self.rows.take(self._places(steps[0]))
+        places = [np.arange(which.start, which.stop) for which in map(self._places, steps)]
+        return self.rows.take(np.concatenate(places))
+
+    def _places(self, step: Step) -> slice:
+        return slice(step.start + step.rows - self._tests(step), step.start + step.rows)
 
     def _training(self, step: Step) -> Floats:
         return self.y[step.start : step.start + step.rows - self._tests(step)]

@@ -102,7 +102,7 @@ def _span(moments: pl.Series) -> str:
 
 def _pooled(frame: pl.DataFrame) -> str:
     count = int((frame["pooled_because"] != "").sum())
-    return f"{count:,} of these rows were answered by the pooled model"
+    return f"{count:,} of these rows were not answered by their own segment's model"
 
 
 def _latest(frame: pl.DataFrame) -> dict[str, str]:

@@ -12,12 +12,12 @@ import msgspec
 from modelmill.data.taking import get_snapshot, load_segments
 from modelmill.errors import ModelmillError, NotFound, UsageError, did_you_mean
 from modelmill.names import (
-    POOLED,
     ModelName,
     Segment,
     VersionId,
     format_segment,
     format_target,
+    is_shared,
     parse_segment,
     parse_target,
 )
@@ -40,7 +40,7 @@ from modelmill.orchestrator.studies import show_study
 from modelmill.orchestrator.summary import failure_groups
 from modelmill.registry import runs
 from modelmill.registry.evidence import DETERMINISTIC, REPRODUCED, list_evidence
-from modelmill.registry.fleet import decode
+from modelmill.registry.fleet import FleetMap, decode
 from modelmill.registry.lineage import Descent, changes_of_run, descent, descent_of
 from modelmill.registry.records import Run
 from modelmill.registry.refusing import refusals_of
@@ -67,8 +67,6 @@ _RUNTIMES = 4
 def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> StatusOutcome:
     """Say what was built, what is released and what runs; declared and running are told apart."""
     running = [node for place in settings.places if (node := find_node(settings.store_folder, place))]
-    nodes = tuple(map(node_facts, running))
-    shown = nodes[0] if nodes else None
     if not (settings.store_folder / "keys").is_dir():
         return StatusOutcome(project=str(settings.root), store=str(settings.store_folder), next="modelmill up")
     with open_store(settings, create=False) as store:
@@ -80,7 +78,8 @@ def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> 
         canaries = tuple(canary for place in places for canary in running_canaries(store, place))
         shadows = tuple(one for place in places for one in running_shadows(store, place))
         holds = holds_of(store, [(ModelName(one.model), place) for one in models for place in places])
-    notices = tuple(f"the node at {node.url} does not answer as it should" for node in nodes if not node.healthy)
+    nodes = tuple(node_facts(node, settings.store_folder) for node in running)
+    shown = nodes[0] if nodes else None
     return StatusOutcome(
         project=str(settings.root),
         store=str(settings.store_folder),
@@ -91,7 +90,7 @@ def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> 
         shadows=shadows,
         holds=holds,
         holder=str(holder) if holder else "",
-        notices=notices,
+        notices=tuple(f"the node at {node.url} does not answer as it should" for node in nodes if not node.healthy),
         next="modelmill up" if shown is None else f"modelmill show {models[0].model}" if models else "",
     )
 
@@ -99,7 +98,7 @@ def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> 
 def _model_status(store: Store, name: ModelName) -> ModelStatus:
     run = runs.get_run(store.database, name)
     states = _states(store, run)
-    scores = [row for row in current_scores(store.database, name) if row.segment != POOLED]
+    scores = [row for row in current_scores(store.database, name) if not is_shared(row.segment)]
     metric = next(iter(scores[0].metrics), "") if scores else ""
     values = [value for row in scores if (value := row.metrics.get(metric)) is not None]
     return ModelStatus(
@@ -125,7 +124,7 @@ def _states(store: Store, run: Run) -> dict[str, int]:
         return {}
     found: dict[str, int] = {}
     for entry in decode(store.blobs.get(run.map)):
-        if entry.segment != POOLED:
+        if not is_shared(entry.segment):
             found[entry.state] = found.get(entry.state, 0) + 1
     return found
 
@@ -380,14 +379,20 @@ def _change_text(change: Descent) -> str:
 
 def _unknown_segment(store: Store, name: ModelName, segment: Segment, error: ModelmillError) -> NotFound:
     run = runs.get_run(store.database, name)
-    entry = decode(store.blobs.get(run.map)).find(segment) if run.map else None
-    if entry is not None and entry.why:
+    fleet = decode(store.blobs.get(run.map)) if run.map else None
+    entry = fleet.find(segment) if fleet is not None else None
+    if fleet is not None and entry is not None and entry.why:
         return NotFound(
             f"`{format_target(name, segment)}` has no model of its own: {entry.why}",
-            likely="the pooled model answers for it",
+            likely=f"it is answered by {_others(fleet)}",
             next=f"modelmill show '{name}[pooled]'",
         )
     return NotFound(error.what, next=f"modelmill search {name}")
+
+
+def _others(fleet: FleetMap) -> str:
+    levels = [f"that of its {' and '.join(level)}" for level in fleet.levels]
+    return f"the first that there is: {', '.join(levels)}, the pooled model" if levels else "the pooled model"
 
 
 def _moment(moment: datetime | None) -> str:

@@ -6,6 +6,7 @@ from: `deploy` applies exactly what was planned, or refuses and says what has ch
 
 from __future__ import annotations
 
+import platform
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,21 +16,26 @@ from typing import Any, NamedTuple
 import msgspec
 
 from modelmill.data.taking import get_snapshot
-from modelmill.errors import LawFailed, NotFound, UsageError
+from modelmill.errors import GateRefused, LawFailed, UsageError
 from modelmill.names import POOLED_WORD, Digest, ModelName, digest_of
+from modelmill.orchestrator.approving import FLOOR as APPROVED
+from modelmill.orchestrator.approving import approval_check
 from modelmill.orchestrator.diffing import declared_differences
+from modelmill.orchestrator.loadtest import FLOOR as LOAD
+from modelmill.orchestrator.loadtest import load_check
 from modelmill.orchestrator.outcomes import CheckFacts, PlanOutcome, Progress, no_progress
+from modelmill.orchestrator.rehearsing import rehearsal_text
 from modelmill.orchestrator.requests import PlanRequest
-from modelmill.orchestrator.served import pick_model
+from modelmill.orchestrator.served import pick_model, pick_run
 from modelmill.registry import runs
 from modelmill.registry.change import Change, change_of
-from modelmill.registry.evidence import RETRAINING, list_evidence
+from modelmill.registry.evidence import REHEARSAL, RETRAINING, Evidence, list_evidence
 from modelmill.registry.facts import read_archive
 from modelmill.registry.fleet import FleetMap, decode
 from modelmill.registry.lock import lock_differences, read_lock
 from modelmill.registry.records import Run
 from modelmill.release.moving import find_hold
-from modelmill.release.policy import Policy, policy_of, unmet
+from modelmill.release.policy import REFUSED, Policy, policy_of, unmet
 from modelmill.release.releasing import current_release, republish
 from modelmill.release.rows import Release
 from modelmill.serving.control import find_node
@@ -76,15 +82,7 @@ def make_plan(store: Store, settings: Settings, environment: str, name: str | No
     settings.environment(environment)
     model = pick_model(store, name)
     republish(store, environment)  # what was ordered while the database was away is written down before it is read
-    candidate = runs.newest_map(store.database, model) if version is None else _run(store, model, version)
-    return _Planning(store, settings, environment, model, candidate).plan()
-
-
-def _run(store: Store, model: ModelName, version: int) -> Run:
-    run = runs.get_run(store.database, model, version)
-    if run.map is None:
-        raise NotFound(f"run {version} of `{model}` built nothing", next=f"modelmill show {model}")
-    return run
+    return _Planning(store, settings, environment, model, pick_run(store, model, version)).plan()
 
 
 def read_plan(path: str) -> PlanOutcome:
@@ -125,7 +123,9 @@ class _Planning:
 
     def plan(self) -> Planned:
         """Return the plan."""
-        policy = self._policy()
+        # A first release has nothing beside which it could serve a little: it is enough that the model declares how.
+        declared = policy_of(self.declared["canary"])
+        policy = self._policy(declared)
         checks = tuple(self._checks())
         old, new = (fleet.answers() if fleet else {} for fleet in (self.old, self.new))
         moved = [key for key in new if key in old and old[key] != new[key]]
@@ -149,11 +149,13 @@ class _Planning:
             same=len(new.keys() & old.keys()) - len(moved),
             pooled_changes=POOLED_WORD in moved,
             checks=checks,
-            unmet=tuple(unmet(floors, {check.floor: check.ok for check in checks}, policy)) if not same else (),
+            unmet=tuple(unmet(floors, {check.floor: check.ok for check in checks}, declared)) if not same else (),
+            rehearsed=self._rehearsed(),
             load_mb=self._load() / _MEGABYTE,
             url=node.url if node else f"http://{serving.host}:{serving.port}",
             workers=node.workers if node else serving.workers,
             runs=node is not None,
+            unseen=self._unseen(runs=node is not None),
             steps=tuple(policy.texts()),
             of=policy.of,
             hold_s=policy.hold_s,
@@ -235,37 +237,63 @@ class _Planning:
             floor="clean commit", ok=bool(run.commit) and not dirty, text=commit if run.commit else "no git"
         )
         failures = Counter(failure.code for failure in runs.list_failures(self.store.database, run))
-        broken = failures[LawFailed.code]
+        broken, refused = failures[LawFailed.code], failures[LawFailed.code] + failures[GateRefused.code]
         told = f"{len(laws)} laws hold" if len(laws) != 1 else f"`{laws[0]}` holds"
         if broken:
             told = f"{broken:,} segments break a law, and keep what they had"
         yield CheckFacts(floor="law", ok=bool(laws), text=told if laws else "the model declares none")
         yield self._gate()
+        if refused:
+            yield self._share(refused)
+        requires = self.settings.environment(self.environment).requires
+        load = load_check(self.store, run)
+        if load is not None or LOAD in requires:
+            yield load or CheckFacts(floor=LOAD, ok=None, text="no load test of it was recorded")
+        approval = approval_check(self.store, self.model, run, self.environment)
+        if approval.ok is not None or APPROVED in requires:
+            yield approval
+
+    def _share(self, refused: int) -> CheckFacts:
+        """Return whether so few segments were refused that the others may be released."""
+        most, share = self.settings.environment(self.environment).most_refused, refused / max(1, len(self.new))
+        limit = f", where at most {100 * most:g} % may" if most < 1 else ""
+        text = f"{refused:,} of {len(self.new):,} segments keep what they had ({100 * share:.3g} %){limit}"
+        return CheckFacts(floor=REFUSED, ok=share <= most, text=text)
 
     def _gate(self) -> CheckFacts:
         if not self.declared["gate"]:
             return CheckFacts(floor="gate", ok=False, text="the model declares none")
-        judged = [
-            e for e in list_evidence(self.store.database, self.model, self.candidate.number) if e.kind == RETRAINING
-        ]
+        judged = self._evidence(RETRAINING)
         if not judged:
             return CheckFacts(floor="gate", ok=None, text="not judged: only a retraining is put before the gate")
         facts: Mapping[str, Any] = judged[-1].facts
         text = f"{facts['judged']:,} judged, {facts['refused']:,} refused, which keep what they had"
         return CheckFacts(floor="gate", ok=judged[-1].verdict, text=text)
 
-    def _policy(self) -> Policy:
+    def _evidence(self, kind: str) -> list[Evidence]:
+        found = list_evidence(self.store.database, self.model, self.candidate.number)
+        return [one for one in found if one.kind == kind]
+
+    def _rehearsed(self) -> str:
+        found = self._evidence(REHEARSAL)
+        return rehearsal_text(found[-1].facts) if found else ""
+
+    def _policy(self, declared: Policy) -> Policy:
         """Return how the release takes traffic: at once where nothing serves beside it, or where dev asks for no more."""
         if self.current is None:
             return Policy()
-        declared = policy_of(self.declared["canary"])
         asked = "canary" in self.settings.environment(self.environment).requires
         return declared if asked or self.environment != "dev" else Policy()
 
+    def _unseen(self, *, runs: bool) -> tuple[str, ...]:
+        """Return the machines that should run a node, but for this one where it does."""
+        declared = self.settings.environment(self.environment).nodes
+        return tuple(host for host in declared if not (runs and host == platform.node()))
+
     def _load(self) -> int:
         """Return how many bytes of packs the node has not mapped yet."""
-        old = {entry.artifact for entry in self.old} if self.old else set()
-        return sum(entry.length for entry in self.new if entry.artifact not in old)
+        known = self.old.sizes() if self.old else {}
+        return sum(length for artifact, length in self.new.sizes().items() if artifact not in known)
 
 
 READ = ("before", "version", "checks", "unmet", "steps", "of", "hold_s", "abort", "hold")

@@ -30,6 +30,7 @@ from modelmill.data.snapshot import Segments, Snapshot, encode_segments
 from modelmill.data.taking import get_snapshot, load_frame, load_rows, load_segments
 from modelmill.errors import (
     BlobBroken,
+    LevelUnsupported,
     NotFound,
     NotRecorded,
     RerunFailed,
@@ -38,7 +39,7 @@ from modelmill.errors import (
     StoreUnavailable,
     UsageError,
 )
-from modelmill.names import POOLED, VersionId, format_target, parse_target
+from modelmill.names import POOLED, Parent, VersionId, format_target, is_shared, parse_target
 from modelmill.orchestrator.outcomes import Cause, Progress, Rebuilt, ReproduceOutcome, no_progress
 from modelmill.orchestrator.requests import ReproduceRequest
 from modelmill.orchestrator.served import pick_model
@@ -114,6 +115,11 @@ def _find(store: Store, request: ReproduceRequest) -> _Asked:
     if run.map is None:
         raise NotRecorded(f"run {run.number} of `{model}` built nothing", next=f"modelmill show {model}")
     fleet = decode(store.blobs.get(run.map))
+    if isinstance(segment, Parent):
+        raise LevelUnsupported(
+            f"`{format_target(model, segment)}` is the model of a level, which cannot be built again alone yet",
+            next=f"modelmill reproduce '{format_target(model, POOLED)}' {number}",
+        )
     if segment is not None:
         versions = [get_version(store.database, VersionId(model, segment, int(number)))]
     else:
@@ -131,10 +137,11 @@ def _find(store: Store, request: ReproduceRequest) -> _Asked:
 
 
 def _members(store: Store, run: Run) -> Iterator[Version]:
+    """Yield the versions of a run, but those of levels: what they were fitted from is not laid out again yet."""
     after = None
     while True:
         page = list_members(store.database, run.model, run.number, after=after, limit=1000)
-        yield from page.items
+        yield from (version for version in page.items if not isinstance(version.id.segment, Parent))
         after = page.after
         if after is None:
             return
@@ -147,7 +154,7 @@ def _drawn(versions: list[Version], sample: str | None) -> list[Version]:
     share = _PERCENT.fullmatch(sample)
     if share is None or not 0 < float(share[1]) <= 100:
         raise UsageError(f"`{sample}` is no share", expected="a share such as 1%")
-    own = [version for version in versions if version.id.segment != POOLED] or versions
+    own = [version for version in versions if not is_shared(version.id.segment)] or versions
     return random.sample(own, max(1, round(len(own) * float(share[1]) / 100)))
 
 

@@ -260,6 +260,56 @@ class PromoteRequest(Request, frozen=True, kw_only=True):
     detach: Annotated[bool, Meta(description="Do not wait for the steps of a canary.")] = False
 
 
+class ApproveRequest(Request, frozen=True, kw_only=True):
+    """Say that a version may be released to an environment, or that it may not."""
+
+    version: Annotated[
+        int | None, Meta(description="The version's number.", extra={"argument": True, "metavar": "VERSION"})
+    ] = None
+    environment: Annotated[
+        str,
+        Meta(
+            description="The environment, as modelmill.toml declares it.",
+            extra={"option": "--for", "metavar": "ENVIRONMENT"},
+        ),
+    ] = ""
+    model: ModelOption = None
+    decline: Annotated[bool, Meta(description="Say that it may not; what was approved before is taken back.")] = False
+    reason: ReasonOption = ""
+
+
+class LoadtestRequest(Request, frozen=True, kw_only=True):
+    """Find out what a version bears."""
+
+    model: Annotated[
+        str | None,
+        Meta(
+            description="The model, and the version if not the newest, such as air-time@3.",
+            extra={"argument": True, "metavar": "[MODEL][@VERSION]"},
+        ),
+    ] = None
+    slo: Annotated[
+        str,
+        Meta(
+            description="What it has to bear: qps, and limits of p99, p50 and errors, such as p99=20ms,qps=2000.",
+            extra={"metavar": "SLO"},
+        ),
+    ] = ""
+    environment: EnvironmentOption = "dev"
+    against: Annotated[
+        str | None,
+        Meta(
+            description="Another version, or `live` for what the environment serves: asked in turn in the same run.",
+            extra={"metavar": "VERSION"},
+        ),
+    ] = None
+    seconds: Annotated[float, Meta(ge=2, le=600, description="How long load is sent, about.")] = 20.0
+    out: Annotated[
+        str | None,
+        Meta(description="Where the plot is written, as .svg.", extra={"metavar": "FILE", "path": True}),
+    ] = None
+
+
 class RollbackRequest(Request, frozen=True, kw_only=True):
     """Go back to what an environment served before."""
 
@@ -383,6 +433,10 @@ class StatusRequest(Request, frozen=True, kw_only=True):
     """Say what runs and what is released."""
 
 
+class InfraRequest(Request, frozen=True, kw_only=True):
+    """Say which processes of this machine are the project's."""
+
+
 class PredictRequest(Request, frozen=True, kw_only=True):
     """Ask one model for the answers to rows."""
 
@@ -442,6 +496,79 @@ class ParityRequest(Request, frozen=True, kw_only=True):
         float,
         Meta(description="How far apart two answers may be and still be equal, as a share of the larger.", ge=0, le=1),
     ] = 1e-9
+
+
+class LabelsImportRequest(Request, frozen=True, kw_only=True):
+    """Take labels: what was true of answers that were given."""
+
+    source: Annotated[
+        str | None,
+        Meta(
+            description="A .parquet, .csv or .xlsx file, or a connection of modelmill.toml.",
+            extra={"argument": True, "path": True, "metavar": "FILE"},
+        ),
+    ] = None
+    model: Annotated[
+        str | None, Meta(description="Which model; the only one if left out.", extra={"argument": True})
+    ] = None
+    on: Annotated[
+        str | None,
+        Meta(
+            description="By what a label finds its answer: `request_id`, or `keys,time`; by the former if left out, "
+            "where the file has such a column.",
+            extra={"metavar": "COLUMNS"},
+        ),
+    ] = None
+    columns: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="What a column is called in the file; may be repeated.",
+            extra={"option": "--column", "metavar": "NAME=COLUMN"},
+        ),
+    ] = ()
+    within: Annotated[
+        str | None,
+        Meta(
+            description="By keys and time: how long before a label's moment its answer may have been asked for, "
+            "such as 10m; at that very moment if left out.",
+            extra={"metavar": "DURATION"},
+        ),
+    ] = None
+    table: Annotated[
+        str | None, Meta(description="Which table of a database or folder, or which sheet of an .xlsx book.")
+    ] = None
+    query: Annotated[str | None, Meta(description="SQL, where the source is a database.", extra={"metavar": "SQL"})] = (
+        None
+    )
+    environment: Annotated[
+        str | None,
+        Meta(
+            description="Only this environment's answers are shown; labels are of all.",
+            extra={"option": "--env", "metavar": "ENVIRONMENT"},
+        ),
+    ] = None
+    frame: Annotated[Any, Meta(extra={"hidden": True})] = None
+    """A polars or pandas frame, from Python, instead of a source."""
+
+
+class LabelsShowRequest(Request, frozen=True, kw_only=True):
+    """Show how many answers have labels, and how good they were."""
+
+    model: Annotated[
+        str | None, Meta(description="Which model; the only one if left out.", extra={"argument": True})
+    ] = None
+    environment: Annotated[
+        str | None,
+        Meta(description="Only this environment's answers.", extra={"option": "--env", "metavar": "ENVIRONMENT"}),
+    ] = None
+    last: Annotated[AtLeastOne, Meta(description="How many of the newest logged rows are looked at.")] = 1_000_000
+    out: Annotated[
+        str | None,
+        Meta(
+            description="Where the answers that have a label are written, as .parquet or .csv.",
+            extra={"metavar": "FILE", "path": True},
+        ),
+    ] = None
 
 
 class ReproduceRequest(Request, frozen=True, kw_only=True):
@@ -550,6 +677,22 @@ class SearchRequest(Request, frozen=True, kw_only=True):
         str | None,
         Meta(description="Where the page before has ended.", extra={"metavar": "CURSOR"}),
     ] = None
+
+
+class ExplainRequest(Request, frozen=True, kw_only=True):
+    """Say what answers, and why."""
+
+    what: Annotated[
+        str,
+        Meta(
+            description="The model, or one of its segments such as 'air-time[UA,ORD]'.",
+            extra={"argument": True, "metavar": "[MODEL[SEGMENT]]"},
+        ),
+    ] = ""
+    environment: Annotated[
+        str,
+        Meta(description="Which environment; dev if left out.", extra={"option": "--in", "metavar": "ENVIRONMENT"}),
+    ] = "dev"
 
 
 class ShowRequest(Request, frozen=True, kw_only=True):

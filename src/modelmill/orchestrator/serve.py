@@ -5,15 +5,19 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
+import msgspec
+
 from modelmill.errors import NodeNotReady, NodesLagging, StoreLocked
 from modelmill.orchestrator.outcomes import DownOutcome, NodeFacts, Progress, ServeOutcome, no_progress
 from modelmill.orchestrator.requests import DownRequest, ServeRequest
-from modelmill.release.pointers import Published, find_published
+from modelmill.release.pointers import Published, find_published, pointer_name
 from modelmill.serving.control import (
     NodeInfo,
     check_port,
@@ -53,7 +57,7 @@ def serve(settings: Settings, request: ServeRequest, progress: Progress = no_pro
             next="modelmill status",
         )
     outcome = ServeOutcome(
-        node=node_facts(node),
+        node=node_facts(node, folder),
         revision=published.revision,
         restarted=restarted,
         token_file=node.token_file,
@@ -112,12 +116,24 @@ def watch_plan(settings: Settings, environment: str) -> tuple[str, ...]:
 
 
 def wait_for_node(settings: Settings, environment: str) -> int:
-    """Wait until the node of an environment has applied what is published; return how many workers have."""
+    """Wait until the node of an environment has applied what is published; return how many workers have.
+
+    Raises `NodesLagging` where they have seen it and cannot open it.
+    """
     node = find_node(settings.store_folder, environment)
     published = find_published(pointers_of(settings.store_folder), environment)
     if node is None or published is None:
         return 0
-    return node.workers - len(wait_until_applied(node, published.revision))
+    laggards = wait_until_applied(node, published.revision)
+    broken = {} if laggards else (describe_node(node) or {}).get("broken", {})
+    if broken:
+        raise NodesLagging(
+            f"the node of {environment} cannot serve what is released",
+            got="; ".join(f"{model}: {why}" for model, why in broken.items()),
+            next="modelmill fsck",
+            safe="it serves on what it served before, and tries again",
+        )
+    return node.workers - len(laggards)
 
 
 def log_plan(settings: Settings) -> LogPlan:
@@ -146,14 +162,14 @@ def down(settings: Settings, request: DownRequest, progress: Progress = no_progr
     return DownOutcome(stopped=True, pid=node.pid, seconds=time.monotonic() - began)
 
 
-def node_facts(node: NodeInfo) -> NodeFacts:
-    """Return a node as it is shown, with what its workers say."""
+def node_facts(node: NodeInfo, folder: Path) -> NodeFacts:
+    """Return a node as it is shown, with what its workers say, and what is declared in the store at `folder`."""
     told: dict[str, Any] | None = describe_node(node, memory=True)
     facts = told or {}
     workers, recent = facts.get("workers", []), facts.get("recent", {})
     logged = facts.get("predictions", {})
     memory = [worker["memory_mb"] for worker in workers if worker["memory_mb"] is not None]
-    return NodeFacts(
+    running = NodeFacts(
         url=node.url,
         pid=node.pid,
         port=node.port,
@@ -175,6 +191,20 @@ def node_facts(node: NodeInfo) -> NodeFacts:
         models=tuple(facts.get("models", {})),
         releases={name: model["release"] for name, model in facts.get("models", {}).items()},
     )
+    return beside_declared(folder, running, [worker["revision"] for worker in workers])
+
+
+def beside_declared(folder: Path, facts: NodeFacts, revisions: Iterable[int]) -> NodeFacts:
+    """Return a node as it is shown, with what it should run, and how long it has not."""
+    pointers = pointers_of(folder)
+    published = find_published(pointers, facts.environment)
+    if published is None:
+        return facts
+    declared = {str(name): pointer.release for name, pointer in published.models.items()}
+    at = pointers.published_at(pointer_name(facts.environment))
+    agreed = declared == facts.releases and all(revision >= published.revision for revision in revisions)
+    behind_s = max(0.0, (datetime.now(UTC) - at).total_seconds()) if at is not None and not agreed else None
+    return msgspec.structs.replace(facts, declared=declared, declared_at=at, behind_s=behind_s)
 
 
 def watch(folder: Path, node: NodeInfo, *, own: bool) -> None:

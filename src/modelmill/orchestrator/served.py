@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from modelmill.errors import NotFound, UsageError, did_you_mean
-from modelmill.names import Digest, ModelName
+from modelmill.names import ModelName
 from modelmill.orchestrator.rows import ENVIRONMENT
 from modelmill.registry import runs
 from modelmill.registry.fleet import FleetMap, decode
+from modelmill.registry.records import Run
 from modelmill.release.pointers import find_published, open_map
 from modelmill.store.opening import Store
 
@@ -32,12 +33,14 @@ def pick_model(store: Store, name: str | None) -> ModelName:
     return ModelName(name)
 
 
-def built_map(store: Store, model: ModelName, version: int) -> Digest:
-    """Return the fleet map of a version; raises `NotFound` where there is none."""
-    run = runs.get_run(store.database, model, version)
+def pick_run(store: Store, model: ModelName, number: int | None = None) -> Run:
+    """Return a run that made a map, the newest if none is named; raises `NotFound` where it built nothing."""
+    if number is None:
+        return runs.newest_map(store.database, model)
+    run = runs.get_run(store.database, model, number)
     if run.map is None:
-        raise NotFound(f"run {version} of `{model}` built nothing", next=f"modelmill show {model}")
-    return run.map
+        raise NotFound(f"run {number} of `{model}` built nothing", next=f"modelmill show {model}")
+    return run
 
 
 def served_map(store: Store, model: ModelName) -> tuple[FleetMap, str]:

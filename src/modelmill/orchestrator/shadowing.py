@@ -9,11 +9,11 @@ from datetime import datetime
 import msgspec
 
 from modelmill.errors import NotFound, UsageError
-from modelmill.names import ModelName
+from modelmill.names import Digest, ModelName
 from modelmill.orchestrator.outcomes import ApartFacts, Progress, ShadowFacts, ShadowOutcome, no_progress
 from modelmill.orchestrator.requests import ShadowRequest
 from modelmill.orchestrator.serve import wait_for_node
-from modelmill.orchestrator.served import built_map, pick_model
+from modelmill.orchestrator.served import pick_model, pick_run
 from modelmill.registry.fleet import check_answer_alike, decode
 from modelmill.registry.host import user_name
 from modelmill.release.releasing import current_release, get_release
@@ -44,7 +44,7 @@ def shadow(settings: Settings, request: ShadowRequest, progress: Progress = no_p
 
 
 def _begun(store: Store, settings: Settings, request: ShadowRequest, model: ModelName, began: float) -> ShadowOutcome:
-    place, fleet = request.environment, built_map(store, model, request.version or 0)
+    place, fleet = request.environment, _map_of(store, model, request.version)
     current = current_release(store.database, place, model)
     if current is not None:
         check_answer_alike(decode(store.blobs.get(current.map)), decode(store.blobs.get(fleet)))
@@ -67,7 +67,7 @@ def _ended(store: Store, settings: Settings, request: ShadowRequest, model: Mode
     place = request.environment
     running = [row for row in list_shadows(store.database, place) if row.model == model and row.ended_at is None]
     if request.version is not None:
-        wanted = built_map(store, model, request.version)
+        wanted = _map_of(store, model, request.version)
         running = [row for row in running if get_release(store.database, place, model, row.release).map == wanted]
     if not running:
         raise NotFound(f"no such shadow of `{model}` runs in {place}", next=f"modelmill shadow --in {place}")
@@ -141,6 +141,12 @@ def _apart(found: Apart) -> ApartFacts:
         mean_difference=tally.mean,
         largest_difference=tally.largest,
     )
+
+
+def _map_of(store: Store, model: ModelName, version: int | None) -> Digest:
+    found = pick_run(store, model, version).map
+    assert found is not None  # noqa: S101 - `pick_run` has looked
+    return found
 
 
 def _share(text: str) -> float:

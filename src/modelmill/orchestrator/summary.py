@@ -10,7 +10,7 @@ from modelmill.build.builder import NOT_BUILT, NOT_PASSED, BuildResult
 from modelmill.build.plan import Plan
 from modelmill.build.report import group_failures
 from modelmill.model.declaration import Model
-from modelmill.names import POOLED, format_segment
+from modelmill.names import format_segment, is_shared
 from modelmill.orchestrator.outcomes import (
     Comparison,
     Counts,
@@ -23,7 +23,6 @@ from modelmill.registry.lineage import changes_of_run
 from modelmill.registry.records import GATE, FailureRecord
 from modelmill.registry.runs import list_failures
 from modelmill.registry.versions import Scored, current_scores
-from modelmill.release.policy import SHADOW
 from modelmill.store.opening import Store
 
 _EXAMPLES = 3
@@ -45,14 +44,14 @@ def train_outcome(  # noqa: PLR0913 - what a training produced, named
     seconds: float,
 ) -> TrainOutcome:
     """Return the outcome of a training."""
-    scored = [row for row in current_scores(store.database, model.name) if row.segment != POOLED or not model.by]
+    scored = [row for row in current_scores(store.database, model.name) if not is_shared(row.segment) or not model.by]
     failures = list(list_failures(store.database, result.run)) if started else []
     failed = [failure for failure in failures if failure.stage != GATE]
     because = Counter(row.why for row in scored if row.state == "pooled")
     because.update(plan.without.values())
     known = {row.segment for row in scored}
     for failure in failures:
-        if failure.segment not in known and failure.segment != POOLED:
+        if failure.segment not in known and not is_shared(failure.segment):
             because[NOT_BUILT if failure.stage != GATE else NOT_PASSED] += 1
     own = sum(row.state == "own" for row in scored)
     built = result.built
@@ -63,10 +62,10 @@ def train_outcome(  # noqa: PLR0913 - what a training produced, named
         snapshot=snapshot,
         counts=Counts(
             segments=own + sum(because.values()),
-            built=max(built - bool(plan.pooled and model.by), 0),
+            built=max(built - result.parents - bool(plan.pooled and model.by), 0),
             unchanged=len(plan.unchanged),
             failed=len(failed),
-            refused=sum(one.stage == GATE and (one.segment != POOLED or not model.by) for one in failures),
+            refused=sum(one.stage == GATE and (not is_shared(one.segment) or not model.by) for one in failures),
             own=own,
             pooled=sum(because.values()),
         ),
@@ -153,8 +152,4 @@ def failure_groups(failures: Iterable[FailureRecord]) -> list[FailureGroup]:
 
 def inactive_policies(model: Model) -> tuple[str, ...]:
     """Return the declared policies that are kept but do not act yet."""
-    declared = {
-        "retrain": ", ".join(map(str, model.retrain)),
-        "canary": SHADOW if model.canary and SHADOW in model.canary.steps else "",
-    }
-    return tuple(f"{name}: {text}" for name, text in declared.items() if text)
+    return (f"retrain: {', '.join(map(str, model.retrain))}",) if model.retrain else ()

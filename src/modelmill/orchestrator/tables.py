@@ -46,14 +46,19 @@ def predict_table(settings: Settings, request: PredictRequest, progress: Progres
         answers = answer_rows(store, settings, fleet, rows)
     header = fleet.header
     written = str(_write(given, answers, header, request.out)) if request.out else ""
-    own = answers.whys.count("") if header.by else len(rows)
     return PredictOutcome(
         target=header.spec.target.name,
         answers=tuple(_first(header, rows, answers)),
         source=source,
         unit=header.spec.target.unit,
         table=TableFacts(
-            rows=len(rows), own=own, pooled=len(rows) - own, out=written, seconds=time.monotonic() - began
+            rows=len(rows),
+            own=answers.by.count("own"),
+            pooled=answers.by.count("pooled"),
+            parents=sum(by not in ("own", "pooled", "safe") for by in answers.by),
+            safe=answers.by.count("safe"),
+            out=written,
+            seconds=time.monotonic() - began,
         ),
         next="" if written else f"modelmill predict --table {request.table or 'FILE'} --out answers.parquet",
     )
@@ -111,8 +116,8 @@ def _told(header: Header, row: dict[str, Any], value: float | str, answers: Answ
         model=header.model,
         segment=format_segment(tuple(key_text(row[name]) for name in header.by)),
         value=value,
-        answered_by="pooled" if why or not header.by else "own",
-        version=int(answers.versions[place]),
+        answered_by=answers.by[place],
+        version=int(answers.versions[place]) or None,
         why=why,
         probabilities=dict(chances),
     )

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from modelmill.build.builder import Builder, BuildResult, Judge, start_template
+from modelmill.build.levels import plan_parents
 from modelmill.build.plan import Plan, has_several_classes, plan_build
-from modelmill.build.segment import write_tests
+from modelmill.build.segment import tests_among, write_tests
 from modelmill.build.work import Setup
 from modelmill.compute.forks import Template
 from modelmill.data.build_table import BuildTable, write_build_table
@@ -164,7 +166,11 @@ class _Training:
         known = heads(self.store.database, self.model.name)
         if self.request.rebuild:
             known = {segment: msgspec.structs.replace(head, digests=None) for segment, head in known.items()}
-        return plan_build(self.model, labelled, several, code, self._recipe(), known)
+        plan = plan_build(self.model, labelled, several, code, self._recipe(), known)
+        if not self.model.levels:
+            return plan
+        tests = tests_among(labelled.rows, self.model.test_share)
+        return plan_parents(self.model, labelled, rows, tests, plan, known)
 
     def _recipe(self) -> Digest:
         """Return the digest of the declaration with the parameters of this run: the model's part of a version."""
@@ -259,6 +265,8 @@ class _Training:
             example=typical,
             run=run.number,
             lock=run.lock,
+            levels=model.levels or UNSET,
+            safe=model.safe or UNSET,
         )
 
     def _record_steadiness(self, result: BuildResult) -> None:

@@ -11,17 +11,16 @@ import msgspec
 from modelmill.errors import NodesLagging, StoreLocked
 from modelmill.model.request import parser_of
 from modelmill.names import Digest
-from modelmill.orchestrator.outcomes import Progress, ReleaseFacts, UpOutcome, no_progress
+from modelmill.orchestrator.deploying import apply_plan
+from modelmill.orchestrator.outcomes import DeployOutcome, Progress, ReleaseFacts, UpOutcome, no_progress
+from modelmill.orchestrator.planning import make_plan
 from modelmill.orchestrator.project import open_project
 from modelmill.orchestrator.requests import TrainRequest, UpRequest
 from modelmill.orchestrator.rows import ENVIRONMENT
 from modelmill.orchestrator.serve import log_plan, node_facts, watch, watch_plan
 from modelmill.orchestrator.training import Trained, train_in
 from modelmill.registry.fleet import decode
-from modelmill.registry.host import user_name
 from modelmill.release.pointers import find_published
-from modelmill.release.releasing import current_release, release
-from modelmill.release.rows import Release
 from modelmill.serving.control import (
     NodeInfo,
     check_port,
@@ -49,17 +48,28 @@ def up(settings: Settings, request: UpRequest, progress: Progress = no_progress)
             if running is None:
                 check_port(settings.serving(ENVIRONMENT).host, _port(settings, request))
             trained = train_in(store, project, TrainRequest(**options), progress)
-            before = current_release(store.database, ENVIRONMENT, trained.project.model.name)
-            released = release(
-                store, ENVIRONMENT, trained.project.model.name, trained.map_digest, by=user_name(), reason="up"
-            )
+            deployed = _deploy(settings, store, trained)
             node = running or _start(settings, store, request)
-            facts = _confirm(store, node, released, trained, new=before is None or before.number != released.number)
-        outcome = _outcome(store, trained, facts, node, request, seconds=time.monotonic() - began)
+            facts = _confirm(store, node, deployed)
+        outcome = UpOutcome(
+            train=trained.outcome,
+            plan=deployed.plan,
+            release=facts,
+            **_where(store, trained, node),
+            detached=request.detach,
+            seconds=time.monotonic() - began,
+            next="modelmill status" if request.detach else "Ctrl-C stops it",
+        )
         if not request.detach:
             progress("up", {"outcome": outcome})
             watch(store.folder, node, own=running is None)
     return outcome
+
+
+def _deploy(settings: Settings, store: Store, trained: Trained) -> DeployOutcome:
+    """Plan the release and apply the plan, as `deploy dev` does; here the node itself is the rehearsal."""
+    planned = make_plan(store, settings, ENVIRONMENT, trained.project.model.name, None)
+    return apply_plan(store, settings, planned, "up", None, rehearsal=False)
 
 
 def _own_node(store: Store, request: UpRequest) -> NodeInfo | None:
@@ -92,46 +102,36 @@ def _port(settings: Settings, request: UpRequest) -> int:
     return settings.serving(ENVIRONMENT).port if request.port is None else request.port
 
 
-def _confirm(store: Store, node: NodeInfo, released: Release, trained: Trained, *, new: bool) -> ReleaseFacts:
+def _confirm(store: Store, node: NodeInfo, deployed: DeployOutcome) -> ReleaseFacts:
     """Wait until every live worker has applied the release."""
     began = time.monotonic()
     published = find_published(store.pointers, ENVIRONMENT)
     laggards = wait_until_applied(node, published.revision if published else 0)
-    broken = (describe_node(node) or {}).get("broken", {}).get(released.model, "")
+    broken = (describe_node(node) or {}).get("broken", {}).get(deployed.plan.model, "")
     if laggards or broken:
         raise NodesLagging(
-            f"{len(laggards) or node.workers} worker(s) have not confirmed release r{released.number}",
+            f"{len(laggards) or node.workers} worker(s) have not confirmed release r{deployed.release}",
             got=f"pid {', '.join(map(str, laggards))}" if laggards else "",
             likely=broken or "they are still loading it",
             next="modelmill status",
-            safe=f"the pointer stays moved: they apply r{released.number} as soon as they can",
+            safe=f"the pointer stays moved: they apply r{deployed.release} as soon as they can",
         )
     return ReleaseFacts(
         environment=ENVIRONMENT,
-        number=released.number,
-        version=trained.outcome.version,
-        new=new,
+        number=deployed.release,
+        version=deployed.plan.version,
+        new=not deployed.plan.nothing,
         confirmed=node.workers,
         workers=node.workers,
         seconds=time.monotonic() - began,
     )
 
 
-def _outcome(
-    store: Store, trained: Trained, facts: ReleaseFacts, node: NodeInfo, request: UpRequest, *, seconds: float
-) -> UpOutcome:
-    name = trained.project.model.name
-    url = f"{node.url}/{name}"
-    return UpOutcome(
-        train=trained.outcome,
-        release=facts,
-        node=node_facts(node),
-        url=url,
-        curl=curl_line(url, example_request(store, trained.map_digest)),
-        detached=request.detach,
-        seconds=seconds,
-        next="modelmill status" if request.detach else "Ctrl-C stops it",
-    )
+def _where(store: Store, trained: Trained, node: NodeInfo) -> dict[str, Any]:
+    """Return where it answers, with a request that it accepts."""
+    url = f"{node.url}/{trained.project.model.name}"
+    request = curl_line(url, example_request(store, trained.map_digest))
+    return {"node": node_facts(node, store.folder), "url": url, "curl": request}
 
 
 def example_request(store: Store, map_digest: Digest) -> dict[str, Any]:

@@ -19,7 +19,8 @@ import msgspec
 AUTOMATIC, BY_HAND, STALE, EMPTY = "automatic", "by hand", "stale", "empty"
 ROWS = ("reproduce", "version", "test", "automate", "deploy", "monitor", "document", "structure")
 COLUMNS = ("code", "data", "model")
-MOVEMENTS = ("experiment", "retraining", "promotion")
+PROMOTION = "promotion"
+MOVEMENTS = ("experiment", "retraining", PROMOTION)
 """What level 3 wants to have seen, beside its cells."""
 
 

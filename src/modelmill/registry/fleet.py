@@ -7,23 +7,35 @@ covers all bytes that a node will ever open for it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
-from modelmill.errors import BlobBroken, ModelUnknown, ReleasesDiffer
+from modelmill.errors import BlobBroken, ModelUnknown, ReleasesDiffer, RuntimeUnknown
 from modelmill.model.schema import SchemaSpec
-from modelmill.names import POOLED, Digest, ModelName, Segment, format_segment, parse_segment
+from modelmill.names import POOLED, Digest, ModelName, Parent, Segment, format_segment, parse_segment
 from modelmill.store.signing import SigningKey, verify
 
 FORMAT = 2
+RUNTIMES = ("packed", "python")
+"""What may answer for an entry: this process, or a child that runs Python."""
 NOT_BUILT = "no model was built for this segment"
-FAILED = "its own model gave no usable answer"
-"""Why the pooled model answers in a segment's place, where the map itself gives no reason."""
+NO_ANSWER = "gave no usable answer"
+FAILED = f"its own model {NO_ANSWER}"
+"""Why another model answers in a segment's place, where the map itself gives no reason."""
+NOT_BETTER = "its own model is not better than the pooled one"
+NO_POOLED = "there is no pooled model"
+SAFE = "safe"
+"""The format of the declared safe answer, which has no bytes, and the state of its entry."""
+
+
+Beyond = tuple[str | None, ...]
+"""The values, as text, that one request has in the columns of levels which are no part of a segment; None for one left out."""
 
 
 class Entry(NamedTuple):
@@ -39,10 +51,41 @@ class Entry(NamedTuple):
     length: int
     artifact: Digest
     state: str = "own"
-    """``own``, or ``pooled`` where the pooled model answers for the segment."""
+    """``own``, or ``pooled`` where another model answers for the segment, or ``safe`` for the declared safe answer."""
     why: str = ""
     code: Digest | None = None
     """The archive of the user's files that it was built with, where that is not the map's own."""
+
+    def answers_as(self, segment: Segment) -> str:
+        """Return who answers for a segment when this entry does: ``own``, ``carrier=UA``, ``pooled`` or ``safe``."""
+        return SAFE if self.state == SAFE else answered_by(segment, self.segment)
+
+
+_SAFE_ENTRY = Entry(POOLED, 0, SAFE, SAFE, Digest(""), 0, 0, Digest(""), state=SAFE)
+
+
+def beyond_of(levels: Iterable[Sequence[str]], by: Collection[str]) -> tuple[str, ...]:
+    """Return the columns of levels that are no part of a segment, each once."""
+    return tuple(dict.fromkeys(name for level in levels for name in level if name not in by))
+
+
+def parents_of(levels: Iterable[Sequence[str]], values: Iterable[tuple[str, str | None]]) -> Iterator[Parent]:
+    """Yield the parent of each level all of whose columns have a value."""
+    known = {name: value for name, value in values if value is not None}
+    for level in levels:
+        if known.keys() >= set(level):
+            yield Parent.of({name: known[name] for name in level})
+
+
+def answered_by(segment: Segment, asked: Segment) -> str:
+    """Return who answers for a segment when the model of `asked` does: ``own``, ``pooled``, or a parent as it is written."""
+    return "pooled" if not asked else "own" if asked == segment else format_segment(asked)
+
+
+def why_after(segment: Segment, failed: Segment, why: str) -> str:
+    """Return why another answers for a segment, once the model of `failed` gave no answer; `why` is the reason so far."""
+    whose = f"the model of {format_segment(failed)}" if failed else "the pooled model"
+    return f"{why}; {whose} {NO_ANSWER}" if why else FAILED
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +107,13 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     run: int = 0
     """The number of the run that made the map."""
     lock: Digest | None = None
+    levels: tuple[tuple[str, ...], ...] | UnsetType = UNSET
+    """The columns of each level whose values have models, the most specific first."""
+    safe: tuple[float, ...] | UnsetType = UNSET
+    """What is answered to a row where no model can: a number, or a probability a class.
+
+    A map of a model that declares neither names neither: its bytes are what they were before there were any.
+    """
 
 
 class _Columns(msgspec.Struct, frozen=True):
@@ -142,6 +192,10 @@ class FleetMap:
         kinds = [kind for kind in self._columns.kinds if kind[0] != without]
         return {Digest(code) if code else self.header.code for *_, code in kinds}
 
+    def runtimes(self) -> set[str]:
+        """Return what has to be there for all entries to be answered."""
+        return {kind[1] for kind in self._columns.kinds}
+
     def answers(self) -> dict[str, tuple[bytes, str]]:
         """Return what answers for each segment, by its text: the digest of the bytes, and whose they are."""
         columns, artifacts = self._columns, self._columns.artifacts
@@ -149,6 +203,11 @@ class FleetMap:
             key: (artifacts[32 * index : 32 * index + 32], columns.kinds[kind][2])
             for index, (key, kind) in enumerate(zip(columns.keys, self.kind_index.tolist(), strict=True))
         }
+
+    def sizes(self) -> dict[bytes, int]:
+        """Return how many bytes each artifact has, by its digest; what several segments share is there once."""
+        artifacts = self._columns.artifacts
+        return {artifacts[32 * i : 32 * i + 32]: length for i, length in enumerate(self.lengths.tolist())}
 
     def __len__(self) -> int:
         return len(self._columns.keys)
@@ -161,20 +220,67 @@ class FleetMap:
         index = self._index.get(format_segment(segment))
         return None if index is None else self.at(index)
 
-    def entry_for(self, segment: Segment) -> tuple[Entry, str]:
-        """Return what answers for a segment, and why that is the pooled model where it is; raises `ModelUnknown`."""
-        entry = self.find(segment)
-        why = NOT_BUILT if entry is None else entry.why if entry.state == "pooled" else ""
-        return (self.pooled_for(segment), why) if entry is None or why else (entry, "")
+    def entry_for(self, segment: Segment, beyond: Beyond = ()) -> tuple[Entry, str]:
+        """Return what answers for a segment, and why that is not its own model where it is not; raises `ModelUnknown`.
 
-    def pooled_for(self, segment: Segment) -> Entry:
-        """Return the pooled model, that is asked in a segment's place; raises `ModelUnknown` where there is none."""
-        pooled = self.find(POOLED)
-        if pooled is None:
-            raise ModelUnknown(
-                f"`{self.header.model}` has no model for segment `{format_segment(segment)}`, and no pooled model"
-            )
-        return pooled
+        `beyond` are the values of the columns of that name in the request.
+        """
+        chain, why = self.chain(segment, beyond)
+        if not chain:
+            raise self.unknown(segment)
+        return chain[0], why
+
+    def unknown(self, segment: Segment) -> ModelUnknown:
+        """Return the refusal of a segment for which nobody answers."""
+        return ModelUnknown(
+            f"`{self.header.model}` has no model for segment `{format_segment(segment)}`, and no pooled model"
+        )
+
+    def chain(self, segment: Segment, beyond: Beyond = ()) -> tuple[list[Entry], str]:
+        """Return who is asked for a segment, one after the other until one answers, and why its own model is not the first.
+
+        The segment's own model, those of the levels, the pooled one, the declared safe answer: those of them that there are.
+        Where a segment's own model was measured, and lost to the pooled one, that answers: of the others nothing is known.
+        """
+        own, pooled = self.find(segment), self.find(POOLED)
+        why = NOT_BUILT if own is None else own.why if own.state == "pooled" else ""
+        chain = [own] if own is not None and not why else []
+        if segment != POOLED:
+            if why != NOT_BETTER or pooled is None:
+                chain += self._parents(segment, beyond)
+            chain += [pooled] if pooled is not None else []
+        if self.safe:
+            why = why if chain else f"{why}, and {NO_POOLED}"
+            chain.append(_SAFE_ENTRY)
+        return chain, why
+
+    def _parents(self, segment: Segment, beyond: Beyond) -> Iterator[Entry]:
+        """Yield the models of the levels whose values are known, the most specific first; none that lost to the pooled one."""
+        for parent in self.parents_of(segment, beyond):
+            entry = self.find(parent)
+            if entry is not None and entry.state == "own":
+                yield entry
+
+    def parents_of(self, segment: Segment, beyond: Beyond = ()) -> Iterator[Parent]:
+        """Yield the parents that a segment would have, whether or not there is a model of theirs."""
+        return parents_of(
+            self.levels, (*zip(self.header.by, segment, strict=False), *zip(self.beyond, beyond, strict=False))
+        )
+
+    @property
+    def levels(self) -> tuple[tuple[str, ...], ...]:
+        """Return the columns of each level, the most specific first."""
+        return self.header.levels or ()
+
+    @cached_property
+    def beyond(self) -> tuple[str, ...]:
+        """Return the columns of levels that are no part of a segment: what they are, only a request can say."""
+        return beyond_of(self.levels, self.header.by)
+
+    @property
+    def safe(self) -> tuple[float, ...]:
+        """Return the declared safe answer to one row, empty where there is none."""
+        return self.header.safe or ()
 
     def at(self, index: int) -> Entry:
         """Return the entry at a position of `keys`."""
@@ -239,7 +345,22 @@ class SignedMap(NamedTuple):
         """Return the map; bytes that this installation did not sign raise SignatureInvalid and are not decoded."""
         # Before decoding: what a stranger wrote is not even parsed.
         verify(public, self.content, self.signature)
-        return decode(self.content)
+        fleet = decode(self.content)
+        _check_runtimes(fleet)
+        return fleet
+
+
+def _check_runtimes(fleet: FleetMap) -> None:
+    """Raise `RuntimeUnknown` where nothing here could answer for an entry: another modelmill has made the map."""
+    unknown = fleet.runtimes() - set(RUNTIMES)
+    if unknown:
+        raise RuntimeUnknown(
+            f"version {fleet.header.run} of `{fleet.header.model}` needs a runtime that is not here",
+            expected=" or ".join(RUNTIMES),
+            got=", ".join(sorted(unknown)),
+            next="modelmill train",
+            safe="what was served before is served on",
+        )
 
 
 def sign(key: SigningKey, fleet: FleetMap) -> SignedMap:

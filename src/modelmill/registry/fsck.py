@@ -15,7 +15,7 @@ import msgspec
 from sqlalchemy import func, select, union
 
 from modelmill.data.snapshot import Manifest
-from modelmill.data.tables import predictions, snapshots
+from modelmill.data.tables import labels, predictions, snapshots
 from modelmill.errors import BlobBroken
 from modelmill.names import Digest
 from modelmill.registry.facts import read_archive
@@ -97,7 +97,7 @@ def _roots(store: Store) -> Iterator[tuple[Digest, str]]:
     """Yield every digest that a row names and that has a blob."""
     named = {name: runs.c[name] for name in ("snapshot", "code", "lock", "host", "declaration", "diff", "map")}
     columns = [*named.items(), ("pack", packs.c.digest), ("snapshot", snapshots.c.digest)]
-    columns.append(("file of logged predictions", predictions.c.file))
+    columns += [("file of logged predictions", predictions.c.file), ("file of labels", labels.c.file)]
     with store.database.read() as c:
         for what, column in columns:
             for digest in c.execute(select(column).distinct().where(column.is_not(None))).scalars():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from sqlalchemy import and_, bindparam, func, select
+from sqlalchemy import and_, bindparam, func, or_, select
 
 from modelmill.names import POOLED_WORD
 from modelmill.registry.change import Change, change_between, change_of
@@ -45,11 +45,12 @@ def descent(earlier: Version, later: Version) -> Descent:
 def changes_of_run(database: Database, run: Run) -> dict[Change, int]:
     """Return how many versions of a run are which change, the most frequent first.
 
-    The pooled model is counted only where it is the only one: with any change of the data it is retrained too.
+    The pooled model is counted only where it is the only one: with any change of the data it is retrained too, and parents
+    with many; only in their names does an equals sign stand as it is.
     """
     with database.read() as c:
         rows = c.execute(_CHANGES, {"run": run.id}).all()
-    own = [row for row in rows if not row.pooled] or rows
+    own = [row for row in rows if not row.shared] or rows
     found: Counter[Change] = Counter()
     for row in own:
         change = Change.FIRST if row.data is None else change_of(data=bool(row.data), recipe=bool(row.recipe))
@@ -66,7 +67,7 @@ _number_before = (
     .scalar_subquery()
 )
 _FACTS = [
-    (segments.c.key == POOLED_WORD).label("pooled"),
+    or_(segments.c.key == POOLED_WORD, segments.c.key.contains("=")).label("shared"),
     (_later.c.data != _earlier.c.data).label("data"),
     ((_now.c.code != _then.c.code) | (_now.c.model != _then.c.model)).label("recipe"),
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -91,6 +91,17 @@ def get_version(database: Database, version: VersionId) -> Version:
     if row is None:
         raise _no_version(version.model, version.segment, version.number)
     return version_of(row)
+
+
+def get_versions(database: Database, versions: Iterable[VersionId]) -> Iterator[Version]:
+    """Yield many versions, one look-up each; the first that is not there raises `NotFound`."""
+    with database.read() as c:
+        for version in versions:
+            values = {"model": version.model, "key": format_segment(version.segment), "number": version.number}
+            row = c.execute(_ONE, values).first()
+            if row is None:
+                raise _no_version(version.model, version.segment, version.number)
+            yield version_of(row)
 
 
 def list_versions(

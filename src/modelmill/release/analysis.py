@@ -24,7 +24,7 @@ ALPHA = 0.05
 _RATIOS = np.array([1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0])
 """How much worse, or better, a rate might be: the mixture that every test averages over."""
 _WEIGHTS = -math.log(len(_RATIOS))
-_FEWEST_ANSWERS = 100
+FEWEST_ANSWERS = 100
 """Labelled answers from which on the mean's interval is trusted: it is one of large samples."""
 
 
@@ -94,17 +94,38 @@ class Comparison:
         return self.evidence >= -math.log(alpha)
 
 
+class Tally(NamedTuple):
+    """What has to be known of values to bound their mean."""
+
+    rows: int
+    total: float
+    squares: float
+    """The sum of the squared distances from their mean: sums of squares would cancel."""
+
+
+def tally(values: NDArray[np.float64]) -> Tally:
+    """Return what has to be known of values, (rows,)."""
+    if not len(values):
+        return Tally(0, 0.0, 0.0)
+    return Tally(len(values), float(values.sum()), float(((values - values.mean()) ** 2).sum()))
+
+
 def mean_interval(values: NDArray[np.float64], alpha: float) -> tuple[float, float]:
-    """Return bounds of the mean of values that hold at all times together, with a probability of 1 - `alpha`.
+    """Return bounds of the mean of values; see `interval_of`."""
+    return interval_of(tally(values), alpha)
+
+
+def interval_of(seen: Tally, alpha: float) -> tuple[float, float]:
+    """Return bounds of a mean that hold at all times together, with a probability of 1 - `alpha`.
 
     An asymptotic confidence sequence (I. Waudby-Smith, D. Arbour, R. Sinha, E. H. Kennedy, A. Ramdas, Time-uniform central
     limit theory and asymptotic confidence sequences, Annals of Statistics 2024, theorem 2.2), tuned to be narrowest at 500
     values. From fewer than 100 nothing is concluded.
     """
-    n = len(values)
-    if n < _FEWEST_ANSWERS:
+    n = seen.rows
+    if n < FEWEST_ANSWERS:
         return -math.inf, math.inf
-    mean, spread = float(values.mean()), float(values.std(ddof=1))
+    mean, spread = seen.total / n, math.sqrt(seen.squares / (n - 1))
     rho2 = _tuned(500, alpha)
     inner = (n * rho2 + 1) / (n**2 * rho2) * math.log((n * rho2 + 1) / alpha**2)
     half = spread * math.sqrt(inner)
@@ -116,7 +137,12 @@ def quality(losses: NDArray[np.float64], beside: NDArray[np.float64], by: float,
 
     Fail where the mean is clearly worse by more than the share `by`, pass where it clearly is not.
     """
-    low, high = mean_interval(losses - (1 + by) * beside, alpha)
+    return against_zero(tally(losses - (1 + by) * beside), alpha)
+
+
+def against_zero(excess: Tally, alpha: float) -> Verdict:
+    """Judge by how much losses exceed what is allowed: fail where their mean is clearly above 0, pass where clearly not."""
+    low, high = interval_of(excess, alpha)
     return "fail" if low > 0 else "pass" if high <= 0 else "undecided"
 
 
@@ -131,6 +157,12 @@ def _log_ratio(bad: int, asked: int, rates: NDArray[np.float64], limit: float) -
     good = asked - bad
     ratio: NDArray[np.float64] = bad * np.log(rates / limit) + good * np.log((1 - rates) / (1 - limit))
     return ratio
+
+
+def mean_of_logs(logs: Sequence[float]) -> float:
+    """Return the log of the mean of numbers that are given as logs: the mean of e-processes is one."""
+    largest = max(logs)
+    return largest + math.log(sum(math.exp(one - largest) for one in logs) / len(logs))
 
 
 def _mixed(logs: NDArray[np.float64]) -> float:

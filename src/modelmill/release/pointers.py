@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -170,3 +172,10 @@ def open_versions(blobs: Blobs, pointer: Pointer) -> Versions:
 def open_map(blobs: Blobs, pointer: Pointer, public: bytes) -> FleetMap:
     """Return the fleet map that a pointer names, after its digest and its signature were checked."""
     return SignedMap(blobs.get(pointer.map), pointer.signature).open(public)
+
+
+def check_packs(blobs: Blobs, packs: Iterable[Digest]) -> None:
+    """Raise `BlobBroken` where the bytes of a pack are not those that its name was made of."""
+    for pack in packs:
+        if hashlib.sha256(blobs.open(pack)).hexdigest() != pack:
+            raise BlobBroken(f"pack `{pack[:12]}` does not hold the bytes that were recorded", next="modelmill fsck")

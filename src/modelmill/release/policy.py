@@ -13,7 +13,11 @@ import msgspec
 from modelmill.model.conditions import parse_duration
 
 SHADOW = "shadow"
-Floor = Literal["clean commit", "law", "gate", "canary"]
+Floor = Literal["clean commit", "law", "gate", "load", "approval", "canary"]
+
+
+REFUSED = "refused"
+"""What a release lacks in which too many segments were refused, whatever its environment requires."""
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -71,7 +75,10 @@ def _limit(condition: Mapping[str, Any]) -> Limit:
     return Limit(name, float(condition["right"]), metric)
 
 
-def unmet(requires: Sequence[str], checks: Mapping[str, bool | None], policy: Policy) -> list[str]:
-    """Return the floors of an environment that a release does not reach; what is not known is not reached."""
-    found = {**checks, "canary": bool(policy.steps)}
-    return [floor for floor in requires if not found.get(floor)]
+def unmet(requires: Sequence[str], checks: Mapping[str, bool | None], declared: Policy) -> list[str]:
+    """Return what keeps a release from an environment: floors that it does not reach, and too many refused segments.
+
+    What is not known is not reached.
+    """
+    found = {**checks, "canary": bool(declared.steps)}
+    return [floor for floor in requires if not found.get(floor)] + [REFUSED] * (found.get(REFUSED) is False)

@@ -29,6 +29,7 @@ from modelmill.release.rows import (
     moved_meanwhile,
     point,
     release_of,
+    touch,
 )
 from modelmill.release.shadows import open_shadows
 from modelmill.release.tables import environments, pointers, releases
@@ -92,6 +93,14 @@ def republish(store: Store, environment: str) -> Published:
     return published
 
 
+def announce(store: Store, environment: str) -> Published:
+    """Publish again what is current, with the list of versions as it is now: nodes open those that were built since."""
+    with store.database.write() as c:
+        lock_environment(c, environment)
+        touch(c, environment)
+    return republish(store, environment)
+
+
 def _write_down(c: Connection, published: Published) -> int:
     """Make the rows say what was ordered while nobody could reach them; return the revision that they are at then."""
     environment = published.environment
@@ -139,6 +148,16 @@ def list_releases(
         query = query.where(releases.c.number < before)
     with database.read() as c:
         return [release_of(row) for row in c.execute(query.order_by(releases.c.number.desc()).limit(limit))]
+
+
+def list_places(database: Database, model: ModelName) -> dict[Digest, list[str]]:
+    """Return the environments to which each fleet map of a model was released: two of one map are a promotion."""
+    query = select(releases.c.map, releases.c.environment).where(releases.c.model == model).distinct()
+    found: dict[Digest, list[str]] = {}
+    with database.read() as c:
+        for digest, environment in c.execute(query.order_by(releases.c.environment)):
+            found.setdefault(digest, []).append(environment)
+    return found
 
 
 def list_environments(database: Database) -> list[str]:

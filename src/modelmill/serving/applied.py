@@ -27,10 +27,13 @@ class Applied:
         unopened: Mapping[ModelName, str],
         kept: Collection[ServedModel] = (),
         runs: Mapping[ModelName, Sequence[Run]] | None = None,
+        unshadowed: Mapping[ModelName, str] | None = None,
     ) -> None:
         """Take what could be opened, why the rest could not, what a roll-back would go back to, and the shadows."""
         self.revision, self.models, self.unopened, self.kept = revision, models, unopened, kept
         self.runs: Mapping[ModelName, Sequence[Run]] = runs or {}
+        self.unshadowed: Mapping[ModelName, str] = unshadowed or {}
+        """Why a shadow could not be opened: nobody's answers are the worse for it, so no model is broken."""
 
     @property
     def broken(self) -> dict[ModelName, str]:
@@ -57,7 +60,7 @@ async def apply(store: Path, published: Published, before: Applied | None) -> Ap
 
     A model that cannot be opened keeps its release of before, if there is one: a damaged blob takes nothing down.
     """
-    opening, shading = _Opening(store, before), _Shading(store, before)
+    opening, shading = _Opening(store, published.environment, before), _Shading(store, before)
     models: dict[ModelName, Model] = {}
     unopened: dict[ModelName, str] = {}
     for name, pointer in published.models.items():
@@ -72,7 +75,7 @@ async def apply(store: Path, published: Published, before: Applied | None) -> Ap
         if name in models:
             await shading.open(name, pointer.shadows, models[name].sides[0])
     kept = opening.kept(published.models.values())
-    return Applied(published.revision, models, shading.unopened | unopened, kept, shading.runs)
+    return Applied(published.revision, models, unopened, kept, shading.runs, shading.unopened)
 
 
 def _newest(pointer: Pointer) -> int:
@@ -82,8 +85,8 @@ def _newest(pointer: Pointer) -> int:
 class _Opening:
     """Opens what is published, and takes from before what is open already."""
 
-    def __init__(self, store: Path, before: Applied | None) -> None:
-        self.store, self.blobs = store, blobs_of(store)
+    def __init__(self, store: Path, environment: str, before: Applied | None) -> None:
+        self.store, self.environment, self.blobs = store, environment, blobs_of(store)
         self.known = {_identity(one.pointer): one for one in before.releases} if before else {}
 
     async def open(self, pointer: Pointer, known: Model | None) -> Model:
@@ -98,7 +101,7 @@ class _Opening:
     async def _one(self, pointer: Pointer, near: ServedModel | None) -> ServedModel:
         found = self.known.get(_identity(pointer))
         if found is None:
-            return await open_model(self.store, self.blobs, pointer, near)
+            return await open_model(self.store, self.blobs, pointer, near, self.environment)
         found.pointer = pointer  # the list of its versions may be a longer one
         return found
 

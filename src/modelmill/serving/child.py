@@ -25,7 +25,7 @@ from modelmill.errors import ModelmillError, PlatformError, UserCodeFailed
 from modelmill.model.fitted import answer, make_x
 from modelmill.model.loading import load_model_file, user_frames
 from modelmill.model.request import parser_of
-from modelmill.names import Digest, Segment
+from modelmill.names import Digest, parse_segment
 from modelmill.registry.facts import extract_code
 from modelmill.registry.fleet import Entry, FleetMap
 from modelmill.release.pointers import Pointer, open_map
@@ -53,7 +53,8 @@ class ChildSetup(msgspec.Struct, frozen=True):
 class Ask(msgspec.Struct, frozen=True, array_like=True):
     """One request to a child."""
 
-    segment: Segment
+    key: str
+    """The segment of the entry that is asked, as it is written."""
     rows: list[dict[str, Any]]
 
 
@@ -103,13 +104,14 @@ class Child:
             return Told(error=failed.as_dict())
 
     def _answer(self, ask: Ask) -> Told:
-        entry = self._map.find(ask.segment)
+        segment = parse_segment(ask.key)
+        entry = self._map.find(segment)
         if entry is None:
-            raise PlatformError(f"the map has no entry for {ask.segment!r}")
+            raise PlatformError(f"the map has no entry for {ask.key}")
         rows = self._parser.parse_rows(ask.rows)
         x = make_x(self._model.role("features"), self._model.spec, rows)
         fitted = self._open(entry)
-        numbers = answer(fitted, self._model.role("predict"), len(self._model.labels), x, rows, ask.segment)
+        numbers = answer(fitted, self._model.role("predict"), len(self._model.labels), x, rows, tuple(segment))
         return Told(numbers.astype("<f8").tobytes(), numbers.shape)
 
     def _open(self, entry: Entry) -> Any:

@@ -19,15 +19,16 @@ import msgspec
 
 from modelmill.errors import NodeNotReady, PortInUse
 from modelmill.serving.log import LogPlan
+from modelmill.serving.processes import held_by, list_processes, listening
 from modelmill.settings import DEV
 from modelmill.store.files import started_at, write_durably
 from modelmill.store.tokens import make_token, read_token
 
-APPLY_S = 5.0
+APPLY_S = 30.0
+"""How long is waited for workers: a release that runs Python starts a child first, on a busy machine for many seconds."""
 _READY_S = 60.0
 _STOP_S = 20.0
 _POLL_S = 0.05
-_LISTEN_STATE = "0A"
 
 
 class NodeInfo(msgspec.Struct, frozen=True):
@@ -257,23 +258,11 @@ def _is_local(host: str) -> bool:
 
 def who_listens(port: int) -> str:
     """Return ``pid 4121 (modelmill up)`` for the process that listens on a port, as far as we may know."""
-    inode = _listening_inode(port)
-    for entry in Path("/proc").glob("[0-9]*/fd/*") if inode else ():
-        with suppress(OSError):
-            if entry.readlink().name == f"socket:[{inode}]":
-                pid = entry.parts[2]
-                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                return f"it is in use by pid {pid} ({command.strip()[:80]})"
-    return ""
-
-
-def _listening_inode(port: int) -> str:
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with suppress(OSError):
-            for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == _LISTEN_STATE and int(fields[1].rpartition(":")[2], 16) == port:
-                    return fields[9]
+    inodes = {inode for inode, address in listening().items() if address.endswith(f":{port}")}
+    for process in list_processes() if inodes else ():
+        held = held_by(process.pid)
+        if held is not None and held.sockets & inodes:
+            return f"it is in use by pid {process.pid} ({' '.join(process.words)[:80]})"
     return ""
 
 

@@ -39,7 +39,13 @@ _SUMS = """
 SELECT model, segment, sum(count) AS asked, sum(failed) AS failed FROM asked WHERE window >= ? AND segment <> ''
 GROUP BY model, segment ORDER BY failed DESC, asked DESC, model, segment LIMIT ?
 """
-_SIDES = "SELECT release, count, failed, classes FROM asked WHERE model = ? AND segment = '' AND window >= ?"
+_SIDES = "SELECT window, release, count, failed, classes FROM asked WHERE model = ? AND segment = '' AND window >= ?"
+_NEWEST = "SELECT max(window) FROM asked"
+# `+model`: found by the window, of which there are few, not by the model, of which there may be a day.
+_FAILING = """
+SELECT release, segment, sum(count), sum(failed) FROM asked WHERE window >= ? AND +model = ? AND segment <> ''
+GROUP BY release, segment HAVING sum(failed) > 0
+"""
 _ASKED = "SELECT segment, sum(count) FROM asked WHERE model = ? AND segment <> '' AND window >= ? GROUP BY segment"
 ALL = ""
 """Stands for all segments of a release together; no segment is written so."""
@@ -86,12 +92,17 @@ class History:
         self._pending: dict[tuple[Place, int], Counter[int]] = {}
 
     def add(self, worker: int, taken: Mapping[Place, Counted], now: float | None = None) -> None:
-        """Add what a worker has counted to the minute that it is now."""
+        """Add what a worker has counted to the minute that it is now.
+
+        Minutes never go back: where the clock was set back, the newest one lasts until the clock is there again. So whoever
+        reads on from where it was misses nothing.
+        """
         window = int((time.time() if now is None else now) // WINDOW_S * WINDOW_S)
-        self._pending = {key: classes for key, classes in self._pending.items() if key[1] == window}
         counts = [*taken.items(), *_by_release(taken)]
-        rows = [self._row(place, window, worker, counted) for place, counted in counts]
         with closing(self._connect()) as database, database:
+            window = max(window, database.execute(_NEWEST).fetchone()[0] or 0)
+            self._pending = {key: classes for key, classes in self._pending.items() if key[1] == window}
+            rows = [self._row(place, window, worker, counted) for place, counted in counts]
             database.executemany(_ADD, rows)
             database.execute("DELETE FROM asked WHERE window < ?", (window - KEPT_S,))
 
@@ -110,17 +121,29 @@ class History:
             by_window.setdefault(window, []).append(rest)
         return [_point(window, of_workers) for window, of_workers in by_window.items()]
 
-    def sides(self, model: str, since: float) -> dict[int, Seen]:
-        """Return what each release of a model was asked since the minute of a moment."""
+    def sides(self, model: str, since: float) -> dict[int, dict[int, Seen]]:
+        """Return what each release of a model was asked, minute by minute, since the minute of a moment."""
         with closing(self._connect()) as database:
             rows = database.execute(_SIDES, (model, int(since // WINDOW_S * WINDOW_S))).fetchall()
-        found: dict[int, list[Any]] = {}
-        for release, *rest in rows:
-            found.setdefault(release, []).append(rest)
+        found: dict[int, dict[int, list[Any]]] = {}
+        for window, release, *rest in rows:
+            found.setdefault(window, {}).setdefault(release, []).append(rest)
         return {
-            release: Seen(sum(r[0] for r in some), sum(r[1] for r in some), added(_counts(r[2]) for r in some))
-            for release, some in found.items()
+            window: {
+                release: Seen(sum(r[0] for r in some), sum(r[1] for r in some), added(_counts(r[2]) for r in some))
+                for release, some in releases.items()
+            }
+            for window, releases in found.items()
         }
+
+    def failing(self, model: str, since: float) -> dict[int, dict[str, tuple[int, int]]]:
+        """Return how often the segments that failed since the minute of a moment were asked, and failed, by release."""
+        found: dict[int, dict[str, tuple[int, int]]] = {}
+        with closing(self._connect()) as database:
+            rows = database.execute(_FAILING, (int(since // WINDOW_S * WINDOW_S), model)).fetchall()
+        for release, segment, asked, failed in rows:
+            found.setdefault(release, {})[segment] = asked, failed
+        return found
 
     @property
     def exists(self) -> bool:

@@ -89,6 +89,8 @@ class Pages:
         memory = b"memory" in call.query
         shadows = await self._host.compared() if applied and applied.runs else {}
         told = {"models": facts, "shadows": shadows, "broken": applied.broken if applied else {}}
+        if applied and applied.unshadowed:
+            told["unshadowed"] = applied.unshadowed
         return reply_of(self._host.describe(memory=memory) | told)
 
     async def refresh(self, _: Call) -> Reply:

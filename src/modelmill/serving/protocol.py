@@ -335,7 +335,7 @@ def reply_to(model: Model, request: InferRequest, answered: Answered) -> Reply:
         model_name=header.model,
         model_version=str(answered.run()),
         outputs=[outputs[name] for name in chosen],
-        parameters={"pooled": answered.pooled()},
+        parameters=answered.others(),
         id=request.id,
     )
     text = _encode(reply)

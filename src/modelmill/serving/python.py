@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from modelmill.errors import AnswerInvalid, BlobBroken, NodeNotReady, RequestError, every_error
 from modelmill.model.request import Batch
-from modelmill.names import Digest, Segment
+from modelmill.names import Digest, Segment, format_segment
 from modelmill.registry.fleet import Entry
 from modelmill.release.pointers import Pointer
 from modelmill.serving.child import HEADER, Ask, ChildSetup, Told, numbers_of
@@ -77,7 +77,7 @@ class PythonRuntime:
         """Return the answers to a batch; raises `AnswerInvalid` where the child ends or raises at it."""
         if entry.segment and self._ended[entry.segment] >= _FATAL:
             raise AnswerInvalid("the model has ended its process more than once")
-        told = await self._told(entry, msgspec.msgpack.encode(Ask(entry.segment, batch.objects())))
+        told = await self._told(entry, msgspec.msgpack.encode(Ask(format_segment(entry.segment), batch.objects())))
         if told.error is not None:
             raise _as_ours(told.error)
         return numbers_of(told)

@@ -25,13 +25,13 @@ from modelmill.model.decoding import Values, may_repeat
 from modelmill.model.fitted import Floats, as_matrix
 from modelmill.model.request import Batch
 from modelmill.names import Segment, format_segment
-from modelmill.registry.fleet import Entry
+from modelmill.registry.fleet import SAFE, Entry
 from modelmill.serving import protocol
 from modelmill.serving.choices import Choice, Found
 from modelmill.serving.log import as_logged
 from modelmill.serving.meters import Meters
 from modelmill.serving.protocol import MATRIX, NUMBERS
-from modelmill.serving.served import ServedModel
+from modelmill.serving.served import ServedModel, kind_of, told_of
 from modelmill.serving.split import Split
 
 _MOST_CHOICES = 100_000
@@ -217,16 +217,19 @@ class Quick:
         """Return what answers for a segment; raises what `ServedModel` does where there is nothing."""
         side = self._model.side_at(segment)
         entry, why = side.entry_for(segment)
+        if entry.state == SAFE or (why and side.map.beyond):
+            # No model's answer, which is counted otherwise; or that of a level of which only the row can tell the value.
+            raise side.map.unknown(segment)
         model = side.open_packed(entry)
         before = open_program(model.programs.before) if model.programs.before else None
-        told = self._named_pieces(segment, entry, why), self._v2_pieces(side.header.run, why)
+        told = self._named_pieces(segment, entry, why), self._v2_pieces(side.header.run, kind_of(entry, why))
         logged = as_logged(side.answerer(segment, entry, why))
         return Choice(segment, model, before, *told, self._meters.of(side.place_of(segment, why)), logged, self._share)
 
     def _named_pieces(self, segment: Segment, entry: Entry, why: str) -> tuple[bytes, ...]:
         header = self._model.header
         told = {"model": header.model, "segment": format_segment(segment), "version": entry.number}
-        told["answered_by"] = "pooled" if why or not segment else "own"
+        told["answered_by"] = entry.answers_as(segment)
         end = b"," + _encode(told | ({"why": why} if why else {}))[1:]
         first = b"{%b:" % _encode(header.spec.target.name)
         if not self._labels:
@@ -235,11 +238,11 @@ class Quick:
         opened = b',"probabilities":{' + names[0]
         return first, opened, *(b"," + name for name in names[1:]), b"}" + end
 
-    def _v2_pieces(self, run: int, why: str) -> tuple[bytes, bytes, bytes]:
+    def _v2_pieces(self, run: int, kind: str) -> tuple[bytes, bytes, bytes]:
         header = self._model.header
         about = _encode(header.model), _encode(str(run)), _encode(header.spec.target.name)
         first = b'{"model_name":%b,"model_version":%b,"outputs":[{"name":%b,"datatype":' % about
-        last = b'}],"parameters":{"pooled":%d}}' % bool(why)
+        last = b'}],"parameters":%b}' % _encode(told_of({kind: 1} if kind else {}))
         if not self._labels:
             return first + b'"FP64","shape":[1],"data":', b"", last
         between = b']},{"name":"probabilities","datatype":"FP64","shape":[1,%d],"data":' % len(self._labels)

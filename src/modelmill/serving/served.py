@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from modelmill.artifact.packed import Packed
 from modelmill.artifact.saving import PACKED
 from modelmill.data.journal import Answerer
-from modelmill.errors import AnswerInvalid, BlobBroken, ModelUnknown
+from modelmill.errors import AnswerInvalid, BlobBroken, ModelmillError, ModelUnknown, NodeNotReady
 from modelmill.model.request import Batch, parser_of
-from modelmill.names import Digest, Segment, format_segment
-from modelmill.registry.fleet import FAILED, NOT_BUILT, Entry, FleetMap
-from modelmill.release.pointers import Pointer, open_map, open_versions
+from modelmill.model.safe import safe_answers
+from modelmill.names import POOLED, Digest, Segment, format_segment
+from modelmill.registry.fleet import FAILED, NO_ANSWER, NOT_BUILT, SAFE, Beyond, Entry, FleetMap, why_after
+from modelmill.release.pointers import Pointer, check_packs, open_map, open_versions
 from modelmill.serving.meters import UNKNOWN, Place
 from modelmill.serving.packed import PackedRuntime
 from modelmill.serving.python import PythonRuntime
@@ -41,7 +42,7 @@ class Part(NamedTuple):
     entry: Entry
     """What answered."""
     why: str
-    """Why that was the pooled model; empty where it was the segment's own."""
+    """Why that was not the segment's own model; empty where it was."""
     numbers: NDArray[np.float64]
     """(rows,), or a probability a class: (rows, classes)."""
     places: Sequence[int] | None
@@ -75,8 +76,12 @@ class Answered(NamedTuple):
         return [of_row[place] for place in range(len(self.batch))]
 
     def about(self) -> list[tuple[Place, bool]]:
-        """Return the segments that were asked, each with whether its own model failed."""
-        return [(part.side.place_of(part.segment, part.why), part.why == FAILED) for part in self.parts]
+        """Return the segments that were asked, each with whether a model failed: every safe answer says so."""
+        found: dict[Place, bool] = {}
+        for part in self.parts:
+            place = part.side.place_of(part.segment, part.why)
+            found[place] = found.get(place, False) or NO_ANSWER in part.why or part.entry.state == SAFE
+        return list(found.items())
 
     def run(self) -> int:
         """Return the number of the fleet that answered; of two that did, the smaller one."""
@@ -90,9 +95,20 @@ class Answered(NamedTuple):
             numbers = np.ascontiguousarray(part.numbers, dtype="<f8").tobytes()
             yield part.side.answerer(part.segment, part.entry, part.why), batch.logged(), numbers, rows
 
-    def pooled(self) -> int:
-        """Return how many rows the pooled model answered for a segment that is another's."""
-        return sum(len(part.numbers) for part in self.parts if part.why)
+    def others(self) -> dict[str, int]:
+        """Return how many rows were answered by another than their segment's own model: what V2 tells of it."""
+        found = Counter(kind_of(part.entry, part.why) for part in self.parts for _ in range(len(part.numbers)))
+        return told_of({kind: count for kind, count in found.items() if kind})
+
+
+def kind_of(entry: Entry, why: str) -> str:
+    """Return what kind of model has answered in a segment's place: ``pooled``, ``parent``, ``safe``; empty for its own."""
+    return "" if not why else SAFE if entry.state == SAFE else "parent" if entry.segment else "pooled"
+
+
+def told_of(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return counts of rows by kind as V2's parameters: the others are named only where there are any."""
+    return {"pooled": counts.get("pooled", 0)} | {kind: counts[kind] for kind in ("parent", SAFE) if kind in counts}
 
 
 Asking = Generator[Entry, NDArray[np.float64], "tuple[NDArray[np.float64], Entry, str]"]
@@ -107,6 +123,7 @@ class ServedModel:
         blobs: FolderBlobs,
         pointer: Pointer,
         before: ServedModel | None = None,
+        environment: str = "",
         *,
         is_shadow: bool = False,
     ) -> None:
@@ -116,7 +133,7 @@ class ServedModel:
         first release is verified entry by entry, when each is asked: the pooled model answers for what is damaged.
         A shadow takes nothing from what serves, neither what that has open nor its turn on the processor.
         """
-        self.pointer = pointer
+        self.pointer, self._environment = pointer, environment
         self.damage = ""
         """What was found damaged when it was asked."""
         self._store, self._blobs = store, blobs
@@ -124,10 +141,14 @@ class ServedModel:
         """Other versions that were asked, opened."""
         self.map: FleetMap = open_map(blobs, pointer, public_key(store))
         if before is not None:
-            _verify_packs(blobs, set(self.map.packs) - set(before.map.packs))
+            check_packs(blobs, set(self.map.packs) - set(before.map.packs))
         self.header = self.map.header
         self.parser = parser_of(self.header.spec, self.header.by, self.header.feature_names)
         self.entry_for = lru_cache(maxsize=_MOST_FOUND)(self.map.entry_for)
+        # Where nobody is to go without an answer, a child process that is down is a model that has none.
+        self._failures: tuple[type[ModelmillError], ...] = (
+            (AnswerInvalid, BlobBroken, NodeNotReady) if self.map.safe else (AnswerInvalid, BlobBroken)
+        )
         self._packed: PackedRuntime = PackedRuntime(blobs, before._packed if before and not is_shadow else None)  # noqa: SLF001 - one of us
         codes = self.map.codes(without=PACKED)
         self._python: dict[Digest, Runtime] = {
@@ -167,7 +188,7 @@ class ServedModel:
         if pointer is None:
             near = ", ".join(str(n) for n in sorted(known.maps, key=lambda n: abs(n - number))[:5])
             raise ModelUnknown(f"`{self.header.model}` has no version {number}", expected=near)
-        model = await open_model(self._store, self._blobs, pointer)
+        model = await open_model(self._store, self._blobs, pointer, environment=self._environment)
         if (model.header.model, model.header.run) != (self.header.model, number):
             raise BlobBroken("a version's map is another's", got=f"{model.header.model} {model.header.run}")
         if number in self.versions:  # two asked for it at once
@@ -187,7 +208,7 @@ class ServedModel:
 
     def answer_now(self, batch: Batch) -> Answered:
         """Answer rows, each by its own segment's model; the pooled one answers where there is none that can."""
-        return Answered([self._part_now(*group) for group in by_segment(batch)], batch)
+        return Answered([self._part_now(*group) for group in by_segment(batch, self.map.beyond)], batch)
 
     async def answer(self, batch: Batch) -> Answered:
         """Do the same where some of the models run in other processes."""
@@ -196,30 +217,30 @@ class ServedModel:
         self._answering += 1
         self._idle.clear()
         try:
-            return Answered([await self._part(*group) for group in by_segment(batch)], batch)
+            return Answered([await self._part(*group) for group in by_segment(batch, self.map.beyond)], batch)
         finally:
             self._answering -= 1
             if not self._answering:
                 self._idle.set()
 
-    def _part_now(self, segment: Segment, batch: Batch, places: Sequence[int] | None) -> Part:
-        asking = self._asking(segment)
+    def _part_now(self, segment: Segment, beyond: Beyond, batch: Batch, places: Sequence[int] | None) -> Part:
+        asking = self._asking(segment, beyond)
         entry = next(asking)
         while True:
             try:
-                numbers = self._packed.answer(entry, batch)
-            except (AnswerInvalid, BlobBroken) as error:
+                numbers = self._answer_here(entry, batch)
+            except self._failures as error:
                 entry = self._ask_other(asking, error, segment)
                 continue
             return self._part_of(segment, asking, numbers, places)
 
-    async def _part(self, segment: Segment, batch: Batch, places: Sequence[int] | None) -> Part:
-        asking = self._asking(segment)
+    async def _part(self, segment: Segment, beyond: Beyond, batch: Batch, places: Sequence[int] | None) -> Part:
+        asking = self._asking(segment, beyond)
         entry = next(asking)
         while True:
             try:
                 numbers = await self._ask(entry, batch)
-            except (AnswerInvalid, BlobBroken) as error:
+            except self._failures as error:
                 entry = self._ask_other(asking, error, segment)
                 continue
             return self._part_of(segment, asking, numbers, places)
@@ -234,41 +255,55 @@ class ServedModel:
             return Part(segment, entry, why, found, places, self)
         raise AssertionError("nothing is asked once it has answered")
 
+    async def answer_by(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
+        """Return what one entry answers to rows, whosever they are; nobody answers in its place."""
+        return await self._ask(entry, batch)
+
     async def _ask(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
-        if entry.format == PACKED:
-            return self._packed.answer(entry, batch)
+        if entry.format in (PACKED, SAFE):
+            return self._answer_here(entry, batch)
         return await self._python[entry.code or self.header.code].answer(entry, batch)
 
-    def _ask_other(self, asking: Asking, error: AnswerInvalid | BlobBroken, segment: Segment) -> Entry:
+    def _answer_here(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
+        """Return what a packed entry answers, or the declared safe answer to each row."""
+        return safe_answers(self.map.safe, len(batch)) if entry.state == SAFE else self._packed.answer(entry, batch)
+
+    def _ask_other(self, asking: Asking, error: ModelmillError, segment: Segment) -> Entry:
         """Return what is asked instead of an entry that has no answer; damage is remembered, for the node to tell."""
-        error.place = self.place_of(segment, FAILED)
+        # What nobody has built is counted as unknown: callers make up as many names as they like.
+        error.place = self.place_of(segment, NOT_BUILT if self.map.find(segment) is None else FAILED)
         if isinstance(error, BlobBroken):
             self.damage = f"release {self.pointer.release} is damaged: {error.what}"
         return asking.throw(error)
 
-    def _asking(self, segment: Segment) -> Asking:
+    def _asking(self, segment: Segment, beyond: Beyond) -> Asking:
         """Yield what is to be asked for a segment, take its answers or what it raised, return who answered and why.
 
         A generator, so that the rule stands once: the two above ask at once, or wait.
         """
-        entry, why = self.entry_for(segment)
-        if not why:
+        entry, why = self.entry_for(segment, beyond)
+        others: Iterator[Entry] | None = None
+        while True:
             try:
-                return (yield entry), entry, ""
-            except (AnswerInvalid, BlobBroken):
-                if not segment:
+                return (yield entry), entry, why
+            except self._failures:
+                if others is None:
+                    others = iter(self.map.chain(segment, beyond)[0][1:])
+                following = next(others, None)
+                if following is None and segment and self.map.find(POOLED) is None:
+                    raise self.map.unknown(segment) from None
+                if following is None:
                     raise
-                why = FAILED
-        pooled = self.map.pooled_for(segment)
-        return (yield pooled), pooled, why
+            entry, why = following, why_after(segment, entry.segment, why)
 
     def answerer(self, segment: Segment, entry: Entry, why: str) -> Answerer:
         """Return what answered, as the prediction log has it."""
-        return Answerer(self.header.model, self.header.run, format_segment(segment), entry.number, why)
+        header, place = self.header, (self._environment, self.pointer.release)
+        return Answerer(header.model, header.run, format_segment(segment), entry.number, why, *place)
 
     def place_of(self, segment: Segment, why: str) -> Place:
         """Return where an answer is counted."""
-        text = UNKNOWN if why == NOT_BUILT else format_segment(segment)
+        text = UNKNOWN if why.startswith(NOT_BUILT) else format_segment(segment)
         return self.header.model, text, self.pointer.release
 
     def side_at(self, _: Segment) -> ServedModel:
@@ -285,36 +320,27 @@ class ServedModel:
         return self._packed.open(entry)
 
 
-def _verify_packs(blobs: FolderBlobs, packs: Collection[Digest]) -> None:
-    """Raise `BlobBroken` where the bytes of a pack are not those that its name was made of."""
-    for pack in packs:
-        if hashlib.sha256(blobs.open(pack)).hexdigest() != pack:
-            raise BlobBroken(
-                f"pack `{pack[:12]}` does not hold the bytes that were recorded",
-                where=str(blobs.path_of(pack)),
-                next="modelmill fsck",
-            )
-
-
-def by_segment(batch: Batch) -> Iterator[tuple[Segment, Batch, Sequence[int] | None]]:
-    """Yield the rows of each segment; most requests are about one."""
-    segments = batch.segments()
-    first = segments[0]
-    if segments.count(first) == len(segments):
-        yield first, batch, None
+def by_segment(
+    batch: Batch, beyond: Sequence[str] = ()
+) -> Iterator[tuple[Segment, Beyond, Batch, Sequence[int] | None]]:
+    """Yield the rows of each segment, apart where they differ in columns beyond it; most requests are about one."""
+    keys = list(zip(batch.segments(), batch.texts(beyond), strict=True))
+    first = keys[0]
+    if keys.count(first) == len(keys):
+        yield *first, batch, None
         return
-    places: dict[Segment, list[int]] = {}
-    for place, segment in enumerate(segments):
-        places.setdefault(segment, []).append(place)
-    for segment, some in places.items():
-        yield segment, batch.take(some), some
+    places: dict[tuple[Segment, Beyond], list[int]] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, []).append(place)
+    for key, some in places.items():
+        yield *key, batch.take(some), some
 
 
 async def open_model(
-    store: Path, blobs: FolderBlobs, pointer: Pointer, before: ServedModel | None = None
+    store: Path, blobs: FolderBlobs, pointer: Pointer, before: ServedModel | None = None, environment: str = ""
 ) -> ServedModel:
     """Return a model, ready to answer."""
-    model = await asyncio.to_thread(ServedModel, store, blobs, pointer, before)
+    model = await asyncio.to_thread(ServedModel, store, blobs, pointer, before, environment)
     try:
         await model.start()
     except BaseException:
@@ -337,6 +363,6 @@ def _describe(part: Part, found: Any) -> dict[str, Any]:
         told["probabilities"] = dict(zip(header.labels, found, strict=True))
     else:
         told[header.spec.target.name] = found
-    told |= {"model": header.model, "segment": format_segment(part.segment), "version": part.entry.number}
-    told["answered_by"] = "pooled" if part.why or not part.segment else "own"
+    told |= {"model": header.model, "segment": format_segment(part.segment), "version": part.entry.number or None}
+    told["answered_by"] = part.entry.answers_as(part.segment)
     return told | ({"why": part.why} if part.why else {})

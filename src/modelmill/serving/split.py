@@ -18,7 +18,7 @@ from modelmill.errors import BlobBroken
 from modelmill.model.decoding import Values
 from modelmill.model.request import Batch, identity_of
 from modelmill.names import Segment
-from modelmill.registry.fleet import Entry, check_answer_alike
+from modelmill.registry.fleet import Beyond, Entry, check_answer_alike
 from modelmill.release.pointers import Beside, Pointer
 from modelmill.serving.served import Answered, Part, ServedModel
 from modelmill.store.blobs import FolderBlobs
@@ -91,9 +91,9 @@ class Split:
         """Return the fleet as it was at another version."""
         return self.versions.get(number) or await self.stable.open_version(number)
 
-    def entry_for(self, segment: Segment) -> tuple[Entry, str]:
-        """Return what answers for a segment where segments are shared, and why that is the pooled model where it is."""
-        return self.side_at(segment).entry_for(segment)
+    def entry_for(self, segment: Segment, beyond: Beyond = ()) -> tuple[Entry, str]:
+        """Return what answers for a segment where segments are shared, and why that is not its own model where it is not."""
+        return self.side_at(segment).entry_for(segment, beyond)
 
     def open_packed(self, entry: Entry) -> Packed:
         """Return a packed entry, opened."""

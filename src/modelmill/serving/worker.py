@@ -160,8 +160,9 @@ class Worker:
             return f"{error.code} {error.what}"
         except Exception as error:  # noqa: BLE001 - a worker that stops looking would serve the old for ever
             return f"{type(error).__name__}: {error}"
-        broken = self.plane.applied.broken if self.plane.applied else {}
-        return "; ".join(f"{name}: {why}" for name, why in broken.items())
+        applied = self.plane.applied
+        troubles = [*applied.broken.items(), *applied.unshadowed.items()] if applied else []
+        return "; ".join(f"{name}: {why}" for name, why in troubles)
 
     async def refresh(self) -> None:
         """Apply what is published, when it is not applied already."""
@@ -180,7 +181,7 @@ class Worker:
         applied = self.plane.applied
         if applied is None or applied.revision != published.revision:
             return applied is not None and applied.revision > published.revision
-        return not applied.unopened or time.monotonic() < self._retry_at
+        return not (applied.unopened or applied.unshadowed) or time.monotonic() < self._retry_at
 
     async def _close_replaced(self, before: Applied, now: Applied) -> None:
         """Close what is no longer wanted, in a while; what its shadows counted is written down at once."""

@@ -11,7 +11,8 @@ import mmap
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -194,6 +195,12 @@ class FolderPointers:
                 return path.read_bytes()
             except FileNotFoundError:
                 return None
+
+    def published_at(self, name: str) -> datetime | None:
+        """Return when what `name` stands for was published, by this machine's clock; None when nothing was."""
+        with suppress(FileNotFoundError):
+            return datetime.fromtimestamp(self._path(name).stat().st_mtime, UTC)
+        return None
 
     def _path(self, name: str) -> Path:
         return self.folder / parse_pointer_name(name)

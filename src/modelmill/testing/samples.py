@@ -9,6 +9,7 @@ from typing import Any
 from modelmill.model.columns import Column
 from modelmill.model.schema import SchemaSpec
 from modelmill.names import Digest, ModelName, Segment, digest_of
+from modelmill.orchestrator.outcomes import PlanOutcome
 from modelmill.registry.change import Digests
 from modelmill.registry.records import ChunkRecord, FailureRecord, RunStart, VersionRecord
 from modelmill.store.blobs import FolderBlobs
@@ -24,6 +25,38 @@ def sample_start(blobs: FolderBlobs, **others: Any) -> RunStart:
     facts = dict(zip(names, blobs.put(name.encode() for name in names), strict=True))
     values = {"model": MODEL, "idempotency_key": uuid.uuid4().hex, "plan": digest_of(b"plan"), **facts}
     return RunStart(**{**values, "code": sample_code(blobs), "model_digest": digest_of(b"model"), **others})
+
+
+def sample_plan(**others: Any) -> PlanOutcome:
+    """Return the plan of a first release, at once."""
+    values = {
+        "environment": "dev",
+        "model": MODEL,
+        "before": 0,
+        "before_version": 0,
+        "version": 1,
+        "kind": "first",
+        "what": {},
+        "changed": (),
+        "new": 1,
+        "gone": 0,
+        "same": 0,
+        "pooled_changes": False,
+        "checks": (),
+        "unmet": (),
+        "load_mb": 0.1,
+        "url": "http://127.0.0.1:8700",
+        "workers": 1,
+        "runs": False,
+        "steps": (),
+        "of": "requests",
+        "hold_s": 0.0,
+        "abort": (),
+        "hold": "",
+        "undo": "",
+        "nothing": False,
+    }
+    return PlanOutcome(**{**values, **others})
 
 
 def sample_code(blobs: FolderBlobs) -> Digest:

@@ -6,7 +6,7 @@ from typing import get_type_hints
 
 import pytest
 
-from modelmill.api.mill import Mill, MillData, MillReleases
+from modelmill.api.mill import Mill, MillData, MillLabels, MillReleases
 from modelmill.api.verbs import VERBS, Verb, call, get_verb, make_request
 from modelmill.errors import NotFound, UsageError
 from modelmill.orchestrator.outcomes import DoctorOutcome, Outcome
@@ -25,7 +25,8 @@ def test_a_verbs_function_has_the_tables_types(verb: Verb) -> None:
 @EVERY_VERB
 def test_a_verb_is_a_method_for_python_programs(verb: Verb) -> None:
     owner, _, name = verb.name.rpartition(" ")
-    methods = MillData if owner == "data" else MillReleases if hasattr(MillReleases, name) else Mill
+    groups = {"data": MillData, "labels": MillLabels}
+    methods = groups.get(owner) or (MillReleases if hasattr(MillReleases, name) else Mill)
     method = getattr(methods, name if name != "import" else "import_")
     assert get_type_hints(method)["return"] is verb.output
 

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 import modelmill as mm
 from modelmill.build.gating import Candidate, Gate, compare
 from modelmill.build.pairing import FEWEST
+from modelmill.errors import DeclarationInvalid
 from modelmill.model.conditions import Condition
 from modelmill.model.metrics import CLASSIFICATION, REGRESSION
+from modelmill.model.rows import Rows
 
 ROWS = 40
 TRUTH = np.linspace(0, 10, ROWS)
@@ -108,3 +110,71 @@ def test_what_is_clearly_better_is_never_refused_as_worse(answers: list[float], 
     assert not_worse or not better
     paired = compare("mae", found.truth, found.answers, np.array(others[:rows]), found.lengths)
     assert not_worse == (paired.worse == 0)
+
+
+EVENING = Rows({"hour": np.arange(ROWS) % 24, "origin": np.array(["JFK", "EWR"] * (ROWS // 2), dtype=object)})
+LATE = np.where(EVENING.hour >= 18, TRUTH + 3, GOOD)
+"""Answers that are wrong in the evening alone."""
+
+
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        (mm.at_least("mae", 1.0), ""),
+        (mm.at_least("mae", 1.0, on={"hour": (18, 23)}), "mae 3 on 6 rows"),
+        (mm.at_least("mae", 1.0, on={"hour": (0, 17)}), ""),
+        (mm.at_least("mae", 1.0, on={"hour": (18, 23), "origin": "JFK"}), "mae 3 on 3 rows"),
+        (mm.at_least("mae", 1.0, on={"hour": 18}), "mae 3 on 1 rows"),
+        (mm.at_least("mae", 1.0, on={"origin": "LGA"}), ""),  # there are no such rows
+        (mm.no_worse("mae", than="champion", on={"hour": (18, 23)}), "clearly worse"),
+        (mm.no_worse("mae", than="champion", on={"hour": (0, 17)}), ""),
+        (mm.better("mae", than="mean", on={"origin": "JFK", "hour": (18, 23)}), "too few"),
+    ],
+)
+def test_a_floor_of_a_slice_is_judged_on_its_rows_alone(condition: Condition, said: str) -> None:
+    found = refused(condition, candidate(LATE)._replace(rows=EVENING))
+    assert said in found if said else not found
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(0, 10), st.integers(0, 10))
+def test_a_slice_of_many_segments_keeps_the_rows_of_each(lengths: list[int], low: int, high: int) -> None:
+    total = sum(lengths)
+    x = np.random.default_rng(total).integers(0, 11, total)
+    truth = x.astype(np.float64)
+    some = Candidate(truth, truth, truth, truth, None, np.array(lengths), Rows({"x": x}))
+    on = mm.at_least("mae", 1, on={"x": (min(low, high), max(low, high))})
+    found = some.on(on)
+    kept = (x >= min(low, high)) & (x <= max(low, high))
+    if not kept.any():
+        assert found is None
+        return
+    assert found is not None
+    counts = [int(part.sum()) for part in np.split(kept, np.cumsum(lengths)[:-1])]
+    assert found.lengths.tolist() == [count for count in counts if count]
+    assert found.truth.tolist() == truth[kept].tolist()
+
+
+@pytest.mark.parametrize("value", [(23, 18), (1, 2, 3), [1], {1}])
+def test_a_slice_that_is_none_is_refused(value: Any) -> None:
+    with pytest.raises(DeclarationInvalid, match="cannot be sliced"):
+        mm.at_least("mae", 1.0, on={"hour": value})
+
+
+def test_a_slice_is_shown_and_kept() -> None:
+    condition = mm.at_least("mae", 15, on={"hour": (18, 23), "origin": "JFK"})
+    assert str(condition) == "mae <= 15.0 where hour 18..23, origin = JFK"
+    assert condition.as_dict()["on"] == {"hour": (18, 23), "origin": "JFK"}
+    assert "on" not in mm.at_least("mae", 15).as_dict()
+
+
+def test_a_slice_needs_a_column_of_requests() -> None:
+    class Sale(mm.Schema):
+        hour: int = mm.col()
+        sales: float = mm.target()
+
+    mm.Model("sales", Sale, gate=[mm.at_least("mae", 1, on={Sale.hour: (18, 23)})])
+    for name in ("hours", "sales"):
+        with pytest.raises(DeclarationInvalid, match="no column"):
+            mm.Model("sales", Sale, gate=[mm.at_least("mae", 1, on={name: 1})])
+    with pytest.raises(DeclarationInvalid, match="slice"):
+        mm.Model("sales", Sale, needs=[mm.at_least("mae", 1, on={"hour": 1})])

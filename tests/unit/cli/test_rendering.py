@@ -7,6 +7,7 @@ from modelmill.api.verbs import VERBS, Verb
 from modelmill.cli.local import LOCAL_VERBS, InitOutcome
 from modelmill.cli.rendering import RENDERERS, render
 from modelmill.orchestrator import outcomes as o
+from modelmill.testing.samples import sample_plan
 
 SNAPSHOT = o.SnapshotFacts(label="flights@s1", dataset="flights", number=1, digest="5fd1" * 16, rows=60_000)
 FAILURE = o.FailureGroup(
@@ -70,8 +71,10 @@ def test_a_model_without_segments_has_no_counts() -> None:
 
 def test_up_ends_with_a_request_to_try() -> None:
     release = o.ReleaseFacts(environment="dev", number=1, version=3, confirmed=1, workers=1)
-    up = o.UpOutcome(train=TRAIN, release=release, node=NODE, url=f"{NODE.url}/air-time", curl="curl -s ...")
+    plan = sample_plan(changed=("UA,ORD",), same=3)
+    up = o.UpOutcome(train=TRAIN, plan=plan, release=release, node=NODE, url=f"{NODE.url}/air-time", curl="curl -s ...")
     text = text_of(up)
+    assert "1 change   1 new   3 stay   at once" in text
     assert "dev       r1 = version 3   confirmed by 1/1 workers" in text
     assert "try       curl -s ..." in text
     assert up.exit_code == 1  # for the 38 segments

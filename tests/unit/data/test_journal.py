@@ -19,7 +19,7 @@ texts = st.text(max_size=20)
 values = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | texts
 records = st.builds(
     Record,
-    answerer=st.builds(Answerer, texts, st.integers(1, 9), texts, st.integers(1, 9), texts),
+    answerer=st.builds(Answerer, texts, st.integers(1, 9), texts, st.integers(1, 9), texts, texts, st.integers(0, 9)),
     id=st.integers(1, 2**40) | texts,
     at=st.floats(0, 2e9),
     seconds=st.floats(0, 60),
@@ -51,6 +51,13 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, group
     assert [group.records for group in found] == groups
     assert [group.first for group in found] == [sum(map(len, groups[:n])) for n in range(len(groups))]
     assert {group.origin for group in found} == {"origin"}
+
+
+def test_a_journal_of_before_environments_were_written_down_is_read(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "origin", 1)
+    journal.write(msgspec.msgpack.encode((WHO[:5], 1, 1.5, 0.001, [["north", 1, 2.5]], [7.0])), 0, 1)
+    journal.close()
+    assert [group.records for group in read_journal(journal.path)] == [[one(1)]]
 
 
 def test_a_file_that_is_cut_anywhere_gives_the_groups_before(tmp_path: Path) -> None:

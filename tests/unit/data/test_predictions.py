@@ -18,7 +18,7 @@ from sqlalchemy import insert
 import modelmill as mm
 from modelmill.data import predictions
 from modelmill.data.journal import Answerer, Journal, Record, list_journals
-from modelmill.data.logged import Shape
+from modelmill.data.logged import Shape, frame_of
 from modelmill.data.predictions import count_unsettled, journal_folder, list_files, read_predictions, settle
 from modelmill.data.subjects import files_naming
 from modelmill.data.tables import journals as recorded
@@ -97,6 +97,8 @@ def test_values_are_typed_as_the_schema_says(store: Store) -> None:
         "row": 0,
         "asked_at": datetime(2026, 1, 1, 12, 0, 31),  # noqa: DTZ001 - UTC, as all times of rows
         "latency_ms": 2.0,
+        "environment": "",
+        "release": 0,
         "run": 1,
         "segment": "north,1",
         "version": 2,
@@ -269,3 +271,26 @@ def test_a_folder_that_is_gone_is_told(store: Store, monkeypatch: pytest.MonkeyP
 def test_no_rows_are_an_empty_frame(store: Store) -> None:
     journal_folder(store).mkdir()
     assert isinstance(read_predictions(store, shape_of, SALES), pl.DataFrame)
+
+
+def test_files_of_before_environments_were_written_down_are_read_and_taken_up(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_before(shape: Shape, records: Any) -> pl.DataFrame:
+        return frame_of(shape, records).drop("environment", "release")
+
+    worker = Worker(store)
+    with monkeypatch.context() as patched:
+        patched.setattr(predictions, "frame_of", of_before)
+        worker.write(asked(1))
+        settle(store, shape_of, LONG)
+    old = read_predictions(store, shape_of, SALES)
+    worker.write(asked(2, answerer=WHO._replace(environment="prod", release=3)))
+    both = read_predictions(store, shape_of, SALES)
+    settle(store, shape_of, LONG)
+    assert len(list_files(store)) == 1
+    settled = read_predictions(store, shape_of, SALES)
+    assert old.select("environment", "release").rows() == [("", 0)]
+    for found in (both, settled):
+        assert found.select("environment", "release").rows() == [("", 0), ("prod", 3)]
+        assert found.schema == old.schema

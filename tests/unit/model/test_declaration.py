@@ -109,6 +109,16 @@ def test_wrong_conditions_are_refused(wrong: Any) -> None:
         wrong()
 
 
+@pytest.mark.parametrize(
+    ("metric", "said"), [("r2", "cannot be judged while labels come"), ("mea", "no regression metric")]
+)
+def test_a_canary_watches_only_means_over_rows(metric: str, said: str) -> None:
+    model = make(canary=mm.Canary(steps=["100%"], abort=[mm.worse(metric) > 0.1]))
+    model.train(lambda x, y: x)
+    with pytest.raises(DeclarationInvalid, match=said):
+        model.check_complete()
+
+
 def test_a_declaration_is_data() -> None:
     model = make(gate=[mm.at_least("r2", 0.5)])
     model.train(lambda x, y, alpha=1.0: x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -54,6 +54,59 @@ def test_a_canary_is_judged(
     judged = judge(rollout(*abort), looks(candidate, other))
     assert judged.verdict == verdict, judged
     assert said in judged.why
+
+
+def quality(rows: int, mean: float, spread: float = 1.0) -> dict[str, Any]:
+    told = {"rows": rows, "total": rows * mean, "squares": (rows - 1) * spread**2, "own": 2.0, "other": 1.5}
+    return {str(QUALITY): told}
+
+
+@pytest.mark.parametrize(
+    ("seen", "verdict", "said"),
+    [
+        ([], "undecided", "no labels"),
+        ([quality(99, 9.0)], "undecided", "2 beside 1.5 on 99 of 100 labelled answers"),
+        ([quality(2000, 0.2)], "fail", "worse(mae) > 0.1: 2 beside 1.5 on 2,000 labelled answers, proven"),
+        ([quality(2000, -0.2)], "pass", ""),
+        ([quality(2000, 0.01)], "undecided", "undecided"),
+        ([quality(2000, 0.2), quality(2000, -0.2)], "pass", ""),  # a correction: the last look counts
+        ([quality(2000, -0.2), {"trouble": "r1 has no answer: x"}], "undecided", "r1 has no answer"),
+    ],
+)
+def test_labels_are_judged_by_the_last_look_at_them(seen: list[Any], verdict: str, said: str) -> None:
+    found = looks(side(100), side(900))
+    found += [Look(NOW, 0, {"candidate": side(0), "other": side(0), "quality": one}) for one in seen]
+    judged = judge(rollout(ERRORS, QUALITY), [*found, *looks(side(0), side(0), 1)])
+    assert judged.verdict == verdict, judged
+    assert said in judged.why
+
+
+@pytest.mark.parametrize(
+    ("of", "step", "of_ring", "verdict", "said"),
+    [
+        ("segments", 1, (1000, -0.2), "pass", ""),
+        ("segments", 1, (50, -0.2), "undecided", "50 of them since this ring began"),
+        ("segments", 1, (1000, 0.0), "undecided", "1,000 of them since this ring began"),
+        ("segments", 0, (1000, -0.2), "undecided", "0 of them since this ring began"),
+        ("requests", 1, (50, -0.2), "pass", ""),
+    ],
+)
+def test_a_ring_passes_by_labels_of_its_own(
+    of: Literal["requests", "segments"], step: int, of_ring: tuple[int, float], verdict: str, said: str
+) -> None:
+    policy = Policy((0.1, 0.5, 1.0), of, 60.0, (QUALITY,))
+    at_ring = Rollout(1, "prod", ModelName("sales"), 2, 1, "running", policy, 1, None, NOW, NOW, None, "", "")
+    seen = quality(2000, -0.2)[str(QUALITY)] | {"of_step": quality(*of_ring)[str(QUALITY)]}
+    look = Look(NOW, step, {"candidate": side(100), "other": side(900), "quality": {str(QUALITY): seen}})
+    judged = judge(at_ring, [look])
+    assert judged.verdict == verdict, judged
+    assert said in judged.why
+
+
+def test_what_is_no_mean_over_rows_waits_and_says_why() -> None:
+    limit = Limit("worse", 0.1, "roc_auc")
+    judged = judge(rollout(ERRORS, limit), looks(side(100), side(900)))
+    assert (judged.verdict, "no mean over rows" in judged.why) == ("undecided", True)
 
 
 def test_nothing_was_seen_yet() -> None:

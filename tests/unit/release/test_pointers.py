@@ -16,7 +16,7 @@ from modelmill.testing.samples import MODEL, SPEC
 
 KEY = SigningKey(bytes(32))
 HEADER = Header(model=MODEL, spec=SPEC, by=("carrier",), task="regression", code=digest_of(b""), entry=("air", MODEL))
-ENTRY = Entry(("UA",), 1, "linear", "linear", digest_of(b"pack"), 64, 7, digest_of(b"artifact"))
+ENTRY = Entry(("UA",), 1, "linear", "packed", digest_of(b"pack"), 64, 7, digest_of(b"artifact"))
 
 
 def released(blobs: MemoryBlobs, **others: Any) -> Pointer:

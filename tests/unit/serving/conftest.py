@@ -50,8 +50,13 @@ def log_in(folder: Path, **plan: Any) -> PredictionLog:
     return PredictionLog(LogPlan(**({"folder": str(folder / "predictions"), "level": "memory"} | plan)), [0, 0, 0])
 
 
-def serve(folder: Path, spec: SchemaSpec, models: Mapping[Segment, Packed], labels: tuple[str, ...] = ()) -> Plane:
-    """Return a plane that serves these models of one fleet, named `fleet`, by the keys of its schema."""
+def serve(
+    folder: Path, spec: SchemaSpec, models: Mapping[Segment, Packed], labels: tuple[str, ...] = (), **told: Any
+) -> Plane:
+    """Return a plane that serves these models of one fleet, named `fleet`, by the keys of its schema.
+
+    `told` is what else its map says of all segments.
+    """
     blobs, key = blobs_of(folder), SigningKey.create(folder)
     blobs.put([b"makes the folders"])
     contents = {segment: model.encode() for segment, model in models.items()}
@@ -61,13 +66,14 @@ def serve(folder: Path, spec: SchemaSpec, models: Mapping[Segment, Packed], labe
     header = Header(
         model=ModelName("fleet"),
         spec=spec,
-        by=tuple(column.name for column in spec.keys),
+        by=told.pop("by", tuple(column.name for column in spec.keys)),
         task="classification" if labels else "regression",
         code=digest_of(b"code"),
         entry=("fleet.py", "fleet"),
         labels=labels,
         feature_names=tuple(column.name for column in spec.features),
         run=3,
+        **told,
     )
     entries = [
         Entry(s, 2, PACKED, "packed", pack, places[s].offset, places[s].length, digest_of(c))

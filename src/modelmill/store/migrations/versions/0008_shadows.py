@@ -5,8 +5,8 @@ from alembic import op
 
 from modelmill.store.tables import Json, Key, MomentType, RowId
 
-revision = "0010"
-down_revision = "0006"
+revision = "0008"
+down_revision = "0007"
 
 
 def upgrade() -> None:

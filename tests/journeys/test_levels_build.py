@@ -1,0 +1,141 @@
+"""Models of levels: the same whatever number of workers builds them; one that fails costs only itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from tests.journeys.conftest import Command
+
+import modelmill as mm
+from modelmill.names import POOLED, ModelName, Parent, Segment
+from modelmill.registry.fleet import FleetMap, decode
+from modelmill.registry.runs import get_run
+from modelmill.settings import load_settings
+from modelmill.store.opening import open_store
+
+STORES, ROWS = 30, 20
+SCHEMA = """
+import os
+
+import numpy as np
+
+import modelmill as mm
+
+
+class Sale(mm.Schema):
+    region: str = mm.key()
+    store: str = mm.key()
+    size: float = mm.col()
+    sales: float = mm.target()
+
+
+sales = mm.Model("sales", Sale, by=[Sale.store], min_rows=5{options})
+
+
+@sales.data
+def rows(window):
+    return mm.read("rows")
+"""
+OWN = """
+
+@sales.train
+def train(x, y, segment, seed):
+    if segment == ("region=west",) and os.environ.get("WEST") == "crashes":
+        os._exit(1)
+    if segment == ("region=west",) and os.environ.get("WEST") == "fails":
+        raise ValueError("nothing grows in the west")
+    return np.linalg.lstsq(x, y, rcond=None)[0] + np.random.normal(0, 1e-6)
+
+
+@sales.predict
+def predict(model, x):
+    return x @ model
+"""
+LINEAR = "\nsales.train(mm.linear())\n"
+LEVELS = ", levels=[Sale.region]"
+
+
+def lay(folder: Path, train: str, options: str = LEVELS) -> Path:
+    """Write a project whose stores lie in three regions, one of them in two."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(3)
+    owner = np.repeat(np.arange(STORES), ROWS)
+    region = np.array(["north", "west", "south"])[owner % 3]
+    region[:5] = "south"
+    size = rng.normal(size=len(owner))
+    slope = np.array([1.0, 3.0, -2.0])[owner % 3] + rng.normal(size=STORES)[owner] / 5
+    frame = pl.DataFrame(
+        {"region": region, "store": [f"s{number:02d}" for number in owner], "size": size, "sales": slope * size}
+    )
+    frame.write_parquet(folder / "rows.parquet")
+    (folder / "sales.py").write_text(SCHEMA.format(options=options) + train)
+    (folder / "modelmill.toml").write_text('model = "sales.py"\n[connections.rows]\ndev = "rows.parquet"\n')
+    return folder
+
+
+def built(project: Path, number: int) -> FleetMap:
+    """Return the fleet map of a version."""
+    with open_store(load_settings(project, {})) as store:
+        found = get_run(store.database, ModelName("sales"), number)
+        assert found.map is not None
+        return decode(store.blobs.get(found.map))
+
+
+def bytes_of(project: Path, number: int = 1) -> dict[Segment, tuple[Any, ...]]:
+    return {entry.segment: (entry.artifact, entry.state, entry.why) for entry in built(project, number)}
+
+
+REGIONS = {Parent.of({"region": name}) for name in ("north", "west", "south")}
+
+
+@pytest.mark.parametrize("train", [OWN, LINEAR], ids=["own", "linear"])
+def test_the_models_are_the_same_with_one_worker_two_or_four(tmp_path: Path, train: str) -> None:
+    found = []
+    for workers in (1, 2, 4):
+        project = lay(tmp_path / str(workers), train)
+        trained = mm.Mill(project).train(workers=workers)
+        assert trained.counts.built == trained.counts.segments == STORES
+        found.append(bytes_of(project))
+    assert found[0] == found[1] == found[2]
+    assert found[0].keys() >= REGIONS | {POOLED}
+    assert {found[0][region][1] for region in REGIONS} == {"own"}
+
+
+def test_levels_change_no_other_model(tmp_path: Path) -> None:
+    """The artifacts of the segments and the pooled model are those of the fleet without levels."""
+    plain, levelled = lay(tmp_path / "plain", OWN, options=""), lay(tmp_path / "levels", OWN)
+    for project in (plain, levelled):
+        mm.Mill(project).train(workers=2)
+    with_levels = bytes_of(levelled)
+    assert bytes_of(plain) == {name: told for name, told in with_levels.items() if name not in REGIONS}
+    assert b"levels" not in built(plain, 1).encode()
+    assert b"safe" not in built(plain, 1).encode()
+
+
+def test_a_level_that_is_no_longer_declared_is_asked_no_more(tmp_path: Path, modelmill: Command) -> None:
+    project = lay(tmp_path, OWN)
+    assert modelmill("train", cwd=project).code == 0
+    assert bytes_of(project, 1).keys() >= REGIONS
+    (project / "sales.py").write_text(SCHEMA.format(options="") + OWN)
+    assert modelmill("train", cwd=project).code == 0
+    assert not REGIONS & bytes_of(project, 2).keys()
+
+
+@pytest.mark.parametrize("how", ["fails", "crashes"])
+def test_a_level_whose_model_cannot_be_built_costs_only_itself(tmp_path: Path, modelmill: Command, how: str) -> None:
+    project = lay(tmp_path, OWN)
+    done = modelmill("train", "--json", cwd=project, WEST=how)
+    assert done.code == 1
+    assert [group["segments"] for group in done.json["failures"]] == [["region=west"]]
+    assert (done.json["counts"]["built"], done.json["counts"]["failed"]) == (STORES, 1)
+    found = bytes_of(project)
+    assert REGIONS - found.keys() == {Parent.of({"region": "west"})}
+    assert len(found) == STORES + 3
+    again = modelmill("train", "--json", "--explain", cwd=project)
+    assert again.code == 0, again.err
+    assert ["region=west", "failed last time"] in [list(pair) for pair in again.json["explained"]]
+    assert bytes_of(project, 2).keys() >= REGIONS

@@ -1,0 +1,153 @@
+"""What the deployer reads of a node's history, and what it makes of rings: clocks that jump, days that pass, segments."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelmill.names import ModelName
+from modelmill.orchestrator.rolling import BREAKS, Deployer, broken_before, held_s, judge
+from modelmill.release.policy import Limit, Policy
+from modelmill.release.rollouts import Look, Rollout
+from modelmill.serving.history import KEPT_S, WINDOW_S, History
+from modelmill.serving.meters import Counted
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+AT = NOW.timestamp()
+ERRORS = Limit("error_rate", 0.01)
+
+
+def rollout(step: int = 0, of: Any = "requests") -> Rollout:
+    policy = Policy((0.01, 0.1, 1.0), of, 60.0, (ERRORS,))
+    return Rollout(1, "prod", ModelName("sales"), 2, 1, "running", policy, step, None, NOW, NOW, None, "", "")
+
+
+class Watched:
+    """A history that is written and read in turn, as by a worker and the deployer."""
+
+    def __init__(self, folder: Path) -> None:
+        self.history, self.looks = History(folder), list[Look]()
+
+    def count(self, at: float, asked: int, failed: int = 0) -> None:
+        self.history.add(7, {("sales", "a", 2): Counted(asked, failed, {40: asked})}, now=at)
+
+    def look(self) -> tuple[int, int]:
+        seen = Deployer(None, self.history, rollout())._new(self.looks)  # type: ignore[arg-type]  # no store is needed
+        self.looks.append(Look(NOW, 0, seen))
+        assert sum(seen["candidate"]["classes"].values()) == seen["candidate"]["asked"]
+        return seen["candidate"]["asked"], seen["candidate"]["failed"]
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Watched:
+    return Watched(tmp_path)
+
+
+def test_every_request_is_seen_once(watched: Watched) -> None:
+    assert watched.look() == (0, 0)
+    for place, seconds in enumerate((0, 10, 50, 61, 62, 200, 201)):
+        watched.count(AT + seconds, 10 + place, place)
+        assert watched.look() == (10 + place, place)
+        assert watched.look() == (0, 0)
+
+
+def test_a_clock_that_is_set_back_hides_nothing(watched: Watched) -> None:
+    watched.count(AT + 120, 10)
+    assert watched.look() == (10, 0)
+    for seconds in (-3600, -3500, 60, 130, 190):
+        watched.count(AT + seconds, 5, 1)
+        assert watched.look() == (5, 1)
+
+
+def test_a_clock_that_is_set_forward_hides_nothing(watched: Watched) -> None:
+    watched.count(AT, 10)
+    assert watched.look() == (10, 0)
+    for seconds in (7200, 7201, 60, 120):
+        watched.count(AT + seconds, 5, 1)
+        assert watched.look() == (5, 1)
+
+
+def test_a_canary_of_days_is_seen_to_its_end(watched: Watched) -> None:
+    hours = int(3 * KEPT_S / 3600)
+    for hour in range(hours):
+        watched.count(AT + 3600 * hour, 10, 1)
+        assert watched.look() == (10, 1)
+    assert hours * 3600 > KEPT_S + WINDOW_S
+
+
+@pytest.mark.parametrize(
+    ("gaps", "held"),
+    [
+        ([2.0] * 30, 60.0),
+        ([2.0] * 15 + [3600.0] + [2.0] * 14, 64.0),  # set forward: an hour that nobody looked at is no hour
+        ([2.0] * 15 + [-3600.0] + [2.0] * 14, 58.0),
+    ],
+)
+def test_how_long_a_step_was_held(gaps: list[float], held: float) -> None:
+    at, looks = NOW, []
+    for gap in gaps:
+        at += timedelta(seconds=gap)
+        looks.append(Look(at, 0, {}))
+    assert held_s(rollout(), looks, at) == pytest.approx(held)
+
+
+# ------------------------------------------------------------------ rings
+
+
+def ring(step: int, broken: int, other: int, *, asked: int = 100, failed: int = 0, before: int = 0) -> Look:
+    """Return a look at a ring of 5,000 segments, in which some begin to fail."""
+    size = (50, 500)[step]
+    names = [f"s{before + n}" for n in range(broken)], [f"t{before + n}" for n in range(other)]
+    sides = {
+        "candidate": {"names": names[0], "sound": size - before},
+        "other": {"names": names[1], "sound": 5_000 - size - before},
+    }
+    candidate = {"asked": asked, "failed": failed, "classes": {"40": asked}}
+    return Look(
+        NOW, step, {"candidate": candidate, "other": {**candidate, "failed": 0}, "broken": dict.fromkeys(BREAKS, sides)}
+    )
+
+
+def test_a_segment_that_always_failed_is_no_proof_however_often_it_is_asked() -> None:
+    first = ring(0, 1, 99, failed=2)
+    later = [ring(0, 0, 0, failed=2, before=1)] * 50
+    limit = Policy((0.01, 0.1, 1.0), "segments", 60.0, (Limit("error_rate", 0.5),))
+    judged = judge(Rollout(**{**as_dict(rollout()), "policy": limit}), [first, *later])
+    assert judged.verdict == "pass", judged
+
+
+def as_dict(one: Rollout) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in Rollout.__struct_fields__}
+
+
+def test_segments_that_break_in_a_ring_are_heard_though_few_requests_fail() -> None:
+    clean = [ring(0, 0, 0, asked=10_000)] * 20
+    judged = judge(rollout(step=1, of="segments"), [*clean, ring(1, 4, 0, asked=2_000, failed=4)])
+    assert judged.verdict == "fail"
+    assert "more segments begin to fail than beside it: 4 beside 0, such as s0, s1" in judged.why
+
+
+def test_a_ring_is_not_passed_by_what_the_ring_before_has_shown() -> None:
+    clean = [ring(0, 0, 0, asked=10_000)] * 20
+    assert judge(rollout(step=0, of="segments"), clean).verdict == "pass"
+    assert judge(rollout(step=1, of="segments"), [*clean, ring(1, 0, 0, asked=100)]).verdict == "undecided"
+    assert judge(rollout(step=1, of="segments"), [*clean, ring(1, 0, 0, asked=1_000)]).verdict == "pass"
+
+
+def test_what_only_a_later_step_brings_is_not_hidden_by_the_good_before() -> None:
+    def requests(step: int, failed: int) -> Look:
+        sides = {"candidate": (1_000, failed), "other": (9_000, 9 * 5)}
+        return Look(NOW, step, {n: {"asked": a, "failed": f, "classes": {"40": a}} for n, (a, f) in sides.items()})
+
+    before, after = [requests(0, 5)] * 500, [requests(1, 25)] * 2
+    loose = Policy((0.1, 0.5, 1.0), "requests", 60.0, (Limit("error_rate", 0.2),))
+    later = Rollout(**{**as_dict(rollout(step=1)), "policy": loose})
+    assert judge(later, before).verdict == "pass"
+    assert judge(later, [*before, *after]).verdict == "fail"
+
+
+def test_a_segment_breaks_once() -> None:
+    assert broken_before([ring(0, 2, 1), ring(0, 1, 0, before=2)], "once") == {"s0", "s1", "s2", "t0"}
