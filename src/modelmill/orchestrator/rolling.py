@@ -41,6 +41,7 @@ from modelmill.serving.compared import Compared
 from modelmill.serving.control import run_folder
 from modelmill.serving.history import WINDOW_S, History, Seen
 from modelmill.serving.meters import BOUNDS, CLASSES, added, quantile
+from modelmill.serving.tallies import Tally as Copied
 from modelmill.settings import Settings, load_settings
 from modelmill.store.opening import Store, open_store
 from modelmill.store.tables import now
@@ -103,13 +104,14 @@ class Deployer:
         window = before.get("window", began)
         minutes = self.history.sides(self.rollout.model, window)
         found = self._counted(minutes)
-        found["copies"] = _numbers(self._copies())
+        copies = self._copies()
+        found["copies"] = _numbers(Seen(copies.count, copies.failed, tuple(copies.listed())))
         before = before or {"candidate": _numbers(_EMPTY), "other": found["other"]}  # what came before it all began
         before = {"copies": _numbers(_EMPTY), **before}
         newest = max(minutes, default=window)
         seen = {name: _since(found[name], before[name]) for name in found}
         if self.rollout.is_shadow:  # nobody asks it: what it answers to copies is all that is known of it
-            seen["candidate"] = seen["copies"]
+            seen |= {"candidate": seen["copies"], "compared": copies.as_dict()}
         counted = {"window": newest, "copies": found["copies"], **self._counted({newest: minutes.get(newest, {})})}
         seen |= {"counted": counted}
         if self.rollout.policy.of == "segments":
@@ -125,13 +127,11 @@ class Deployer:
             for name, number in numbers.items()
         }
 
-    def _copies(self) -> Seen:
+    def _copies(self) -> Copied:
         """Return the copies that the candidate answered at its first step."""
-        if not self.rollout.policy.has_shadow:
-            return _EMPTY
         began = self.rollout.began_at.timestamp()
-        tally = self.compared.whole(self.rollout.model, self.rollout.candidate, began)
-        return Seen(tally.count, tally.failed, tuple(tally.listed()))
+        has_copies = self.rollout.policy.has_shadow
+        return self.compared.whole(self.rollout.model, self.rollout.candidate, began) if has_copies else Copied()
 
     def _broken(self, looks: Sequence[Look], since: int) -> dict[str, Any]:
         """Return which segments have begun to fail on either side, by what that means, and how many had not before."""
