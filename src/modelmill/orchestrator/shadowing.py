@@ -99,7 +99,7 @@ def copies_of_canary(store: Store, rollout: Rollout) -> ShadowFacts | None:
     """Return what the candidate of a canary answered to copies; None where its first step is no shadow."""
     if not rollout.policy.has_shadow:
         return None
-    ended = None if rollout.is_shadow and rollout.ended_at is None else rollout.step_at
+    ended = rollout.ended_at if rollout.is_shadow else rollout.step_at
     return _compared(store, rollout.environment, rollout.model, rollout.candidate, 1.0, (rollout.began_at, ended))
 
 
