@@ -41,7 +41,7 @@ def state(folder: Path) -> dict[Segment, tuple[Any, ...]]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    stores5k.write_project(tmp_path / "stores", stores=STORES, rows=ROWS, timeout=2.0, memory=512)
+    stores5k.write_project(tmp_path / "stores", stores=STORES, rows=ROWS, timeout=5.0, memory=512)
     return tmp_path / "stores"
 
 
@@ -49,7 +49,7 @@ def project(tmp_path: Path) -> Path:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, modelmill: Command) -> dict[Segment, tuple[Any, ...]]:
     """Return the state of a build that nothing disturbed."""
     folder = tmp_path_factory.mktemp("undisturbed") / "stores"
-    stores5k.write_project(folder, stores=STORES, rows=ROWS, timeout=2.0, memory=512)
+    stores5k.write_project(folder, stores=STORES, rows=ROWS, timeout=5.0, memory=512)
     assert modelmill("train", cwd=folder).code == 0
     return state(folder)
 
@@ -151,7 +151,7 @@ def test_a_segment_at_which_its_worker_was_killed_gets_a_second_chance(
     assert state(project) == undisturbed
 
 
-@pytest.mark.parametrize(("fault", "said"), [("crash", "SIGSEGV"), ("spin", "longer than 2 s")])
+@pytest.mark.parametrize(("fault", "said"), [("crash", "SIGSEGV"), ("spin", "longer than 5 s")])
 def test_faults_in_compiled_code_are_named(modelmill: Command, project: Path, fault: str, said: str) -> None:
     name = stores5k.make_rows(1, 1)["store"][0]
     stores5k.write_faults(project, {name: fault})
