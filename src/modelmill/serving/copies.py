@@ -242,7 +242,8 @@ class Copies:
         """Take what was answered, for shadows to answer it too; called while a client waits."""
         if len(self._waiting) >= MOST_WAITING:
             for run in runs:
-                run.drop(item)
+                with suppress(Exception):  # a client waits: whatever cannot be copied, its answer goes out
+                    run.drop(item)
             return
         self._waiting.append((runs, item))
         if not self._is_due:
@@ -251,8 +252,9 @@ class Copies:
 
     def keep_answered(self, runs: Sequence[Run], answered: Answered) -> None:
         """Take the answers to a request of the general way, a group of rows at a time."""
-        for rows in _grouped(answered):
-            self.keep(runs, rows)
+        with suppress(Exception):  # as above
+            for rows in _grouped(answered):
+                self.keep(runs, rows)
 
     def _turn(self) -> None:
         """Answer copies for a short time, and again when the loop has looked for requests."""

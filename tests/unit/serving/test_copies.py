@@ -140,6 +140,21 @@ def test_a_shadow_that_raises_is_nobodys_trouble(mill: Mill, tmp_path: Path, mon
     assert (found.count, found.failed) == (3, 3)
 
 
+def test_rows_that_cannot_be_copied_are_answered_all_the_same(
+    mill: Mill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("nothing can be copied")
+
+    monkeypatch.setattr(copies, "_grouped", broken)
+    shadowed = plane(mill, tmp_path, shadow_of(mill, 2))
+    rows = [{"store": "s01", "day": 1}, {"store": "s02", "day": 1}]
+    assert ask(shadowed, rows) == ask(plane(mill, tmp_path), rows)
+    monkeypatch.setattr(copies, "MOST_WAITING", 0)
+    monkeypatch.setattr(Run, "drawn", broken)
+    assert ask(shadowed, rows[0]) == ask(plane(mill, tmp_path), rows[0])
+
+
 def test_a_share_of_the_rows_is_a_function_of_the_row(mill: Mill, tmp_path: Path) -> None:
     shadowed = plane(mill, tmp_path, shadow_of(mill, 2, share=0.2, salt="salt"))
     rows = [{"store": store, "day": day} for store in STORES for day in range(40)]
