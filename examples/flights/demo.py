@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import modelmill as mm
-from modelmill.orchestrator.outcomes import UpOutcome
+from modelmill.outcomes import UpOutcome
 
 HERE = Path(__file__).parent
 REQUESTS = 400

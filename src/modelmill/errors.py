@@ -515,6 +515,18 @@ class LoadInterrupted(Refused):
     code = "MM423"
 
 
+class ShadowsFull(Refused):
+    """Too many releases answer copies of the requests."""
+
+    code = "MM426"
+
+
+class ShadowNeedsRelease(Refused):
+    """There is no release whose requests could be copied."""
+
+    code = "MM427"
+
+
 # ------------------------------------------------------------------ MM5xx: the platform
 
 

@@ -20,8 +20,8 @@ from modelmill.data.taking import get_snapshot
 from modelmill.errors import ComputeLost, ExtraMissing, FeaturesNotRowWise, NodesLagging, SnapshotBroken
 from modelmill.model.roles import read_role
 from modelmill.model.rows import Rows
-from modelmill.orchestrator.outcomes import DeployOutcome
 from modelmill.orchestrator.up import _confirm
+from modelmill.outcomes import DeployOutcome
 from modelmill.serving.control import NodeInfo
 from modelmill.settings import load_settings
 from modelmill.store.database import Database

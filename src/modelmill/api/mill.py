@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
+from modelmill import outcomes
 from modelmill.api.verbs import call, get_verb, make_request
-from modelmill.orchestrator import outcomes
-from modelmill.orchestrator.outcomes import Progress, no_progress
+from modelmill.outcomes import Progress, no_progress
 from modelmill.settings import Settings, find_project, load_settings
 
 Answered = TypeVar("Answered", bound=outcomes.Outcome)
@@ -100,6 +100,10 @@ class MillReleases:
     def rollback(self, *what: str, **options: Any) -> outcomes.RollbackOutcome:
         """Go back to what was served before: ``rollback("air-time", "prod")``, ``rollback("air-time[JFK,*]", "prod")``."""
         return self._ask("rollback", outcomes.RollbackOutcome, what=what, **options)
+
+    def shadow(self, version: int | None = None, **options: Any) -> outcomes.ShadowOutcome:
+        """Have a version answer copies: ``shadow(3, environment="prod", share="10%")``; without one, say which do."""
+        return self._ask("shadow", outcomes.ShadowOutcome, version=version, **options)
 
     def hold(self, *what: str, **options: Any) -> outcomes.HoldOutcome:
         """Have nothing released: ``hold("air-time", "prod", length="2h")``."""

@@ -9,10 +9,11 @@ from typing import Any, Literal, cast
 
 import msgspec
 
+from modelmill import outcomes
 from modelmill.errors import NotFound, UsageError, did_you_mean
-from modelmill.orchestrator import outcomes, requests
-from modelmill.orchestrator.outcomes import Outcome, Progress, no_progress
+from modelmill.orchestrator import requests
 from modelmill.orchestrator.requests import Request
+from modelmill.outcomes import Outcome, Progress, no_progress
 from modelmill.settings import Settings
 
 Who = Literal["viewer", "author", "approver", "owner"]
@@ -169,6 +170,19 @@ VERBS = (
             "modelmill rollback prod",
             "modelmill rollback air-time prod --to r3",
             "modelmill rollback 'air-time[JFK,*]' prod",
+        ),
+    ),
+    Verb(
+        "shadow",
+        "Have a version answer copies of the requests; nobody sees its answers.",
+        requests.ShadowRequest,
+        outcomes.ShadowOutcome,
+        "modelmill.orchestrator.shadowing:shadow",
+        "author",
+        examples=(
+            "modelmill shadow 3 --in prod",
+            "modelmill shadow --in prod",
+            "modelmill shadow 3 --in prod --stop",
         ),
     ),
     Verb(

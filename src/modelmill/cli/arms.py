@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from modelmill.cli.layout import count, line, number, seconds, table
-from modelmill.orchestrator.outcomes import ArmFacts, ExperimentOutcome, PairedFacts, StudyFacts
+from modelmill.outcomes import ArmFacts, ExperimentOutcome, PairedFacts, StudyFacts
 
 _WIDTH = 50
 

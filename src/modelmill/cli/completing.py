@@ -7,7 +7,7 @@ from click.shell_completion import get_completion_class
 
 from modelmill.cli.local import CompletionOutcome, CompletionRequest
 from modelmill.errors import UsageError, did_you_mean
-from modelmill.orchestrator.outcomes import Progress
+from modelmill.outcomes import Progress
 from modelmill.settings import Settings
 
 SHELLS = ("bash", "zsh", "fish")

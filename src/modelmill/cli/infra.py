@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
+from modelmill import outcomes as o
 from modelmill.cli.layout import count, line, lines, moment, table
-from modelmill.orchestrator import outcomes as o
 
 _HEADER = (
     "pid",

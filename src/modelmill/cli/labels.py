@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from modelmill import outcomes as o
 from modelmill.cli.layout import count, line, number, seconds, table
-from modelmill.orchestrator import outcomes as o
 
 _DAY = 86_400.0
 _HOUR = 3_600.0

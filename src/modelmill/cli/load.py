@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from modelmill import outcomes as o
 from modelmill.cli.layout import count, line, lines, number, table
-from modelmill.orchestrator import outcomes as o
 
 _BAR = 30
 

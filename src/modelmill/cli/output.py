@@ -11,7 +11,7 @@ import msgspec
 
 from modelmill.cli.rendering import render
 from modelmill.errors import ModelmillError
-from modelmill.orchestrator.outcomes import Outcome
+from modelmill.outcomes import Outcome
 
 # Names and texts come from data that others wrote: none of it may steer a terminal.
 _CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from modelmill import outcomes as o
 from modelmill.cli.layout import line, lines, number, seconds, table
-from modelmill.orchestrator import outcomes as o
 
 
 def render_diff(diff: o.DiffOutcome) -> Iterator[str]:

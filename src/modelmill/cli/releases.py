@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from modelmill import outcomes as o
 from modelmill.cli.layout import count, line, lines, moment, number, seconds, table
-from modelmill.orchestrator import outcomes as o
 
 _MARKS = {True: "ok", False: "no", None: "not known"}
 
@@ -32,7 +32,6 @@ def render_plan(plan: o.PlanOutcome) -> Iterator[str]:
     if plan.unseen:
         yield line("", f"declared, and not seen from here: {', '.join(plan.unseen)}")
     yield line("how", *_how(plan))
-    yield from lines("not yet", (f"{text} (declared, not active yet)" for text in plan.left_out))
     yield line("undo", plan.undo or "there is nothing to go back to yet")
     if plan.hold:
         yield line("on hold", plan.hold)
@@ -92,11 +91,64 @@ def render_canary(canary: o.CanaryFacts) -> Iterator[str]:
     if canary.state == "running":
         steps = " -> ".join(f"[{text}]" if place == canary.step else text for place, text in enumerate(canary.steps))
         of = count(canary.exposed, "segment") if canary.of == "segments" else "requests"
+        of = "copies: nobody sees its answers" if canary.steps[canary.step] == "shadow" else of
         held = f"{seconds(canary.step_s)} of {seconds(canary.hold_s)}"
         yield line("canary", name, steps, of, held, f"{canary.asked:,} requests")
     else:
         yield line("canary", name, "is current" if canary.state == "done" else "was taken back", canary.why)
     yield from lines("", canary.texts if canary.state == "running" else ())
+    if canary.copies is not None:
+        yield line("", *_compared(canary.copies))
+
+
+def render_shadow(shadow: o.ShadowOutcome) -> Iterator[str]:
+    """Yield what answers copies, and how far its answers are from those that were given."""
+    if not shadow.shadows:
+        yield line("shadow", f"nothing answers copies of {shadow.model} in {shadow.environment}")
+    for one in shadow.shadows:
+        yield from render_copies(one)
+    if shadow.done:
+        yield line(shadow.environment, _told(shadow.confirmed), seconds(shadow.seconds))
+
+
+def render_copies(facts: o.ShadowFacts) -> Iterator[str]:
+    """Yield what one shadow's copies came to, and the segments that are worst."""
+    name = f"{facts.model} in {facts.environment}: r{facts.release} = version {facts.version}"
+    since = f"ended {moment(facts.ended_at)}" if facts.ended_at else f"since {moment(facts.began_at)}"
+    yield line("shadow", name, f"{100 * facts.share:g}% of requests", since)
+    yield line("", *_compared(facts))
+    rows = [
+        (
+            one.segment,
+            f"{one.copies:,}",
+            f"{one.failed:,}",
+            f"{one.equal:,}",
+            *map(_far, (one.mean_difference, one.largest_difference)),
+        )
+        for one in facts.apart
+    ]
+    if rows:
+        yield from table(("segment", "copies", "failed", "equal", "apart, mean", "largest"), rows)
+
+
+def _compared(facts: o.ShadowFacts) -> list[str]:
+    if not facts.copies:
+        return ["no copies yet", f"{facts.dropped:,} dropped" if facts.dropped else ""]
+    found = [f"{facts.copies:,} copies", f"{facts.equal:,} equal"]
+    if facts.agreed > facts.equal:
+        found.append(f"{facts.agreed:,} with the same label")
+    if facts.largest_difference:
+        found.append(f"apart {_far(facts.mean_difference)} on average, {_far(facts.largest_difference)} at most")
+    took = f"p99 {facts.p99_ms:.3g} ms" if facts.p99_ms is not None else ""
+    return [*found, f"{facts.failed:,} failed", f"{facts.dropped:,} dropped", took]
+
+
+def _far(number_: float) -> str:
+    return f"{number_:.3g}"
+
+
+def _told(confirmed: int) -> str:
+    return f"confirmed by {count(confirmed, 'worker')}" if confirmed else "no node runs there now"
 
 
 def render_rollback(back: o.RollbackOutcome) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from modelmill import outcomes as o
 from modelmill.cli.arms import compared_lines, render_arms, render_study
 from modelmill.cli.infra import render_infra
 from modelmill.cli.labels import render_labels
@@ -16,14 +17,15 @@ from modelmill.cli.releases import (
     render_approval,
     render_canary,
     render_change,
+    render_copies,
     render_deploy,
     render_history,
     render_hold,
     render_plan,
     render_rollback,
+    render_shadow,
 )
 from modelmill.cli.worth import render_feasibility
-from modelmill.orchestrator import outcomes as o
 
 
 def render(outcome: o.Outcome) -> Iterator[str]:
@@ -242,6 +244,8 @@ def render_status(status: o.StatusOutcome) -> Iterator[str]:
         yield line("node", "none runs")
     for canary in status.canaries:
         yield from render_canary(canary)
+    for shadow in status.shadows:
+        yield from render_copies(shadow)
     for name, why in status.holds.items():
         yield line("on hold", name, why)
     if status.holder:
@@ -497,6 +501,7 @@ RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.RollbackOutcome: render_rollback,
     o.ApproveOutcome: render_approval,
     o.HoldOutcome: render_hold,
+    o.ShadowOutcome: render_shadow,
     o.HistoryOutcome: render_history,
     o.CheckOutcome: render_check,
     o.AdoptOutcome: render_adopt,

@@ -15,7 +15,7 @@ from modelmill.api.verbs import Verb, call, make_request
 from modelmill.cli.output import print_outcome
 from modelmill.cli.progress import Show, choose_progress
 from modelmill.errors import ApprovalNeeded, ModelmillError, PlatformError, ProjectNotFound
-from modelmill.orchestrator.outcomes import Outcome, PlanOutcome
+from modelmill.outcomes import Outcome, PlanOutcome
 from modelmill.settings import Settings, find_project, load_settings
 
 

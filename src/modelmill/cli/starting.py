@@ -10,7 +10,7 @@ from pathlib import Path
 
 from modelmill.cli.local import InitOutcome, InitRequest
 from modelmill.errors import UsageError
-from modelmill.orchestrator.outcomes import Progress
+from modelmill.outcomes import Progress
 from modelmill.settings import FILE_NAME, Settings, load_settings
 from modelmill.store.opening import open_store
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from modelmill.cli.arms import interval
 from modelmill.cli.layout import count, line, number, seconds, table
-from modelmill.orchestrator.outcomes import FeasibilityOutcome, NeedFacts, PairedFacts, SegmentGain
+from modelmill.outcomes import FeasibilityOutcome, NeedFacts, PairedFacts, SegmentGain
 
 _SHOWN = 5
 _LOWEST, _HIGHEST = -5, 9

@@ -218,6 +218,8 @@ def _check_steps(steps: Sequence[str]) -> None:
         match = _SHARE.fullmatch(step)
         if step != "shadow" and not match:
             raise DeclarationInvalid(f"`{step}` is not a canary step", expected='"shadow", or a share like "2%"')
+        if step == "shadow" and step is not steps[0]:
+            raise DeclarationInvalid("a shadow is the first step of a canary, or none", got=", ".join(steps))
         if match:
             shares.append(float(match[1]))
     if not shares or shares != sorted(set(shares)) or shares[-1] != 100:

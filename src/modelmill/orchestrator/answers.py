@@ -14,7 +14,7 @@ from modelmill.errors import NotFound, UsageError
 from modelmill.names import ModelName, parse_segment
 from modelmill.orchestrator.batch import answer_rows
 from modelmill.orchestrator.logged import read_logged
-from modelmill.orchestrator.outcomes import AnswersDiff
+from modelmill.outcomes import AnswersDiff
 from modelmill.registry.fleet import FleetMap
 from modelmill.registry.records import Run
 from modelmill.settings import Settings

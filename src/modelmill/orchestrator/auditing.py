@@ -17,9 +17,9 @@ from modelmill.data.snapshot import Manifest, Snapshot
 from modelmill.data.taking import get_snapshot
 from modelmill.errors import ModelmillError, NotFound
 from modelmill.names import Digest, ModelName
-from modelmill.orchestrator.outcomes import AuditOutcome, ModelAudit, Progress, no_progress
 from modelmill.orchestrator.requests import AuditRequest
 from modelmill.orchestrator.served import model_names, pick_model
+from modelmill.outcomes import AuditOutcome, ModelAudit, Progress, no_progress
 from modelmill.registry import runs
 from modelmill.registry.audit import EMPTY, MOVEMENTS, PROMOTION, Cell, Fact, Rules, fill, level_of, read_rules
 from modelmill.registry.evidence import AUDIT, REHEARSAL, REPRODUCED, Evidence, all_evidence, record_evidence

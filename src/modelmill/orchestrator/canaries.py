@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterable, Iterator
 
 from modelmill.names import ModelName
-from modelmill.orchestrator.outcomes import CanaryFacts, Progress
 from modelmill.orchestrator.rolling import LOOK_S, judge
+from modelmill.orchestrator.shadowing import copies_of_canary
+from modelmill.outcomes import CanaryFacts, Progress
 from modelmill.release.moving import Hold, find_hold
+from modelmill.release.policy import SHADOW
 from modelmill.release.releasing import drawn_segments
 from modelmill.release.rollouts import RUNNING, Rollout, list_looks, list_rollouts, ring_size
 from modelmill.store.opening import Store
@@ -39,12 +41,14 @@ def rollout_facts(store: Store, rollout: Rollout) -> CanaryFacts:
         verdict=judged.verdict,
         texts=tuple(judged.texts),
         why=rollout.why,
+        copies=copies_of_canary(store, rollout),
     )
 
 
 def canary_text(canary: CanaryFacts) -> str:
     """Return how far a canary has come, as one line."""
     of = f"{canary.exposed:,} segments" if canary.of == "segments" else "of requests"
+    of = "of the copies" if canary.steps[canary.step] == SHADOW else of
     parts = [f"r{canary.release} at {canary.steps[canary.step]}", of, f"{canary.asked:,} requests", *canary.texts]
     if canary.state != RUNNING:
         parts = [f"r{canary.release} {_ENDS[canary.state]}", canary.why]

@@ -10,8 +10,8 @@ import polars as pl
 from modelmill.build.pairing import losses
 from modelmill.errors import ModelmillError
 from modelmill.names import ModelName
-from modelmill.orchestrator.outcomes import ChampionVerdict
 from modelmill.orchestrator.quality import answers_of, ask_again, release_map, truth_of
+from modelmill.outcomes import ChampionVerdict
 from modelmill.registry.evidence import QUALITY, list_evidence, record_evidence
 from modelmill.registry.fleet import check_answer_alike
 from modelmill.release.analysis import ALPHA, FEWEST_ANSWERS, mean_interval

@@ -16,7 +16,6 @@ from modelmill.errors import (
     ApprovalNeeded,
     FloorNotMet,
     ModelmillError,
-    NodesLagging,
     NotFound,
     OnHold,
     PlanOutdated,
@@ -27,16 +26,6 @@ from modelmill.model.conditions import parse_duration
 from modelmill.names import Digest, ModelName, Segment, format_segment, is_shared, parse_target
 from modelmill.orchestrator.approving import FLOOR as APPROVED
 from modelmill.orchestrator.canaries import follow, holds_of, rollout_facts
-from modelmill.orchestrator.outcomes import (
-    DeployOutcome,
-    HistoryOutcome,
-    HoldOutcome,
-    MoveFacts,
-    PlanOutcome,
-    Progress,
-    RollbackOutcome,
-    no_progress,
-)
 from modelmill.orchestrator.planning import READ, Planned, make_plan, read_plan
 from modelmill.orchestrator.rehearsing import rehearsal_text, rehearse_release
 from modelmill.orchestrator.requests import (
@@ -47,7 +36,18 @@ from modelmill.orchestrator.requests import (
     ResumeRequest,
     RollbackRequest,
 )
+from modelmill.orchestrator.serve import wait_for_node
 from modelmill.orchestrator.served import model_names, pick_model
+from modelmill.outcomes import (
+    DeployOutcome,
+    HistoryOutcome,
+    HoldOutcome,
+    MoveFacts,
+    PlanOutcome,
+    Progress,
+    RollbackOutcome,
+    no_progress,
+)
 from modelmill.registry.fleet import FleetMap, check_answer_alike, compose, decode, sign
 from modelmill.registry.host import user_name
 from modelmill.registry.runs import get_signature
@@ -64,7 +64,7 @@ from modelmill.release.releasing import (
 from modelmill.release.rollouts import DONE, Rollout
 from modelmill.release.rows import SignedDigest
 from modelmill.release.staging import lift_hold, release_beside, roll_back, set_hold
-from modelmill.serving.control import describe_node, find_node, run_folder, wait_until_applied
+from modelmill.serving.control import find_node, run_folder
 from modelmill.serving.history import History
 from modelmill.settings import Settings
 from modelmill.store.blobs import blobs_of, pointers_of
@@ -200,7 +200,7 @@ def apply_plan(
         release=found.number,
         moved=not plan.nothing,
         rehearsed=rehearsed,
-        confirmed=_wait(settings, plan.environment, planned.model),
+        confirmed=wait_for_node(settings, plan.environment, planned.model),
         control_s=control_s,
         seconds=time.monotonic() - began,
         next=f"modelmill rollback {plan.model} {plan.environment}" if plan.before else "modelmill status",
@@ -242,7 +242,7 @@ def _begin_canary(
         reason=reason,
     )
     control_s = time.monotonic() - began
-    confirmed = _wait(settings, plan.environment, planned.model)
+    confirmed = wait_for_node(settings, plan.environment, planned.model)
     return rollout, DeployOutcome(
         plan=plan,
         release=rollout.candidate,
@@ -274,27 +274,6 @@ def _traffic(settings: Settings, environment: str, fleet: FleetMap) -> dict[Segm
     return {
         entry.segment: asked.get(format_segment(entry.segment), 0) for entry in fleet if not is_shared(entry.segment)
     }
-
-
-def _wait(settings: Settings, environment: str, model: ModelName) -> int:
-    """Wait until the node of an environment has applied what is published; return how many workers have.
-
-    Raises `NodesLagging` where they have seen what is published of the model and cannot open it; others do not matter here.
-    """
-    node = find_node(settings.store_folder, environment)
-    published = find_published(pointers_of(settings.store_folder), environment)
-    if node is None or published is None:
-        return 0
-    laggards = wait_until_applied(node, published.revision)
-    broken = "" if laggards else (describe_node(node) or {}).get("broken", {}).get(model, "")
-    if broken:
-        raise NodesLagging(
-            f"the node of {environment} cannot serve what is released",
-            got=f"{model}: {broken}",
-            next="modelmill fsck",
-            safe="it serves on what it served before, and tries again",
-        )
-    return node.workers - len(laggards)
 
 
 # ------------------------------------------------------------------ backwards
@@ -338,7 +317,7 @@ def rollback(settings: Settings, request: RollbackRequest, progress: Progress = 
             after=move.after,
             version=version,
             segments=tuple(map(format_segment, segments)),
-            confirmed=_wait(settings, environment, model),
+            confirmed=wait_for_node(settings, environment, model),
             control_s=control_s,
             seconds=time.monotonic() - began,
             next=f"modelmill resume {model} {environment}      (releases are on hold until then)",
@@ -374,7 +353,7 @@ def _without_database(
         before=order.before,
         after=order.after,
         version=fleet.header.run if fleet else 0,
-        confirmed=_wait(settings, environment, model),
+        confirmed=wait_for_node(settings, environment, model),
         control_s=control_s,
         seconds=time.monotonic() - began,
         without_database=True,

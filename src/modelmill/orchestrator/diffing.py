@@ -21,10 +21,10 @@ from modelmill.data.taking import get_snapshot
 from modelmill.errors import GateRefused, LawFailed, NotFound, UsageError
 from modelmill.model.metrics import higher_is_better
 from modelmill.names import Digest, ModelName, Segment, format_segment, format_target, is_shared, parse_target
-from modelmill.orchestrator.outcomes import DiffOutcome, MetricDiff, Moved, Progress, no_progress
 from modelmill.orchestrator.requests import DataDiffRequest, DiffRequest
 from modelmill.orchestrator.rows import ENVIRONMENT
 from modelmill.orchestrator.served import pick_model
+from modelmill.outcomes import DiffOutcome, MetricDiff, Moved, Progress, no_progress
 from modelmill.registry import runs
 from modelmill.registry.change import Change, change_of
 from modelmill.registry.facts import read_archive

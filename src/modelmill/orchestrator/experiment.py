@@ -33,13 +33,13 @@ from modelmill.model.loading import imported_files
 from modelmill.names import Digest, Segment, digest_of, format_segment
 from modelmill.orchestrator.champion import Board, champion_map, champion_parameters, test_answers
 from modelmill.orchestrator.laying import lay_out, open_triers
-from modelmill.orchestrator.outcomes import ArmFacts, ExperimentOutcome, Progress, no_progress
 from modelmill.orchestrator.project import Project, open_project
 from modelmill.orchestrator.requests import ExperimentRequest
 from modelmill.orchestrator.rows import snapshot_facts, take_rows
 from modelmill.orchestrator.studies import best_of, lock_of, study_facts
 from modelmill.orchestrator.summary import failure_groups
 from modelmill.orchestrator.training import as_text, parse_values, recipe_of
+from modelmill.outcomes import ArmFacts, ExperimentOutcome, Progress, no_progress
 from modelmill.registry import facts
 from modelmill.registry.fleet import Entry
 from modelmill.registry.lock import capture_lock

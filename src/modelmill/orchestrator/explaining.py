@@ -9,10 +9,10 @@ from modelmill.data.taking import get_snapshot
 from modelmill.errors import NotFound
 from modelmill.names import POOLED, Segment, VersionId, format_segment, format_target, parse_target
 from modelmill.orchestrator.canaries import holds_of, running_canaries
-from modelmill.orchestrator.outcomes import NodeFacts, Progress, ShowOutcome, no_progress
 from modelmill.orchestrator.requests import ExplainRequest
 from modelmill.orchestrator.serve import node_facts
 from modelmill.orchestrator.served import pick_model
+from modelmill.outcomes import NodeFacts, Progress, ShowOutcome, no_progress
 from modelmill.registry import runs
 from modelmill.registry.fleet import SAFE, Entry, decode
 from modelmill.registry.host import read_host

@@ -26,7 +26,13 @@ from modelmill.model.fitted import Floats
 from modelmill.model.loading import imported_files
 from modelmill.names import POOLED, Segment, format_segment
 from modelmill.orchestrator.laying import Laid, lay_out, open_triers
-from modelmill.orchestrator.outcomes import (
+from modelmill.orchestrator.project import Project, open_project
+from modelmill.orchestrator.requests import FeasibilityRequest
+from modelmill.orchestrator.rows import snapshot_facts, take_rows
+from modelmill.orchestrator.studies import paired_facts
+from modelmill.orchestrator.summary import failure_groups
+from modelmill.orchestrator.training import parse_values
+from modelmill.outcomes import (
     FeasibilityOutcome,
     NeedFacts,
     PairedFacts,
@@ -34,12 +40,6 @@ from modelmill.orchestrator.outcomes import (
     SegmentGain,
     no_progress,
 )
-from modelmill.orchestrator.project import Project, open_project
-from modelmill.orchestrator.requests import FeasibilityRequest
-from modelmill.orchestrator.rows import snapshot_facts, take_rows
-from modelmill.orchestrator.studies import paired_facts
-from modelmill.orchestrator.summary import failure_groups
-from modelmill.orchestrator.training import parse_values
 from modelmill.registry import facts
 from modelmill.registry.evidence import FEASIBILITY, record_evidence
 from modelmill.registry.records import FailureRecord

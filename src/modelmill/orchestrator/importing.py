@@ -17,13 +17,6 @@ from modelmill.model.columns import Column
 from modelmill.model.declaration import Model
 from modelmill.orchestrator.inspecting import Inspection
 from modelmill.orchestrator.logged import LOGGED, list_logged, show_logged
-from modelmill.orchestrator.outcomes import (
-    ImportOutcome,
-    Progress,
-    ShowOutcome,
-    SnapshotListing,
-    no_progress,
-)
 from modelmill.orchestrator.project import Project, open_project
 from modelmill.orchestrator.requests import AppendRequest, ImportRequest, SnapshotListRequest, SnapshotShowRequest
 from modelmill.orchestrator.rows import (
@@ -35,6 +28,13 @@ from modelmill.orchestrator.rows import (
     parse_window,
     read_source,
     snapshot_facts,
+)
+from modelmill.outcomes import (
+    ImportOutcome,
+    Progress,
+    ShowOutcome,
+    SnapshotListing,
+    no_progress,
 )
 from modelmill.settings import Settings
 from modelmill.store.locks import ProjectLock

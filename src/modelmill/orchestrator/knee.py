@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 
-from modelmill.orchestrator.outcomes import LoadPoint
 from modelmill.orchestrator.slo import Slo
+from modelmill.outcomes import LoadPoint
 from modelmill.serving.load import CONNECTIONS, Round, Sent
 
 PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"

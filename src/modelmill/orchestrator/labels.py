@@ -22,7 +22,11 @@ from modelmill.names import ModelName
 from modelmill.orchestrator.champions import Place, judge_challenger, judge_champion
 from modelmill.orchestrator.importing import address_of
 from modelmill.orchestrator.logged import check_ending, flat, write_frame
-from modelmill.orchestrator.outcomes import (
+from modelmill.orchestrator.quality import answered_by, answers_of, join_all, truth_of
+from modelmill.orchestrator.requests import LabelsImportRequest, LabelsShowRequest
+from modelmill.orchestrator.served import pick_model
+from modelmill.orchestrator.settling import settle_in, shapes_of
+from modelmill.outcomes import (
     ChampionVerdict,
     LabelAge,
     LabelImport,
@@ -32,10 +36,6 @@ from modelmill.orchestrator.outcomes import (
     ReleaseQuality,
     no_progress,
 )
-from modelmill.orchestrator.quality import answered_by, answers_of, join_all, truth_of
-from modelmill.orchestrator.requests import LabelsImportRequest, LabelsShowRequest
-from modelmill.orchestrator.served import pick_model
-from modelmill.orchestrator.settling import settle_in, shapes_of
 from modelmill.registry.fleet import Header, decode
 from modelmill.registry.runs import newest_map
 from modelmill.settings import Settings

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import NamedTuple
 
-from modelmill.orchestrator.outcomes import LoadPoint, LoadtestOutcome
 from modelmill.orchestrator.slo import parse_slo
+from modelmill.outcomes import LoadPoint, LoadtestOutcome
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 720, 420, 70, 50, 20, 50
 _QUANTILES = (("p50_ms", "p50", "#2a9d8f"), ("p99_ms", "p99", "#1d3557"), ("p999_ms", "p99.9", "#8d99ae"))

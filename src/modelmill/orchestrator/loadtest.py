@@ -20,10 +20,10 @@ from modelmill.names import ModelName, parse_target
 from modelmill.orchestrator.knee import FACTOR, FAIL, INCONCLUSIVE, PASS, point_of, round_of, search, verdict_of
 from modelmill.orchestrator.load_plot import draw_curves
 from modelmill.orchestrator.load_rows import Rows, as_requests, rows_to_ask
-from modelmill.orchestrator.outcomes import CheckFacts, LoadPoint, LoadtestOutcome, Progress, no_progress
 from modelmill.orchestrator.requests import LoadtestRequest
 from modelmill.orchestrator.served import pick_model, pick_run
 from modelmill.orchestrator.slo import Slo, parse_slo
+from modelmill.outcomes import CheckFacts, LoadPoint, LoadtestOutcome, Progress, no_progress
 from modelmill.registry.evidence import LOADTEST, list_evidence, record_evidence
 from modelmill.registry.fleet import FleetMap, decode
 from modelmill.registry.host import user_name

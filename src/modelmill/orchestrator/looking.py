@@ -23,7 +23,13 @@ from modelmill.names import (
 )
 from modelmill.orchestrator.canaries import holds_of, running_canaries
 from modelmill.orchestrator.importing import describe_snapshot
-from modelmill.orchestrator.outcomes import (
+from modelmill.orchestrator.requests import SearchRequest, ShowRequest, StatusRequest
+from modelmill.orchestrator.serve import node_facts
+from modelmill.orchestrator.served import model_names, pick_model
+from modelmill.orchestrator.shadowing import running_shadows
+from modelmill.orchestrator.studies import show_study
+from modelmill.orchestrator.summary import failure_groups
+from modelmill.outcomes import (
     FoundVersion,
     ModelStatus,
     Progress,
@@ -32,11 +38,6 @@ from modelmill.orchestrator.outcomes import (
     StatusOutcome,
     no_progress,
 )
-from modelmill.orchestrator.requests import SearchRequest, ShowRequest, StatusRequest
-from modelmill.orchestrator.serve import node_facts
-from modelmill.orchestrator.served import model_names, pick_model
-from modelmill.orchestrator.studies import show_study
-from modelmill.orchestrator.summary import failure_groups
 from modelmill.registry import runs
 from modelmill.registry.evidence import DETERMINISTIC, REPRODUCED, list_evidence
 from modelmill.registry.fleet import FleetMap, decode
@@ -75,6 +76,7 @@ def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> 
         models = tuple(_model_status(store, name) for name in model_names(store))
         holder = find_holder(store.lock_path)
         canaries = tuple(canary for place in places for canary in running_canaries(store, place))
+        shadows = tuple(one for place in places for one in running_shadows(store, place))
         holds = holds_of(store, [(ModelName(one.model), place) for one in models for place in places])
     nodes = tuple(node_facts(node, settings.store_folder) for node in running)
     shown = nodes[0] if nodes else None
@@ -85,6 +87,7 @@ def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> 
         node=shown,
         nodes=nodes,
         canaries=canaries,
+        shadows=shadows,
         holds=holds,
         holder=str(holder) if holder else "",
         notices=tuple(f"the node at {node.url} does not answer as it should" for node in nodes if not node.healthy),

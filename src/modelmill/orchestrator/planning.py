@@ -23,10 +23,10 @@ from modelmill.orchestrator.approving import approval_check
 from modelmill.orchestrator.diffing import declared_differences
 from modelmill.orchestrator.loadtest import FLOOR as LOAD
 from modelmill.orchestrator.loadtest import load_check
-from modelmill.orchestrator.outcomes import CheckFacts, PlanOutcome, Progress, no_progress
 from modelmill.orchestrator.rehearsing import rehearsal_text
 from modelmill.orchestrator.requests import PlanRequest
 from modelmill.orchestrator.served import pick_model, pick_run
+from modelmill.outcomes import CheckFacts, PlanOutcome, Progress, no_progress
 from modelmill.registry import runs
 from modelmill.registry.change import Change, change_of
 from modelmill.registry.evidence import REHEARSAL, RETRAINING, Evidence, list_evidence
@@ -35,7 +35,7 @@ from modelmill.registry.fleet import FleetMap, decode
 from modelmill.registry.lock import lock_differences, read_lock
 from modelmill.registry.records import Run
 from modelmill.release.moving import find_hold
-from modelmill.release.policy import REFUSED, SHADOW, Policy, policy_of, unmet
+from modelmill.release.policy import REFUSED, Policy, policy_of, unmet
 from modelmill.release.releasing import current_release, republish
 from modelmill.release.rows import Release
 from modelmill.serving.control import find_node
@@ -161,7 +161,6 @@ class _Planning:
             hold_s=policy.hold_s,
             abort=tuple(map(str, policy.abort)) if policy.steps else (),
             hold=f"{hold.reason} ({hold.by})" if hold else "",
-            left_out=(SHADOW,) if policy.shadow else (),
             undo=f"modelmill rollback {self.model} {self.environment}" if self.current else "",
             nothing=same,
         )

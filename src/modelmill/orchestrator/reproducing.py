@@ -40,9 +40,9 @@ from modelmill.errors import (
     UsageError,
 )
 from modelmill.names import POOLED, Parent, VersionId, format_target, is_shared, parse_target
-from modelmill.orchestrator.outcomes import Cause, Progress, Rebuilt, ReproduceOutcome, no_progress
 from modelmill.orchestrator.requests import ReproduceRequest
 from modelmill.orchestrator.served import pick_model
+from modelmill.outcomes import Cause, Progress, Rebuilt, ReproduceOutcome, no_progress
 from modelmill.registry import runs
 from modelmill.registry.evidence import REPRODUCED, record_evidence
 from modelmill.registry.facts import extract_code

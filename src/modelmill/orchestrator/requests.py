@@ -368,6 +368,27 @@ class ResumeRequest(Request, frozen=True, kw_only=True):
     reason: ReasonOption = ""
 
 
+class ShadowRequest(Request, frozen=True, kw_only=True):
+    """Have a version answer copies of an environment's requests, or no longer."""
+
+    version: Annotated[
+        int | None,
+        Meta(
+            description="The version's number; without one, all shadows are shown.",
+            extra={"argument": True, "metavar": "VERSION"},
+        ),
+    ] = None
+    environment: Annotated[
+        str, Meta(description="Whose requests are copied.", extra={"option": "--in", "metavar": "ENVIRONMENT"})
+    ] = "dev"
+    model: ModelOption = None
+    share: Annotated[
+        str, Meta(description="How many of the requests are copied, such as 10%.", extra={"metavar": "SHARE"})
+    ] = "100%"
+    stop: Annotated[bool, Meta(description="End it; without a version, all of the model's.")] = False
+    reason: ReasonOption = ""
+
+
 class HistoryRequest(Request, frozen=True, kw_only=True):
     """Say what was current when."""
 

@@ -20,11 +20,11 @@ from modelmill.names import digest_of
 from modelmill.orchestrator.champion import Board, champion_parameters
 from modelmill.orchestrator.diffing import declared_differences
 from modelmill.orchestrator.judging import Judge
-from modelmill.orchestrator.outcomes import Progress, RetrainOutcome, no_progress
 from modelmill.orchestrator.project import Project, open_project
 from modelmill.orchestrator.requests import RetrainRequest, TrainRequest
 from modelmill.orchestrator.studies import paired_facts
 from modelmill.orchestrator.training import Movement, Trained, recipe_of, train_in
+from modelmill.outcomes import Progress, RetrainOutcome, no_progress
 from modelmill.registry import facts
 from modelmill.registry.evidence import RETRAINING, record_evidence
 from modelmill.registry.lock import capture_lock, lock_differences, read_lock

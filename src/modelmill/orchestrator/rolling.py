@@ -33,7 +33,7 @@ from modelmill.release.analysis import (
     mean_of_logs,
     overall,
 )
-from modelmill.release.policy import Limit
+from modelmill.release.policy import ALWAYS, Limit
 from modelmill.release.releasing import drawn_segments
 from modelmill.release.rollouts import (
     RUNNING,
@@ -46,9 +46,11 @@ from modelmill.release.rollouts import (
     ring_size,
 )
 from modelmill.release.staging import advance, stop
+from modelmill.serving.compared import Compared
 from modelmill.serving.control import run_folder
 from modelmill.serving.history import WINDOW_S, History, Seen
 from modelmill.serving.meters import BOUNDS, CLASSES, added, quantile
+from modelmill.serving.tallies import Tally as Copied
 from modelmill.settings import Settings, load_settings
 from modelmill.store.opening import Store, open_store
 from modelmill.store.tables import now
@@ -84,6 +86,7 @@ class Deployer:
     def __init__(self, store: Store, history: History, rollout: Rollout, labelled: Labelled | None = None) -> None:
         """Take what the node has counted, and how far the rollout has come; `labelled` looks for labels."""
         self.store, self.history, self.rollout, self.labelled = store, history, rollout, labelled
+        self.compared = Compared(history.folder)
 
     def look(self) -> Rollout:
         """Look once: write down what is new, and do what follows from all that was seen."""
@@ -110,12 +113,18 @@ class Deployer:
         window = before.get("window", began)
         minutes = self.history.sides(self.rollout.model, window)
         found = self._counted(minutes)
+        copies = self._copies()
+        found["copies"] = _numbers(Seen(copies.count, copies.failed, tuple(copies.listed())))
         # What came before it all began: of the candidate nothing, unless it was tried, and taken back, in the same minute.
         tried = self._tried_since(began)
-        before = before or {"candidate": found["candidate"] if tried else _numbers(_EMPTY), "other": found["other"]}
+        nothing = {"candidate": _numbers(_EMPTY), "copies": _numbers(_EMPTY)}
+        before = {**nothing, **(before or (found if tried else {"other": found["other"]}))}
         newest = max(minutes, default=window)
         seen = {name: _since(found[name], before[name]) for name in found}
-        seen |= {"counted": {"window": newest, **self._counted({newest: minutes.get(newest, {})})}}
+        if self.rollout.is_shadow:  # nobody asks it: what it answers to copies is all that is known of it
+            seen |= {"candidate": seen["copies"], "compared": copies.as_dict()}
+        counted = {"window": newest, "copies": found["copies"], **self._counted({newest: minutes.get(newest, {})})}
+        seen |= {"counted": counted}
         if self.rollout.policy.of == "segments":
             seen |= {"broken": self._broken(looks, window, stale=tried and window == began)}
         quality = self.labelled.look() if self.labelled else None
@@ -139,6 +148,12 @@ class Deployer:
             name: _numbers(_together([of[number] for of in minutes.values() if number in of]))
             for name, number in numbers.items()
         }
+
+    def _copies(self) -> Copied:
+        """Return the copies that the candidate answered at its first step."""
+        began = self.rollout.began_at.timestamp()
+        has_copies = self.rollout.policy.has_shadow
+        return self.compared.whole(self.rollout.model, self.rollout.candidate, began) if has_copies else Copied()
 
     def _broken(self, looks: Sequence[Look], since: int, *, stale: bool) -> dict[str, Any]:
         """Return which segments have begun to fail on either side, by what that means, and how many had not before.
@@ -215,22 +230,37 @@ def judge(rollout: Rollout, looks: Sequence[Look]) -> Judged:
 
     Beside what is declared two things are always looked at: whether the candidate fails more often than the release beside
     it, and whether it is much slower. The chance of a false alarm is shared by all of them.
+
+    What a shadow answered to copies is judged apart from what a canary answered to clients, with half of that chance each:
+    neither passes on the other's account. Copies have the time that requests leave, and nobody's labels are theirs: only
+    whether it fails is judged of them.
     """
-    conditions = rollout.policy.abort
-    alpha = ALPHA / (len(conditions) + 2)
+    conditions = _conditions(rollout)
+    alpha = ALPHA / (len(conditions) + 2) / (2 if rollout.policy.has_shadow else 1)
+    looks = [look for look in looks if (rollout.policy.steps[look.step] == 0) == rollout.is_shadow]
     verdicts: list[Verdict] = []
     texts: list[str] = []
     for limit in conditions:
         verdict, text = _against(limit, rollout, looks, alpha)
         verdicts.append(verdict)
         texts.append(f"{limit}: {text}, {'proven' if verdict == 'fail' else verdict}")
-    compare = _breaks_more if rollout.policy.of == "segments" else _fails_more
-    for text in filter(None, (compare(rollout, looks, alpha), _is_slower(looks, alpha))):
+    by_segments = rollout.policy.of == "segments" and not rollout.is_shadow
+    compare = _breaks_more if by_segments else _fails_more
+    slower = "" if rollout.is_shadow else _is_slower(looks, alpha)
+    for text in filter(None, (compare(rollout, looks, alpha), slower)):
         verdicts.append("fail")
         texts.append(text)
     verdict = overall(verdicts)
     failed = [text for one, text in zip(verdicts, texts, strict=True) if one == verdict]
     return Judged(verdict, texts, "; ".join(failed) if verdict != "pass" else "")
+
+
+def _conditions(rollout: Rollout) -> Sequence[Limit]:
+    """Return what is judged at a step."""
+    declared = rollout.policy.abort
+    if not rollout.is_shadow:
+        return declared
+    return [limit for limit in declared if limit.quantity == "error_rate"] or ALWAYS
 
 
 def _since_each_step(rollout: Rollout, looks: Sequence[Look], evidence: Callable[[Sequence[Look]], float]) -> float:

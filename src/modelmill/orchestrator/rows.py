@@ -12,8 +12,8 @@ from modelmill.errors import DeclarationInvalid, ModelmillError, NotFound, Usage
 from modelmill.model.declaration import Model, Window
 from modelmill.model.loading import user_frames
 from modelmill.orchestrator.inspecting import Inspection
-from modelmill.orchestrator.outcomes import SnapshotFacts
 from modelmill.orchestrator.project import Project
+from modelmill.outcomes import SnapshotFacts
 from modelmill.settings import DEV
 from modelmill.store.opening import Store
 

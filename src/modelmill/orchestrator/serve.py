@@ -15,8 +15,9 @@ from typing import Any, cast
 import msgspec
 
 from modelmill.errors import NodeNotReady, NodesLagging, StoreLocked
-from modelmill.orchestrator.outcomes import DownOutcome, NodeFacts, Progress, ServeOutcome, no_progress
+from modelmill.names import ModelName
 from modelmill.orchestrator.requests import DownRequest, ServeRequest
+from modelmill.outcomes import DownOutcome, NodeFacts, Progress, ServeOutcome, no_progress
 from modelmill.release.pointers import Published, find_published, pointer_name
 from modelmill.serving.control import (
     NodeInfo,
@@ -113,6 +114,27 @@ def _start(settings: Settings, request: ServeRequest, running: NodeInfo | None) 
 def watch_plan(settings: Settings, environment: str) -> tuple[str, ...]:
     """Return the command by which an environment's node has its canaries watched."""
     return sys.executable, "-P", "-m", "modelmill.orchestrator.rolling", str(settings.root), environment
+
+
+def wait_for_node(settings: Settings, environment: str, model: ModelName) -> int:
+    """Wait until the node of an environment has applied what is published; return how many workers have.
+
+    Raises `NodesLagging` where they have seen what is published of the model and cannot open it; others do not matter here.
+    """
+    node = find_node(settings.store_folder, environment)
+    published = find_published(pointers_of(settings.store_folder), environment)
+    if node is None or published is None:
+        return 0
+    laggards = wait_until_applied(node, published.revision)
+    broken = "" if laggards else (describe_node(node) or {}).get("broken", {}).get(model, "")
+    if broken:
+        raise NodesLagging(
+            f"the node of {environment} cannot serve what is released",
+            got=f"{model}: {broken}",
+            next="modelmill fsck",
+            safe="it serves on what it served before, and tries again",
+        )
+    return node.workers - len(laggards)
 
 
 def log_plan(settings: Settings) -> LogPlan:

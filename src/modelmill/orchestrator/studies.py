@@ -11,7 +11,7 @@ import msgspec
 from modelmill.build.pairing import Paired
 from modelmill.errors import NotFound, did_you_mean
 from modelmill.names import ModelName
-from modelmill.orchestrator.outcomes import ArmFacts, PairedFacts, ShowOutcome, StudyFacts
+from modelmill.outcomes import ArmFacts, PairedFacts, ShowOutcome, StudyFacts
 from modelmill.registry.studies import Arm, list_arms
 from modelmill.store.locks import find_holder
 from modelmill.store.opening import Store

@@ -11,7 +11,7 @@ from modelmill.build.plan import Plan
 from modelmill.build.report import group_failures
 from modelmill.model.declaration import Model
 from modelmill.names import format_segment, is_shared
-from modelmill.orchestrator.outcomes import (
+from modelmill.outcomes import (
     Comparison,
     Counts,
     FailureGroup,
@@ -23,7 +23,6 @@ from modelmill.registry.lineage import changes_of_run
 from modelmill.registry.records import GATE, FailureRecord
 from modelmill.registry.runs import list_failures
 from modelmill.registry.versions import Scored, current_scores
-from modelmill.release.policy import SHADOW
 from modelmill.store.opening import Store
 
 _EXAMPLES = 3
@@ -153,8 +152,4 @@ def failure_groups(failures: Iterable[FailureRecord]) -> list[FailureGroup]:
 
 def inactive_policies(model: Model) -> tuple[str, ...]:
     """Return the declared policies that are kept but do not act yet."""
-    declared = {
-        "retrain": ", ".join(map(str, model.retrain)),
-        "canary": SHADOW if model.canary and SHADOW in model.canary.steps else "",
-    }
-    return tuple(f"{name}: {text}" for name, text in declared.items() if text)
+    return (f"retrain: {', '.join(map(str, model.retrain))}",) if model.retrain else ()

@@ -34,10 +34,10 @@ from modelmill.model.values import as_json
 from modelmill.names import Digest, digest_of, format_segment
 from modelmill.orchestrator import summary
 from modelmill.orchestrator.champion import Board
-from modelmill.orchestrator.outcomes import Progress, TrainOutcome, no_progress
 from modelmill.orchestrator.project import Project, open_project
 from modelmill.orchestrator.requests import TrainRequest
 from modelmill.orchestrator.rows import snapshot_facts, take_rows
+from modelmill.outcomes import Progress, TrainOutcome, no_progress
 from modelmill.registry import facts, runs
 from modelmill.registry.evidence import DETERMINISTIC, record_evidence
 from modelmill.registry.fleet import Header

@@ -3,6 +3,7 @@
     releasing   make a fleet map current in an environment: compare and set a pointer, then publish it
     staging     the other ways to move: step by step, back, and not at all
     rollouts    how far a canary has come, and what was seen of it
+    shadows     releases that answer copies, and what came of it
     analysis    tests of a canary that stay valid however often one looks
     policy      the steps and limits of a release, and the floors of an environment
     moving      who moved what when, holds, and what a roll-back goes back to

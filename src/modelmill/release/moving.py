@@ -15,6 +15,7 @@ from modelmill.store.dialects import upsert
 from modelmill.store.tables import now
 
 RELEASE, CANARY, STOP, ROLLBACK, HOLD, RESUME = "release", "canary", "stop", "rollback", "hold", "resume"
+SHADOW, SHADOW_ENDED = "shadow", "shadow ended"
 
 
 class Move(msgspec.Struct, frozen=True):

@@ -32,6 +32,24 @@ class Beside(msgspec.Struct, frozen=True):
     """How many of these it answers for now."""
 
 
+class Shadow(msgspec.Struct, frozen=True):
+    """A release that answers copies of the requests; nobody sees what it answers."""
+
+    release: int
+    map: Digest
+    signature: bytes
+    share: float = 1.0
+    """Of the requests that are copied."""
+    salt: str = ""
+    """Which requests these are: a function of it and of the row."""
+    is_step: bool = False
+    """Whether it is the first step of a canary, which somebody has to watch."""
+
+    def alone(self) -> Pointer:
+        """Return what to open."""
+        return Pointer(self.release, self.map, self.signature)
+
+
 class Pointer(msgspec.Struct, frozen=True):
     """Which release of one model an environment serves."""
 
@@ -45,10 +63,20 @@ class Pointer(msgspec.Struct, frozen=True):
     """What a roll-back goes back to: named here, so that it needs no database."""
     beside: Beside | None = None
     """The release of a canary."""
+    shadows: tuple[Shadow, ...] = ()
 
     def alone(self) -> Pointer:
         """Return the pointer without what is beside it."""
-        return msgspec.structs.replace(self, beside=None)
+        return msgspec.structs.replace(self, beside=None, shadows=())
+
+    def unshadowed(self) -> Pointer:
+        """Return the pointer without its shadows: all that decides who answers."""
+        return msgspec.structs.replace(self, shadows=())
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a canary runs, which somebody has to watch."""
+        return self.beside is not None or any(shadow.is_step for shadow in self.shadows)
 
 
 class Versions(msgspec.Struct, frozen=True):

@@ -38,17 +38,20 @@ class Policy(msgspec.Struct, frozen=True):
     """The steps of a release: at once where there are none."""
 
     steps: tuple[float, ...] = ()
-    """Shares of requests or of segments, growing to 1."""
+    """Shares of requests or of segments, growing to 1; a share of 0 is the shadow: it answers copies that nobody sees."""
     of: Literal["requests", "segments"] = "requests"
     hold_s: float = 0.0
     """How long a step lasts at least, in seconds."""
     abort: tuple[Limit, ...] = ()
-    shadow: bool = False
-    """Whether the candidate should first answer copies that nobody sees: such a step is left out yet, and that is told."""
+
+    @property
+    def has_shadow(self) -> bool:
+        """Whether the candidate first answers copies that nobody sees."""
+        return 0.0 in self.steps
 
     def texts(self) -> list[str]:
         """Return the steps as they are shown."""
-        return [f"{100 * step:g}%" for step in self.steps]
+        return [f"{100 * step:g}%" if step else SHADOW for step in self.steps]
 
 
 ALWAYS = (Limit("error_rate", 0.01),)
@@ -59,13 +62,11 @@ def policy_of(declared: Mapping[str, Any] | None) -> Policy:
     """Return the policy that a model's declaration holds, as `Canary.as_dict` writes it; None is a release at once."""
     if declared is None:
         return Policy()
-    steps = [step for step in declared["steps"] if step != SHADOW]
     return Policy(
-        steps=tuple(float(step.removesuffix("%")) / 100 for step in steps),
+        steps=tuple(0.0 if step == SHADOW else float(step.removesuffix("%")) / 100 for step in declared["steps"]),
         of=declared["of"],
         hold_s=parse_duration(declared["hold"]).total_seconds(),
         abort=tuple(map(_limit, declared["abort"])) or ALWAYS,
-        shadow=SHADOW in declared["steps"],
     )
 
 

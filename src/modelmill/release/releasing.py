@@ -14,7 +14,7 @@ from sqlalchemy import Connection, and_, select, update
 from modelmill.names import Digest, ModelName, Segment, parse_model_name
 from modelmill.registry.runs import get_signature, list_maps
 from modelmill.release.moving import RELEASE, ROLLBACK, Hold, Move, check_hold, hold, release_before, withdraw
-from modelmill.release.pointers import Beside, Pointer, Published, Versions, find_published, publish
+from modelmill.release.pointers import Beside, Pointer, Published, Shadow, Versions, find_published, publish
 from modelmill.release.rollouts import STOPPED, Rollout, change, open_rollout, ring_size
 from modelmill.release.rows import (
     Release,
@@ -31,6 +31,7 @@ from modelmill.release.rows import (
     release_of,
     touch,
 )
+from modelmill.release.shadows import open_shadows
 from modelmill.release.tables import environments, pointers, releases
 from modelmill.store.database import Database
 from modelmill.store.opening import Store
@@ -192,9 +193,10 @@ def _with_versions(c: Connection, store: Store, model: ModelName, pointer: Point
 
 
 def _with_beside(c: Connection, store: Store, environment: str, model: ModelName, pointer: Pointer) -> Pointer:
-    """Return a pointer with the candidate that takes traffic beside it, where there is one."""
+    """Return a pointer with the candidate that takes traffic beside it, where there is one, and with its shadows."""
     rollout = open_rollout(c, environment, model)
-    if rollout is None:
+    pointer = msgspec.structs.replace(pointer, shadows=tuple(_shadows(c, environment, model, pointer, rollout)))
+    if rollout is None or rollout.is_shadow:
         return pointer
     candidate = _row_of(c, environment, model, rollout.candidate)
     count = ring_size(rollout, len(drawn_segments(store, rollout))) if rollout.ring else 0
@@ -210,6 +212,20 @@ def _with_beside(c: Connection, store: Store, environment: str, model: ModelName
         count=count,
     )
     return msgspec.structs.replace(pointer, beside=beside)
+
+
+def _shadows(
+    c: Connection, environment: str, model: ModelName, pointer: Pointer, rollout: Rollout | None
+) -> Iterator[Shadow]:
+    """Yield what answers copies: the candidate at its first step, and what somebody has asked for; never what answers."""
+    if rollout is not None and rollout.is_shadow:
+        found = _row_of(c, environment, model, rollout.candidate)
+        yield Shadow(found.release, found.map, found.signature, salt=rollout.salt, is_step=True)
+    answering = {pointer.release, rollout.candidate if rollout else 0}
+    for running in open_shadows(c, environment, model):
+        if running.release not in answering:
+            found = _row_of(c, environment, model, running.release)
+            yield Shadow(found.release, found.map, found.signature, running.share, running.salt)
 
 
 def drawn_segments(store: Store, rollout: Rollout) -> list[Segment]:

@@ -52,6 +52,11 @@ class Rollout(msgspec.Struct, frozen=True):
         return self.policy.steps[self.step]
 
     @property
+    def is_shadow(self) -> bool:
+        """Whether the candidate answers nobody yet, but copies."""
+        return self.share == 0
+
+    @property
     def salt(self) -> str:
         """Return what the choice of requests is a function of: another rollout chooses others."""
         return f"{self.model} r{self.candidate} {self.id}"
@@ -86,8 +91,8 @@ def _hash(text: str, salt: str) -> str:
 
 
 def ring_size(rollout: Rollout, drawn: int) -> int:
-    """Return how many of the drawn segments a step has reached: at least one."""
-    return max(1, round(rollout.share * drawn)) if drawn else 0
+    """Return how many of the drawn segments a step has reached: at least one, but for a shadow."""
+    return max(1, round(rollout.share * drawn)) if drawn and rollout.share else 0
 
 
 # ------------------------------------------------------------------ rows

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, and_, func, select, update
 from modelmill.errors import Conflict, NotFound
 from modelmill.names import Digest, ModelName
 from modelmill.release.moving import Move, note_move, release_before
-from modelmill.release.tables import environments, pointers, releases
+from modelmill.release.tables import environments, pointers, releases, shadows
 from modelmill.store.dialects import upsert
 from modelmill.store.tables import now
 
@@ -55,10 +55,12 @@ def touch(c: Connection, environment: str) -> None:
 
 
 def point(c: Connection, environment: str, model: ModelName, move: Move) -> None:
-    """Move the pointer, and write down who did."""
+    """Move the pointer, and write down who did; what becomes current answers no copies of its own answers."""
     number = move.after
     statement = upsert(c, pointers).values(environment=environment, model=model, number=number)
     c.execute(statement.on_conflict_do_update(index_elements=["environment", "model"], set_={"number": number}))
+    its_shadow = and_(shadows.c.environment == environment, shadows.c.model == model, shadows.c.release == number)
+    c.execute(update(shadows).where(its_shadow, shadows.c.ended_at.is_(None)).values(ended_at=now()))
     note_move(c, environment, model, move)
     touch(c, environment)
 

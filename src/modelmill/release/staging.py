@@ -11,7 +11,7 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection
 
-from modelmill.errors import Conflict, NotFound
+from modelmill.errors import Conflict, NotFound, ShadowNeedsRelease
 from modelmill.names import Digest, ModelName, Segment
 from modelmill.registry.runs import get_signature
 from modelmill.release.moving import (
@@ -20,6 +20,8 @@ from modelmill.release.moving import (
     RELEASE,
     RESUME,
     ROLLBACK,
+    SHADOW,
+    SHADOW_ENDED,
     STOP,
     Hold,
     Move,
@@ -44,6 +46,7 @@ from modelmill.release.rows import (
     point,
     touch,
 )
+from modelmill.release.shadows import ShadowRow, begin_shadow, end_shadow
 from modelmill.store.opening import Store
 from modelmill.store.tables import now
 
@@ -188,6 +191,47 @@ def _go_back(  # noqa: PLR0913 - where from, where to, and why
     reason = wanted.reason or f"rolled back from r{current}"
     hold(c, environment, model, msgspec.structs.replace(wanted, reason=reason))
     return move
+
+
+def begin_copies(  # noqa: PLR0913 - a shadow and its reason
+    store: Store, environment: str, model: ModelName, map_digest: Digest, *, share: float, by: str, reason: str
+) -> ShadowRow:
+    """Have a map that a run has recorded answer copies of the requests; nobody sees what it answers.
+
+    Raises `ShadowNeedsRelease` where nothing answers, `Conflict` where it is what answers or does so already, and
+    `ShadowsFull`. A hold does not matter: nothing is released.
+    """
+    signature = get_signature(store.database, model, map_digest)
+    with store.database.write() as c:
+        lock_environment(c, environment)
+        current = current_number(c, environment, model)
+        if not current:
+            raise ShadowNeedsRelease(
+                f"{environment} serves no `{model}` whose requests could be copied",
+                next=f"modelmill deploy {environment}",
+            )
+        found = find_map(c, environment, model, map_digest)
+        if found is not None and found.number == current:
+            raise Conflict(f"{environment} serves r{current} of `{model}` already", safe="nothing was changed")
+        if found is None:
+            found = insert_release(c, environment, model, SignedDigest(map_digest, signature), by, reason)
+        row = begin_shadow(c, environment, model, release=found.number, share=share, by=by, reason=reason)
+        note_move(c, environment, model, Move(now(), SHADOW, current, found.number, by, reason))
+        touch(c, environment)
+    republish(store, environment)
+    return row
+
+
+def end_copies(store: Store, environment: str, model: ModelName, release: int, *, by: str, reason: str) -> ShadowRow:
+    """Have a release answer copies no longer; raises `NotFound` where it did not."""
+    with store.database.write() as c:
+        lock_environment(c, environment)
+        row = end_shadow(c, environment, model, release)
+        current = current_number(c, environment, model)
+        note_move(c, environment, model, Move(now(), SHADOW_ENDED, current, release, by, reason))
+        touch(c, environment)
+    republish(store, environment)
+    return row
 
 
 def set_hold(store: Store, environment: str, model: ModelName, wanted: Hold) -> Move:

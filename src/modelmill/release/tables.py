@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, ForeignKey, Index, Integer, LargeBinary, Table, Text
+from sqlalchemy import Column, Float, ForeignKey, Index, Integer, LargeBinary, Table, Text
 
 from modelmill.store.tables import DigestType, Json, Key, MomentType, RowId, metadata
 
@@ -82,6 +82,22 @@ rollouts = Table(
     Column("why", Text, nullable=False),
     Column("by", Text, nullable=False),
     Index("ix_release_rollout_environment_model", "environment", "model", "id"),
+)
+
+shadows = Table(
+    "release_shadow",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("environment", ForeignKey("release_environment.name"), nullable=False),
+    Column("model", Key, nullable=False),
+    Column("release", Integer, nullable=False),
+    Column("share", Float, nullable=False, doc="Of the requests that are copied."),
+    Column("began_at", MomentType, nullable=False),
+    Column("ended_at", MomentType, nullable=True),
+    Column("by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("seen", Json, nullable=True, doc="What its answers came to, once it has ended."),
+    Index("ix_release_shadow_environment_model", "environment", "model", "id"),
 )
 
 looks = Table(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from modelmill.errors import ModelmillError, ModelUnknown, did_you_mean
 from modelmill.names import ModelName
-from modelmill.release.pointers import Pointer, Published
+from modelmill.release.pointers import Pointer, Published, Shadow
+from modelmill.serving.copies import Run, open_run
 from modelmill.serving.served import ServedModel, open_model
 from modelmill.serving.split import Split, open_ring
 from modelmill.store.blobs import blobs_of
@@ -24,9 +26,14 @@ class Applied:
         models: Mapping[ModelName, Model],
         unopened: Mapping[ModelName, str],
         kept: Collection[ServedModel] = (),
+        runs: Mapping[ModelName, Sequence[Run]] | None = None,
+        unshadowed: Mapping[ModelName, str] | None = None,
     ) -> None:
-        """Take the models that could be opened, why the others could not, and what a roll-back would go back to."""
+        """Take what could be opened, why the rest could not, what a roll-back would go back to, and the shadows."""
         self.revision, self.models, self.unopened, self.kept = revision, models, unopened, kept
+        self.runs: Mapping[ModelName, Sequence[Run]] = runs or {}
+        self.unshadowed: Mapping[ModelName, str] = unshadowed or {}
+        """Why a shadow could not be opened: nobody's answers are the worse for it, so no model is broken."""
 
     @property
     def broken(self) -> dict[ModelName, str]:
@@ -53,21 +60,22 @@ async def apply(store: Path, published: Published, before: Applied | None) -> Ap
 
     A model that cannot be opened keeps its release of before, if there is one: a damaged blob takes nothing down.
     """
-    opening = _Opening(store, published.environment, before)
+    opening, shading = _Opening(store, published.environment, before), _Shading(store, before)
     models: dict[ModelName, Model] = {}
     unopened: dict[ModelName, str] = {}
     for name, pointer in published.models.items():
         known = before.models.get(name) if before else None
-        if known is not None and known.pointer == pointer:
-            models[name] = known
-            continue
         try:
-            models[name] = await opening.open(pointer, known)
+            same = known is not None and known.pointer == pointer.unshadowed()
+            models[name] = known if known is not None and same else await opening.open(pointer, known)
         except ModelmillError as error:
             unopened[name] = f"release {_newest(pointer)} cannot be opened: {error.what}"
             if known is not None:
                 models[name] = known
-    return Applied(published.revision, models, unopened, opening.kept(published.models.values()))
+        if name in models:
+            await shading.open(name, pointer.shadows, models[name].sides[0])
+    kept = opening.kept(published.models.values())
+    return Applied(published.revision, models, unopened, kept, shading.runs, shading.unopened)
 
 
 def _newest(pointer: Pointer) -> int:
@@ -101,6 +109,31 @@ class _Opening:
         """Return what is open of what a roll-back goes back to; child processes are not kept for that."""
         found = (self.known.get(_identity(one.before)) for one in pointers if one.before is not None)
         return [one for one in found if one is not None and one.is_packed]
+
+
+class _Shading:
+    """Opens shadows, and takes from before those that run already; one that cannot be opened is nobody's trouble."""
+
+    def __init__(self, store: Path, before: Applied | None) -> None:
+        self.store, self.blobs = store, blobs_of(store)
+        self.runs: dict[ModelName, list[Run]] = {}
+        self.unopened: dict[ModelName, str] = {}
+        self._known = {
+            (name, run.shadow): run for name, runs in (before.runs if before else {}).items() for run in runs
+        }
+
+    async def open(self, name: ModelName, shadows: Iterable[Shadow], live: ServedModel) -> None:
+        for shadow in shadows:
+            try:
+                run = self._known.get((name, shadow)) or await self._opened(shadow, live)
+            except ModelmillError as error:
+                self.unopened[name] = f"shadow r{shadow.release} cannot be opened: {error.what}"
+            else:
+                self.runs.setdefault(name, []).append(run)
+
+    async def _opened(self, shadow: Shadow, live: ServedModel) -> Run:
+        model = await asyncio.to_thread(ServedModel, self.store, self.blobs, shadow.alone(), live, is_shadow=True)
+        return open_run(shadow, model, live)
 
 
 def _identity(pointer: Pointer) -> tuple[int, str, bytes]:

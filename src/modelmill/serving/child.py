@@ -46,6 +46,8 @@ class ChildSetup(msgspec.Struct, frozen=True):
     pointer: Pointer
     code: Digest
     parent: int
+    is_shadow: bool = False
+    """Whether nobody waits for its answers."""
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True):
@@ -129,6 +131,8 @@ def main() -> None:
         os.environ[name] = "1"
     link = socket.socket(fileno=int(sys.argv[1]))
     setup = msgspec.msgpack.decode(read_frame(link), type=ChildSetup)
+    if setup.is_shadow:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     threading.Thread(target=die_with, args=(setup.parent,), daemon=True).start()
     sys.stdout = sys.stderr  # user code may print; the node's log takes it
     child, failed = _open_child(setup)

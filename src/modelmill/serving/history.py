@@ -47,7 +47,7 @@ SELECT release, segment, sum(count), sum(failed) FROM asked WHERE window >= ? AN
 GROUP BY release, segment HAVING sum(failed) > 0
 """
 _ASKED = "SELECT segment, sum(count) FROM asked WHERE model = ? AND segment <> '' AND window >= ? GROUP BY segment"
-_ALL = ""
+ALL = ""
 """Stands for all segments of a release together; no segment is written so."""
 
 
@@ -87,6 +87,7 @@ class History:
 
     def __init__(self, folder: Path) -> None:
         """Take where the file is, or will be."""
+        self.folder = folder
         self._path = folder / "history.db"
         self._pending: dict[tuple[Place, int], Counter[int]] = {}
 
@@ -160,10 +161,15 @@ class History:
             return [Burden(*row) for row in database.execute(_SUMS, (int(since), most))]
 
     def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._path, timeout=5)
-        database.execute("PRAGMA synchronous = OFF")
-        database.executescript(_TABLE)
-        return database
+        return connect(self._path, _TABLE)
+
+
+def connect(path: Path, tables: str) -> sqlite3.Connection:
+    """Open a node's own small store, and make tables that are not there."""
+    database = sqlite3.connect(path, timeout=5)
+    database.execute("PRAGMA synchronous = OFF")
+    database.executescript(tables)
+    return database
 
 
 def _by_release(taken: Mapping[Place, Counted]) -> Iterator[tuple[Place, Counted]]:
@@ -176,7 +182,7 @@ def _by_release(taken: Mapping[Place, Counted]) -> Iterator[tuple[Place, Counted
         for counted in several:
             classes.update(counted.classes)
         times, failed = sum(one.times for one in several), sum(one.failed for one in several)
-        yield (model, _ALL, release), Counted(times, failed, classes)
+        yield (model, ALL, release), Counted(times, failed, classes)
 
 
 def _point(window: int, of_workers: Sequence[tuple[int, int, bytes]]) -> Point:

@@ -242,7 +242,7 @@ def _has_canary(store: Path, environment: str) -> bool:
         published = find_published(pointers_of(store), environment)
     except ModelmillError:
         return False
-    return published is not None and any(pointer.beside for pointer in published.models.values())
+    return published is not None and any(pointer.is_watched for pointer in published.models.values())
 
 
 def _age(born: float) -> float:

@@ -31,6 +31,9 @@ class Host(Protocol):
     async def history(self, model: str, segment: str, minutes: int) -> list[Point]:
         """Return what a segment was asked in the last minutes, the oldest first."""
 
+    async def compared(self) -> dict[str, list[dict[str, Any]]]:
+        """Return what runs as a shadow of each model, and what became of the copies in the last hour."""
+
 
 class Served(Protocol):
     """What is served at the moment."""
@@ -84,9 +87,11 @@ class Pages:
         models = applied.models if applied else {}
         facts = {name: {"release": m.pointer.release, "segments": len(m.map)} for name, m in models.items()}
         memory = b"memory" in call.query
-        return reply_of(
-            self._host.describe(memory=memory) | {"models": facts, "broken": applied.broken if applied else {}}
-        )
+        shadows = await self._host.compared() if applied and applied.runs else {}
+        told = {"models": facts, "shadows": shadows, "broken": applied.broken if applied else {}}
+        if applied and applied.unshadowed:
+            told["unshadowed"] = applied.unshadowed
+        return reply_of(self._host.describe(memory=memory) | told)
 
     async def refresh(self, _: Call) -> Reply:
         """Look for a new release now."""

@@ -29,11 +29,13 @@ from modelmill.serving.calls import (
     refusal,
     reply_of,
 )
+from modelmill.serving.choices import Choice, Found
+from modelmill.serving.copies import Copies, Run
 from modelmill.serving.door import Door
 from modelmill.serving.log import PredictionLog, as_logged
 from modelmill.serving.meters import Meters, Place
 from modelmill.serving.pages import Host, Pages
-from modelmill.serving.quick import Choice, Found, Quick, SplitQuick
+from modelmill.serving.quick import Quick, SplitQuick
 from modelmill.serving.served import Answered, describe_answers
 from modelmill.serving.split import Split
 
@@ -53,6 +55,8 @@ class Target(NamedTuple):
     """What answers for the segment in the address."""
     opens: int = 0
     """The version that has to be opened first; 0 where it is open."""
+    runs: Sequence[Run] = ()
+    """The shadows that answer copies of what is asked."""
 
 
 class Question(NamedTuple):
@@ -70,6 +74,7 @@ class Plane:
         self._log, self._door, self._pages = log, door, Pages(host, self)
         self.applied: Applied | None = None
         self.meters = Meters()
+        self.copies = Copies()
         self.draining = False
         """Whether the worker is about to end: it is not ready, and closes each connection behind its answer."""
         self.held = 0
@@ -91,7 +96,11 @@ class Plane:
             return None
         began = perf_counter()
         found = target.quick(body, target.segment, target.here)
-        return None if found is None else (found.body, self._count(found, began))
+        if found is None:
+            return None
+        if target.runs:
+            self.copies.keep(target.runs, found)
+        return found.body, self._count(found, began)
 
     def _count(self, found: Found, began: float, given: bytes = b"") -> bytes:
         """Count and log an answer of the quick way; return the request's id."""
@@ -114,6 +123,8 @@ class Plane:
                 return None
             found = target.quick(call.body, target.segment, target.here) if is_plain and target.quick else None
             if found is not None:
+                if target.runs:
+                    self.copies.keep(target.runs, found)
                 return Reply(200, found.body, JSON, self._count(found, began, call.request))
             question = target.ask(self, target, call)
             answered = target.model.answer_now(question.batch)
@@ -122,13 +133,15 @@ class Plane:
             reply = refusal(error)
             self.meters.count(reply.status, perf_counter() - began, _failed_at(error))
             return reply
-        return self._counted(reply, call, target.model, answered, began)
+        return self._counted(reply, call, target, answered, began)
 
-    def _counted(self, reply: Reply, call: Call, model: Model, answered: Answered, began: float) -> Reply:
+    def _counted(self, reply: Reply, call: Call, target: Target, answered: Answered, began: float) -> Reply:
         """Count and log an answer of the general way; return it with the request's id."""
         seconds = perf_counter() - began
         self.meters.count(reply.status, seconds, answered.about())
-        share = self._log.share(model.header.model)
+        if target.runs:
+            self.copies.keep_answered(target.runs, answered)
+        share = self._log.share(target.model.header.model)
         if not share:
             return reply
         parts = [
@@ -157,7 +170,7 @@ class Plane:
             target = await self._opened(call, target)
         question = target.ask(self, target, call)
         answered = await target.model.answer(question.batch)
-        reply = self._counted(question.tell(answered), call, target.model, answered, began)
+        reply = self._counted(question.tell(answered), call, target, answered, began)
         if self._log.waits:
             await self._log.settled()
         return reply
@@ -193,7 +206,10 @@ class Plane:
                     model.parser.keys_of(segment)
                 version = int(match["version"] or 0)
                 opened = model.open_at(version) if version else model
-                target = Target(ask, opened or model, segment, None, opens=0 if opened else version)
+                runs = (
+                    () if version else self.serving().runs.get(model.header.model, ())
+                )  # a version is asked for itself
+                target = Target(ask, opened or model, segment, None, opens=0 if opened else version, runs=runs)
                 return self._with_quick_way(target, quick)
         return None
 

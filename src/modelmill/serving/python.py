@@ -41,10 +41,15 @@ _TOLD = {kind.code: kind for kind in every_error() if issubclass(kind, RequestEr
 class PythonRuntime:
     """Answers through a child process."""
 
-    def __init__(self, store: Path, pointer: Pointer, code: Digest, answer_s: float = _ANSWER_S) -> None:
-        """Say whose code the child runs and how long an answer may take; it starts with `start` or the first request."""
+    def __init__(
+        self, store: Path, pointer: Pointer, code: Digest, answer_s: float = _ANSWER_S, *, is_shadow: bool = False
+    ) -> None:
+        """Say whose code the child runs and how long an answer may take; it starts with `start` or the first request.
+
+        A shadow's child has the processor when nobody else wants it.
+        """
         (store / "cache" / "code").mkdir(parents=True, exist_ok=True)
-        self._setup = ChildSetup(str(store), str(store / "cache" / "code"), pointer, code, os.getpid())
+        self._setup = ChildSetup(str(store), str(store / "cache" / "code"), pointer, code, os.getpid(), is_shadow)
         self._answer_s = answer_s
         self._link: _Link | None = None
         self._closed = False

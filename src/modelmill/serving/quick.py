@@ -14,13 +14,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from math import isfinite
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from modelmill.artifact.packed import Packed
-from modelmill.artifact.tracing import Program, open_program
+from modelmill.artifact.tracing import open_program
 from modelmill.errors import ModelmillError
 from modelmill.model.decoding import Values, may_repeat
 from modelmill.model.fitted import Floats, as_matrix
@@ -28,8 +27,9 @@ from modelmill.model.request import Batch
 from modelmill.names import Segment, format_segment
 from modelmill.registry.fleet import SAFE, Entry
 from modelmill.serving import protocol
+from modelmill.serving.choices import Choice, Found
 from modelmill.serving.log import as_logged
-from modelmill.serving.meters import Meter, Meters
+from modelmill.serving.meters import Meters
 from modelmill.serving.protocol import MATRIX, NUMBERS
 from modelmill.serving.served import ServedModel, kind_of, told_of
 from modelmill.serving.split import Split
@@ -76,32 +76,6 @@ class _Inputs(msgspec.Struct, forbid_unknown_fields=True):
 _decode_matrix = msgspec.json.Decoder(_Matrix).decode
 _decode_inputs = msgspec.json.Decoder(_Inputs).decode
 _TYPES = {"text": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}
-
-
-class Found(msgspec.Struct, gc=False):
-    """The body of an answer, and what is logged of it."""
-
-    body: bytes
-    choice: Choice
-    inputs: bytes | tuple[Values]
-    """As `Batch.logged` gives them."""
-    numbers: list[float]
-
-
-class Choice(NamedTuple):
-    """What answers for one segment, opened, and what is told around its numbers."""
-
-    model: Packed
-    before: Program | None
-    named: tuple[bytes, ...]
-    """An answer with named fields, split where its numbers stand."""
-    v2: tuple[bytes, bytes, bytes]
-    """A reply in V2, split in the same way."""
-    meter: Meter
-    answerer: msgspec.Raw
-    """What answers, as the prediction log has it."""
-    share: float
-    """Which share of the requests is logged."""
 
 
 Tell = Callable[[Choice, list[float]], bytes]
@@ -157,7 +131,7 @@ class Quick:
         for number in found:
             if not isfinite(number):
                 return None
-        return Found(tell(choice, found), choice, inputs, found)
+        return Found(tell(choice, found), choice, inputs, found, x)
 
     def _tell(self, choice: Choice, found: list[float]) -> bytes:
         pieces = choice.named
@@ -250,7 +224,7 @@ class Quick:
         before = open_program(model.programs.before) if model.programs.before else None
         told = self._named_pieces(segment, entry, why), self._v2_pieces(side.header.run, kind_of(entry, why))
         logged = as_logged(side.answerer(segment, entry, why))
-        return Choice(model, before, *told, self._meters.of(side.place_of(segment, why)), logged, self._share)
+        return Choice(segment, model, before, *told, self._meters.of(side.place_of(segment, why)), logged, self._share)
 
     def _named_pieces(self, segment: Segment, entry: Entry, why: str) -> tuple[bytes, ...]:
         header = self._model.header

@@ -124,11 +124,14 @@ class ServedModel:
         pointer: Pointer,
         before: ServedModel | None = None,
         environment: str = "",
+        *,
+        is_shadow: bool = False,
     ) -> None:
         """Open and verify the map; what the release before has open stays so. Runtimes start with `start`.
 
         What replaces a release that serves is verified as a whole: one damaged byte, and the one before serves on. A
         first release is verified entry by entry, when each is asked: the pooled model answers for what is damaged.
+        A shadow takes nothing from what serves, neither what that has open nor its turn on the processor.
         """
         self.pointer, self._environment = pointer, environment
         self.damage = ""
@@ -146,9 +149,11 @@ class ServedModel:
         self._failures: tuple[type[ModelmillError], ...] = (
             (AnswerInvalid, BlobBroken, NodeNotReady) if self.map.safe else (AnswerInvalid, BlobBroken)
         )
-        self._packed: PackedRuntime = PackedRuntime(blobs, before._packed if before else None)  # noqa: SLF001 - one of us
+        self._packed: PackedRuntime = PackedRuntime(blobs, before._packed if before and not is_shadow else None)  # noqa: SLF001 - one of us
         codes = self.map.codes(without=PACKED)
-        self._python: dict[Digest, Runtime] = {code: PythonRuntime(store, pointer, code) for code in codes}
+        self._python: dict[Digest, Runtime] = {
+            code: PythonRuntime(store, pointer, code, is_shadow=is_shadow) for code in codes
+        }
         self._answering = 0
         self._idle = asyncio.Event()
         self._idle.set()

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,12 @@ import uvloop
 
 from modelmill.compute.worker import die_with
 from modelmill.errors import ModelmillError
+from modelmill.names import ModelName
 from modelmill.release.pointers import Published, find_published
 from modelmill.serving.app import App
 from modelmill.serving.applied import Applied, apply
+from modelmill.serving.compared import Compared
+from modelmill.serving.copies import Run, taken
 from modelmill.serving.door import Door
 from modelmill.serving.history import Burden, History, Point
 from modelmill.serving.http import HttpProtocol
@@ -46,6 +49,8 @@ _HISTORY_S = 5.0
 _WORST_S = 300.0
 """Over which time the worst segments are looked for."""
 _WORST_EVERY_S = 15.0
+_COMPARED_S = 3600.0
+"""Over which time the node itself tells of its shadows."""
 _DRAIN_S = 1.0
 """How long a worker that ends tells each client to connect anew, before it closes connections that are idle."""
 
@@ -96,6 +101,7 @@ class Worker:
         door = Door(read_token(Path(token_file)) if token_file else b"", order.node["name"])
         self.plane = Plane(self, self.log, door)
         self._history = History(self.store / "run" / order.environment)
+        self._compared = Compared(self.store / "run" / order.environment)
         self._marks: deque[_Mark] = deque(maxlen=_RECENT_S)
         self._worst: tuple[float, list[Burden]] = (0.0, [])
         self._refreshing = asyncio.Lock()
@@ -126,7 +132,8 @@ class Worker:
         polling.cancel()
         self.log.finish()
         if self.plane.applied is not None:
-            await asyncio.gather(*(model.close() for model in self.plane.applied.releases))
+            runs = [run.close() for several in self.plane.applied.runs.values() for run in several]
+            await asyncio.gather(*(model.close() for model in self.plane.applied.releases), *runs)
 
     async def _first_look(self) -> None:
         """Map what is published before the first connection is taken: nobody waits for it then."""
@@ -153,8 +160,9 @@ class Worker:
             return f"{error.code} {error.what}"
         except Exception as error:  # noqa: BLE001 - a worker that stops looking would serve the old for ever
             return f"{type(error).__name__}: {error}"
-        broken = self.plane.applied.broken if self.plane.applied else {}
-        return "; ".join(f"{name}: {why}" for name, why in broken.items())
+        applied = self.plane.applied
+        troubles = [*applied.broken.items(), *applied.unshadowed.items()] if applied else []
+        return "; ".join(f"{name}: {why}" for name, why in troubles)
 
     async def refresh(self) -> None:
         """Apply what is published, when it is not applied already."""
@@ -165,18 +173,23 @@ class Worker:
                 return
             self.plane.applied = await apply(self.store, published, before)
             self._retry_at = time.monotonic() + _RETRY_S
+            if before is not None:
+                await self._close_replaced(before, self.plane.applied)
         self._report()
-        if before is not None:
-            self._close_later(before, self.plane.applied)
 
     def _is_applied(self, published: Published) -> bool:
         applied = self.plane.applied
         if applied is None or applied.revision != published.revision:
             return applied is not None and applied.revision > published.revision
-        return not applied.unopened or time.monotonic() < self._retry_at
+        return not (applied.unopened or applied.unshadowed) or time.monotonic() < self._retry_at
 
-    def _close_later(self, before: Applied, now: Applied) -> None:
-        replaced = before.releases - now.releases
+    async def _close_replaced(self, before: Applied, now: Applied) -> None:
+        """Close what is no longer wanted, in a while; what its shadows counted is written down at once."""
+        left = {run for runs in now.runs.values() for run in runs}
+        ended = {name: [run for run in runs if run not in left] for name, runs in before.runs.items()}
+        await self._keep_compared(ended)
+        replaced: list[ServedModel | Run] = [*(before.releases - now.releases)]
+        replaced += [run for runs in ended.values() for run in runs]
         if replaced:
             task = asyncio.create_task(_close(replaced))
             self._closing.add(task)
@@ -214,9 +227,29 @@ class Worker:
         if time.monotonic() < self._history_at:
             return
         self._history_at = time.monotonic() + _HISTORY_S
-        taken = self.plane.meters.take()
-        if taken:
-            await asyncio.to_thread(self._history.add, os.getpid(), taken)
+        asked = self.plane.meters.take()
+        if asked:
+            await asyncio.to_thread(self._history.add, os.getpid(), asked)
+        if self.plane.applied is not None:
+            await self._keep_compared(self.plane.applied.runs)
+
+    async def _keep_compared(self, runs: Mapping[ModelName, Sequence[Run]]) -> None:
+        """Write down what shadows have counted."""
+        counted = list(taken(runs))
+        if counted:
+            await asyncio.to_thread(self._compared.add, os.getpid(), counted)
+
+    async def compared(self) -> dict[str, list[dict[str, Any]]]:
+        """Return what runs as a shadow of each model, and what became of the copies in the last hour."""
+        self._history_at = 0.0
+        await self._keep_history()
+        runs = self.plane.applied.runs if self.plane.applied else {}
+        return {name: [await self._of_run(name, run) for run in several] for name, several in runs.items()}
+
+    async def _of_run(self, name: ModelName, run: Run) -> dict[str, Any]:
+        since = time.time() - _COMPARED_S
+        tally = await asyncio.to_thread(self._compared.whole, name, run.shadow.release, since)
+        return {"release": run.shadow.release, "share": run.shadow.share} | tally.as_dict()
 
     async def history(self, model: str, segment: str, minutes: int) -> list[Point]:
         """Return what a segment was asked in the last minutes, the oldest first."""
@@ -304,7 +337,7 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(1000 * seconds, 4)
 
 
-async def _close(replaced: Collection[ServedModel]) -> None:
+async def _close(replaced: Collection[ServedModel | Run]) -> None:
     await asyncio.sleep(_GRACE_S)
     for model in replaced:
         with suppress(ModelmillError):

@@ -9,7 +9,7 @@ from typing import Any
 from modelmill.model.columns import Column
 from modelmill.model.schema import SchemaSpec
 from modelmill.names import Digest, ModelName, Segment, digest_of
-from modelmill.orchestrator.outcomes import PlanOutcome
+from modelmill.outcomes import PlanOutcome
 from modelmill.registry.change import Digests
 from modelmill.registry.records import ChunkRecord, FailureRecord, RunStart, VersionRecord
 from modelmill.store.blobs import FolderBlobs
@@ -53,7 +53,6 @@ def sample_plan(**others: Any) -> PlanOutcome:
         "hold_s": 0.0,
         "abort": (),
         "hold": "",
-        "left_out": (),
         "undo": "",
         "nothing": False,
     }

@@ -2,9 +2,9 @@
 
 import pytest
 
+from modelmill import outcomes as o
 from modelmill.cli.labels import duration
 from modelmill.cli.rendering import render
-from modelmill.orchestrator import outcomes as o
 
 IMPORTED = o.LabelImport(source="late.csv", on="keys,time", within_s=600.0, rows=1_200, new=True, empty=3, repeated=2)
 WORSE = o.ChampionVerdict(

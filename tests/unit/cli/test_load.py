@@ -9,7 +9,7 @@ import pytest
 
 from modelmill.cli.rendering import render
 from modelmill.orchestrator.load_plot import draw_curves
-from modelmill.orchestrator.outcomes import LoadPoint, LoadtestOutcome
+from modelmill.outcomes import LoadPoint, LoadtestOutcome
 
 
 def point(rate: float, p99: float, **facts: Any) -> LoadPoint:

@@ -8,7 +8,7 @@ import pytest
 from modelmill.cli.output import print_error, print_outcome, to_json, write
 from modelmill.cli.running import unexpected
 from modelmill.errors import FieldMissing
-from modelmill.orchestrator.outcomes import DownOutcome, ShowOutcome
+from modelmill.outcomes import DownOutcome, ShowOutcome
 
 ERROR = FieldMissing("field `hour` is missing", got="houre", likely="did you mean `hour`?")
 

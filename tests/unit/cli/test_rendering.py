@@ -3,10 +3,10 @@
 import msgspec
 import pytest
 
+from modelmill import outcomes as o
 from modelmill.api.verbs import VERBS, Verb
 from modelmill.cli.local import LOCAL_VERBS, InitOutcome
 from modelmill.cli.rendering import RENDERERS, render
-from modelmill.orchestrator import outcomes as o
 from modelmill.testing.samples import sample_plan
 
 SNAPSHOT = o.SnapshotFacts(label="flights@s1", dataset="flights", number=1, digest="5fd1" * 16, rows=60_000)

@@ -9,7 +9,7 @@ import pytest
 from modelmill.cli.local import InitOutcome, InitRequest
 from modelmill.cli.starting import init
 from modelmill.errors import UsageError
-from modelmill.orchestrator.outcomes import no_progress
+from modelmill.outcomes import no_progress
 from modelmill.settings import Settings
 
 TEMPLATE = Path(str(files("modelmill.cli"))) / "template"

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.orchestrator.knee import CLOSE, TRIES, late_limit_ms, point_of, round_of, search, verdict_of
-from modelmill.orchestrator.outcomes import LoadPoint
 from modelmill.orchestrator.slo import Slo, parse_slo
+from modelmill.outcomes import LoadPoint
 from modelmill.serving.load import CONNECTIONS, Round, Sent, moments
 
 SLO = parse_slo("p99=20ms,qps=2000")

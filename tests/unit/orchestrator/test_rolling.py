@@ -111,3 +111,26 @@ def test_what_is_no_mean_over_rows_waits_and_says_why() -> None:
 
 def test_nothing_was_seen_yet() -> None:
     assert judge(rollout(ERRORS), []).verdict == "undecided"
+
+
+def shadowed(step: int, *abort: Limit) -> Rollout:
+    policy = Policy((0.0, 0.1, 1.0), "segments", 60.0, abort)
+    return Rollout(1, "prod", ModelName("sales"), 2, 1, "running", policy, step, None, NOW, NOW, None, "", "")
+
+
+@pytest.mark.parametrize(
+    ("candidate", "verdict"),
+    [(side(0), "undecided"), (side(10), "undecided"), (side(1000, ms=50), "pass"), (side(1000, 100), "fail")],
+)
+@pytest.mark.parametrize("abort", [(ERRORS,), (LATENCY, QUALITY), (ERRORS, LATENCY, QUALITY)])
+def test_a_shadow_is_judged_by_whether_it_fails(
+    abort: tuple[Limit, ...], candidate: dict[str, Any], verdict: str
+) -> None:
+    """It is as slow as the time is that is left to it, and no label is of its answers: it would wait for ever."""
+    assert judge(shadowed(0, *abort), looks(candidate, side(1000))).verdict == verdict
+
+
+def test_copies_say_nothing_of_the_step_behind_them() -> None:
+    copies = looks(side(1000), side(1000))
+    assert judge(shadowed(1, ERRORS), copies).verdict == "undecided"
+    assert "0 of 0" in judge(shadowed(1, ERRORS), copies).why

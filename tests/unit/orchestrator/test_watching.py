@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import update
 
@@ -16,8 +17,10 @@ from modelmill.release.policy import Limit, Policy
 from modelmill.release.rollouts import STOPPED, Look, Rollout, begin
 from modelmill.release.rows import lock_environment
 from modelmill.release.tables import rollouts
+from modelmill.serving.compared import Compared
 from modelmill.serving.history import KEPT_S, WINDOW_S, History
 from modelmill.serving.meters import Counted
+from modelmill.serving.tallies import Tally
 from modelmill.settings import load_settings
 from modelmill.store.opening import Store, open_store
 
@@ -178,3 +181,28 @@ def test_what_only_a_later_step_brings_is_not_hidden_by_the_good_before() -> Non
 
 def test_a_segment_breaks_once() -> None:
     assert broken_before([ring(0, 2, 1), ring(0, 1, 0, before=2)], "once") == {"s0", "s1", "s2", "t0"}
+
+
+def test_copies_are_what_is_seen_of_a_shadow(watched: Watched, tmp_path: Path) -> None:
+    policy = Policy((0.0, 1.0), "requests", 60.0, (ERRORS,))
+    shadow = Rollout(1, "prod", ModelName("sales"), 2, 1, "running", policy, 0, None, NOW, NOW, None, "", "")
+    history, compared, seen = History(tmp_path), Compared(tmp_path), list[Look]()
+
+    def look(rollout: Rollout) -> dict[str, Any]:
+        found = Deployer(watched.store, history, rollout)._new(seen)
+        seen.append(Look(NOW, rollout.step, found))
+        return found
+
+    def copied(at: float, count: int, failed: int) -> None:
+        tally = Tally(count=count, failed=failed, classes={40: count})
+        compared.add(7, [("sales", 2, {"a": tally})], now=at)
+
+    assert look(shadow)["candidate"]["asked"] == 0
+    for place, seconds in enumerate((0, 10, 61, 62, 200)):
+        copied(AT + seconds, 10 + place, place)
+        found = look(shadow)["candidate"]
+        assert (found["asked"], found["failed"], found["classes"]) == (10 + place, place, {"40": 10 + place})
+        assert look(shadow)["candidate"]["asked"] == 0
+    copied(AT + 210, 5, 5)  # the last of them, after its step
+    history.add(7, {("sales", "a", 2): Counted(3, 0, {40: 3})}, now=AT + 211)
+    assert look(msgspec.structs.replace(shadow, step=1))["candidate"]["asked"] == 3

@@ -36,7 +36,7 @@ def test_a_declared_canary_is_a_policy() -> None:
         "abort": [{"left": "p99_ms", "op": ">", "right": 20.0}, {"left": "worse(mae)", "op": ">", "right": 0.1}],
     }
     policy = policy_of(declared)
-    assert (policy.steps, policy.of, policy.hold_s, policy.shadow) == ((0.02, 1.0), "segments", 1800.0, True)
+    assert (policy.steps, policy.of, policy.hold_s, policy.has_shadow) == ((0.0, 0.02, 1.0), "segments", 1800.0, True)
     assert policy.abort == (Limit("p99_ms", 20.0), Limit("worse", 0.1, "mae"))
     assert [str(limit) for limit in policy.abort] == ["p99_ms > 20", "worse(mae) > 0.1"]
     assert policy_of({**declared, "abort": []}).abort == ALWAYS

@@ -41,6 +41,9 @@ class NoHost:
     async def history(self, model: str, segment: str, minutes: int) -> list[Point]:  # noqa: ARG002 - as its callers ask
         return []
 
+    async def compared(self) -> dict[str, list[dict[str, Any]]]:
+        return {}
+
 
 def log_in(folder: Path, **plan: Any) -> PredictionLog:
     """Return the prediction log of a worker, in a folder of its own."""
