@@ -24,6 +24,7 @@ import clients
 import foreign_clients
 import polars as pl
 
+from modelmill.errors import BlobBroken
 from modelmill.names import ModelName
 from modelmill.registry.runs import newest_map
 from modelmill.release.releasing import release
@@ -106,7 +107,7 @@ def damage(folder: Path, rounds: int, rng: random.Random) -> dict[str, Any]:
             place, known = rng.randrange(pack.stat().st_size), set(load.answers)
             flip(pack, place)
             code, told = run(folder, "up", "--detach")
-            assert (code, told["code"]) == (5, "MM505"), told
+            assert (code, told["code"]) == (BlobBroken.exit, BlobBroken.code), told
             publish_newest(folder)
             deadline = time.monotonic() + PATIENCE_S
             while not run(folder, "status")[1]["node"]["broken"] and time.monotonic() < deadline:
