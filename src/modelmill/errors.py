@@ -527,6 +527,12 @@ class ShadowNeedsRelease(Refused):
     code = "MM427"
 
 
+class AbNeedsRelease(Refused):
+    """There is no release beside which another version could answer."""
+
+    code = "MM428"
+
+
 # ------------------------------------------------------------------ MM5xx: the platform
 
 

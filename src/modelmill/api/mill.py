@@ -105,6 +105,10 @@ class MillReleases:
         """Have a version answer copies: ``shadow(3, environment="prod", share="10%")``; without one, say which do."""
         return self._ask("shadow", outcomes.ShadowOutcome, version=version, **options)
 
+    def ab(self, version: int | None = None, **options: Any) -> outcomes.AbOutcome:
+        """Have two versions serve side by side: ``ab(3, environment="prod", outcome="revenue")``; else say how it stands."""
+        return self._ask("ab", outcomes.AbOutcome, version=version, **options)
+
     def hold(self, *what: str, **options: Any) -> outcomes.HoldOutcome:
         """Have nothing released: ``hold("air-time", "prod", length="2h")``."""
         return self._ask("hold", outcomes.HoldOutcome, what=what, **options)

@@ -186,6 +186,19 @@ VERBS = (
         ),
     ),
     Verb(
+        "ab",
+        "Have two versions serve side by side, and measure which does better.",
+        requests.AbRequest,
+        outcomes.AbOutcome,
+        "modelmill.orchestrator.measuring:ab",
+        "author",
+        examples=(
+            "modelmill ab 3 --in prod --share 50% --outcome revenue",
+            "modelmill ab --in prod",
+            "modelmill ab --in prod --stop",
+        ),
+    ),
+    Verb(
         "hold",
         "Have nothing of a model released to an environment.",
         requests.HoldRequest,

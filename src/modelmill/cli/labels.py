@@ -17,8 +17,9 @@ def render_labels(labels: o.LabelsOutcome) -> Iterator[str]:
         yield _imported(labels.imported, labels.model)
     else:
         yield line("labels", labels.model, count(labels.imports, "import") if labels.imports else "none yet")
+    outcome = labels.imported.outcome if labels.imported else ""
     for facts in labels.environments:
-        yield from _environment(facts)
+        yield from _environment(facts, outcome)
     if not labels.environments:
         yield line("quality", "unknown: nothing was logged of its answers")
     if labels.out:
@@ -31,7 +32,7 @@ def _imported(done: o.LabelImport, model: str) -> str:
         "labels",
         model,
         done.source,
-        f"{done.rows:,} by {done.on}",
+        f"{done.rows:,} {done.outcome} by {done.on}".replace("  ", " "),
         within,
         f"{done.empty:,} empty" if done.empty else "",
         f"{done.repeated:,} repeated" if done.repeated else "",
@@ -39,7 +40,7 @@ def _imported(done: o.LabelImport, model: str) -> str:
     )
 
 
-def _environment(facts: o.LabelledFacts) -> Iterator[str]:
+def _environment(facts: o.LabelledFacts, outcome: str) -> Iterator[str]:
     share = f"{100 * facts.labelled / facts.answers:.3g} %"
     others = [
         f"{value:,} {word}"
@@ -52,7 +53,7 @@ def _environment(facts: o.LabelledFacts) -> Iterator[str]:
         if value
     ]
     name = facts.environment or "(older)"
-    yield line(name, f"{facts.labelled:,} of {facts.answers:,} answers have a label", share, *others)
+    yield line(name, f"{facts.labelled:,} of {facts.answers:,} answers have {outcome or 'a label'}", share, *others)
     if facts.delay_s is not None and facts.delay_p90_s is not None:
         yield line("delay", f"half within {duration(facts.delay_s)}", f"9 of 10 within {duration(facts.delay_p90_s)}")
     if facts.labelled:
@@ -61,6 +62,9 @@ def _environment(facts: o.LabelledFacts) -> Iterator[str]:
             for age in facts.ages
         ]
         yield from table(("asked", "answers", "labelled", "share"), rows)
+    if outcome:
+        return
+    if facts.labelled:
         yield from table(
             ("release", "version", "labelled", "metric", "value"), [_quality(one) for one in facts.releases]
         )

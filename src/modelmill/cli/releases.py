@@ -88,7 +88,9 @@ def render_deploy(deploy: o.DeployOutcome) -> Iterator[str]:
 def render_canary(canary: o.CanaryFacts) -> Iterator[str]:
     """Yield how far a canary has come, and what is known of each of its conditions."""
     name = f"{canary.model} in {canary.environment}: r{canary.release} beside r{canary.before}"
-    if canary.state == "running":
+    if canary.outcome and canary.state == "running":
+        yield line("a/b", name, f"{canary.steps[0]} of entities", canary.outcome, f"{canary.asked:,} requests")
+    elif canary.state == "running":
         steps = " -> ".join(f"[{text}]" if place == canary.step else text for place, text in enumerate(canary.steps))
         of = count(canary.exposed, "segment") if canary.of == "segments" else "requests"
         of = "copies: nobody sees its answers" if canary.steps[canary.step] == "shadow" else of

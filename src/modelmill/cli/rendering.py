@@ -12,6 +12,7 @@ from modelmill.cli.labels import render_labels
 from modelmill.cli.layout import count, line, lines, moment, number, seconds, size, table
 from modelmill.cli.load import render_loadtest
 from modelmill.cli.local import CompletionOutcome, InitOutcome
+from modelmill.cli.measuring import render_ab
 from modelmill.cli.proof import render_audit, render_diff, render_reproduce
 from modelmill.cli.releases import (
     render_approval,
@@ -501,6 +502,7 @@ RENDERERS: dict[type[o.Outcome], Callable[[Any], Iterator[str]]] = {
     o.RollbackOutcome: render_rollback,
     o.ApproveOutcome: render_approval,
     o.HoldOutcome: render_hold,
+    o.AbOutcome: render_ab,
     o.ShadowOutcome: render_shadow,
     o.HistoryOutcome: render_history,
     o.CheckOutcome: render_check,

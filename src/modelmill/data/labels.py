@@ -11,12 +11,13 @@ import io
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 import polars as pl
 from sqlalchemy import Row, select
 
 from modelmill.data.contract import check
 from modelmill.data.tables import labels
-from modelmill.errors import LabelsContradict
+from modelmill.errors import LabelsContradict, UsageError
 from modelmill.model.columns import Column
 from modelmill.model.schema import SchemaSpec
 from modelmill.names import Digest, ModelName, digest_of
@@ -55,9 +56,23 @@ class LabelFile(NamedTuple):
     bytes: int
     source: str
     imported_at: datetime
+    outcome: str
+    """What was measured; empty for the target itself."""
 
 
 # ------------------------------------------------------------------ checking
+
+
+def outcome_spec(spec: SchemaSpec, outcome: str) -> SchemaSpec:
+    """Return a schema whose target is an outcome that was measured of each answer: any number."""
+    if outcome in {column.name for column in spec.columns}:
+        raise UsageError(
+            f"`{outcome}` is a column of `{spec.name}`",
+            expected="the name of something that was measured, such as revenue",
+            next="modelmill labels import FILE      (for the target itself)" if outcome == spec.target.name else "",
+        )
+    others = tuple(column for column in spec.columns if column.role != "target")
+    return msgspec.structs.replace(spec, columns=(*others, Column(outcome, "target", "float")))
 
 
 def check_labels(spec: SchemaSpec, on: On, frame: pl.DataFrame, source: str) -> Labels:
@@ -110,11 +125,12 @@ def _told(rows: pl.DataFrame, hidden: bool) -> str:
 # ------------------------------------------------------------------ keeping
 
 
-def keep_labels(
-    store: Store, model: ModelName, on: On, within: timedelta, frame: pl.DataFrame, source: str
+def keep_labels(  # noqa: PLR0913 - an import is all of these
+    store: Store, model: ModelName, on: On, within: timedelta, frame: pl.DataFrame, source: str, *, outcome: str = ""
 ) -> tuple[LabelFile, bool]:
-    """Keep checked labels; return the import that holds them, and whether it is a new one."""
-    content = digest_of(f"{on} {frame.schema}\n".encode() + frame.write_csv(float_precision=None).encode())
+    """Keep checked labels, or measured outcomes; return the import that holds them, and whether it is a new one."""
+    of = f" of {outcome}" if outcome else ""
+    content = digest_of(f"{on} {frame.schema}{of}\n".encode() + frame.write_csv(float_precision=None).encode())
     buffer = io.BytesIO()
     # No statistics: a column's minimum would keep an erased value for ever.
     frame.write_parquet(buffer, compression="zstd", statistics=False)
@@ -129,6 +145,7 @@ def keep_labels(
         "bytes": buffer.tell(),
         "source": source,
         "imported_at": now(),
+        "outcome": outcome,
     }
     with store.database.write() as c:
         new = bool(c.execute(upsert(c, labels).values(row).on_conflict_do_nothing()).rowcount)
@@ -136,9 +153,9 @@ def keep_labels(
         return _as_file(c.execute(select(labels).where(same)).one()), new
 
 
-def list_label_files(store: Store, model: ModelName | None = None) -> list[LabelFile]:
-    """Return the imports, the oldest first."""
-    query = select(labels).order_by(labels.c.id)
+def list_label_files(store: Store, model: ModelName | None = None, outcome: str = "") -> list[LabelFile]:
+    """Return the imports of labels, or of an outcome, the oldest first."""
+    query = select(labels).where(labels.c.outcome == outcome).order_by(labels.c.id)
     if model is not None:
         query = query.where(labels.c.model == model)
     with store.database.read() as c:
@@ -156,4 +173,5 @@ def read_labels(store: Store, file: LabelFile) -> pl.DataFrame:
 def _as_file(row: Row[Any]) -> LabelFile:
     within = timedelta(seconds=row.within_s)
     model = ModelName(row.model)
-    return LabelFile(row.id, model, row.join_on, within, row.file, row.rows, row.bytes, row.source, row.imported_at)
+    where = (row.file, row.rows, row.bytes, row.source, row.imported_at)
+    return LabelFile(row.id, model, row.join_on, within, *where, row.outcome)

@@ -59,6 +59,7 @@ labels = Table(
     Column("bytes", BigInteger, nullable=False),
     Column("source", Text, nullable=False),
     Column("imported_at", MomentType, nullable=False),
+    Column("outcome", Text, nullable=False, server_default="", doc="What was measured; empty for the target itself."),
     UniqueConstraint("model", "content"),
 )
-"""Imports of labels."""
+"""Imports of labels, and of other outcomes."""

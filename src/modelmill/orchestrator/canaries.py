@@ -39,6 +39,7 @@ def rollout_facts(store: Store, rollout: Rollout) -> CanaryFacts:
         hold_s=rollout.policy.hold_s,
         asked=sum(look.seen["candidate"]["asked"] for look in looks),
         verdict=judged.verdict,
+        outcome=rollout.policy.goal.outcome if rollout.policy.goal else "",
         texts=tuple(judged.texts),
         why=rollout.why,
         copies=copies_of_canary(store, rollout),

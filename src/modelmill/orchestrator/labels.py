@@ -11,7 +11,16 @@ import msgspec
 import polars as pl
 
 from modelmill.data.joining import Joined
-from modelmill.data.labels import KNOWN, REQUEST, On, check_labels, keep_labels, list_label_files, moment_name
+from modelmill.data.labels import (
+    KNOWN,
+    REQUEST,
+    On,
+    check_labels,
+    keep_labels,
+    list_label_files,
+    moment_name,
+    outcome_spec,
+)
 from modelmill.data.predictions import journal_folder, read_predictions
 from modelmill.data.sources import describe, read_address, read_table
 from modelmill.errors import LabelsUnjoinable, NotFound, UsageError, did_you_mean
@@ -27,7 +36,6 @@ from modelmill.orchestrator.requests import LabelsImportRequest, LabelsShowReque
 from modelmill.orchestrator.served import pick_model
 from modelmill.orchestrator.settling import settle_in, shapes_of
 from modelmill.outcomes import (
-    ChampionVerdict,
     LabelAge,
     LabelImport,
     LabelledFacts,
@@ -55,16 +63,18 @@ def import_labels(settings: Settings, request: LabelsImportRequest, progress: Pr
     with open_store(settings, create=False) as store:
         model = pick_model(store, request.model)
         header = _header(store, model)
+        spec = outcome_spec(header.spec, request.outcome) if request.outcome else header.spec
         named = _names(request.columns)
-        frame, source = _read(settings, request, header.spec, named)
-        frame = _renamed(frame, named, source)
+        frame, source = _read(settings, request, spec, named)
+        frame = _as_numbers(_renamed(frame, named, source), request.outcome)
         progress("line", {"text": f"read {source}   {len(frame):,} rows"})
-        on = way_of(request, header.spec, frame)
+        on = way_of(request, spec, frame)
         within = parse_duration(request.within) if request.within else timedelta(0)
-        found = check_labels(header.spec, on, frame, source)
-        file, new = keep_labels(store, model, on, within, found.frame, source)
+        found = check_labels(spec, on, frame, source)
+        file, new = keep_labels(store, model, on, within, found.frame, source, outcome=request.outcome)
         told = LabelImport(
             source=source,
+            outcome=request.outcome,
             on=on,
             within_s=file.within.total_seconds(),
             rows=file.rows,
@@ -72,9 +82,10 @@ def import_labels(settings: Settings, request: LabelsImportRequest, progress: Pr
             empty=found.empty,
             repeated=found.repeated,
         )
-        outcome, _ = _look(store, settings, model, request.environment, _LAST)
+        outcome, _ = _look(store, settings, model, request.environment, _LAST, request.outcome)
     seconds = time.monotonic() - began
-    return msgspec.structs.replace(outcome, imported=told, seconds=seconds, next=f"modelmill labels show {model}")
+    following = "modelmill ab --in ENVIRONMENT" if request.outcome else f"modelmill labels show {model}"
+    return msgspec.structs.replace(outcome, imported=told, seconds=seconds, next=following)
 
 
 def show_labels(settings: Settings, request: LabelsShowRequest, _progress: Progress = no_progress) -> LabelsOutcome:
@@ -135,6 +146,12 @@ def _renamed(frame: pl.DataFrame, named: dict[str, str], source: str) -> pl.Data
     return frame.drop(others).rename({column: name for name, column in named.items()})
 
 
+def _as_numbers(frame: pl.DataFrame, outcome: str) -> pl.DataFrame:
+    """Return a table whose outcome is a number also where it was yes or no."""
+    is_flag = outcome in frame.columns and frame[outcome].dtype == pl.Boolean
+    return frame.with_columns(pl.col(outcome).cast(pl.Float64)) if is_flag else frame
+
+
 def way_of(request: LabelsImportRequest, spec: SchemaSpec, frame: pl.DataFrame) -> On:
     """Return by what labels find their answers; raises `LabelsUnjoinable` where that cannot be."""
     ways = {str(way): way for way in _WAYS}
@@ -161,13 +178,13 @@ def way_of(request: LabelsImportRequest, spec: SchemaSpec, frame: pl.DataFrame) 
 
 
 def _look(
-    store: Store, settings: Settings, model: ModelName, environment: str | None, last: int
+    store: Store, settings: Settings, model: ModelName, environment: str | None, last: int, outcome: str = ""
 ) -> tuple[LabelsOutcome, pl.DataFrame]:
-    """Join all labels anew; return what is known, and the answers that have one."""
+    """Join all labels anew, or all of an outcome; return what is known, and the answers that have one."""
     if environment is not None:
         settings.environment(environment)
     settle_in(store, settings)
-    files = list_label_files(store, model)
+    files = list_label_files(store, model, outcome)
     has_any = journal_folder(store).is_dir()
     answers = read_predictions(store, shapes_of(store), model, last) if has_any else pl.DataFrame()
     header = _header(store, model)
@@ -175,15 +192,16 @@ def _look(
     for place in _places(answers, environment):
         some = answered_by(answers, place)
         joined = join_all(some, store, files, header)
-        facts.append(_facts(store, settings, place, some, joined, header))
+        counted = _counted(place, some, joined)
+        facts.append(counted if outcome else _judged(store, settings, counted, joined.answers, header))
         labelled.append(joined.answers)
-    outcome = LabelsOutcome(
+    found = LabelsOutcome(
         model=model,
         imports=len(files),
         environments=tuple(facts),
         next="" if files else f"modelmill labels import FILE {model}",
     )
-    return outcome, pl.concat(labelled, how="diagonal_relaxed") if labelled else pl.DataFrame()
+    return found, pl.concat(labelled, how="diagonal_relaxed") if labelled else pl.DataFrame()
 
 
 def _places(answers: pl.DataFrame, wanted: str | None) -> list[str]:
@@ -193,15 +211,9 @@ def _places(answers: pl.DataFrame, wanted: str | None) -> list[str]:
     return found if wanted is None else [wanted] if wanted in found else []
 
 
-def _facts(
-    store: Store, settings: Settings, place: str, answers: pl.DataFrame, joined: Joined, header: Header
-) -> LabelledFacts:
+def _counted(place: str, answers: pl.DataFrame, joined: Joined) -> LabelledFacts:
+    """Return how many answers have a label, and how long these took."""
     labelled = joined.answers
-    metric = _metric(store, header)
-    champion, challenger = ChampionVerdict(verdict="unknown", why="no labels"), None
-    if place and len(labelled):
-        judged = Place(store, settings, place, header.model, metric)
-        champion, challenger = judge_champion(judged, labelled), judge_challenger(judged, labelled)
     return LabelledFacts(
         environment=place,
         answers=len(answers),
@@ -214,10 +226,19 @@ def _facts(
         delay_s=delay_of(labelled, 0.5),
         delay_p90_s=delay_of(labelled, 0.9),
         ages=tuple(ages_of(answers, labelled)),
-        releases=tuple(_releases(labelled, header, metric)),
-        champion=champion,
-        challenger=challenger,
     )
+
+
+def _judged(
+    store: Store, settings: Settings, counted: LabelledFacts, labelled: pl.DataFrame, header: Header
+) -> LabelledFacts:
+    """Return the same with how good the labelled answers were."""
+    metric, found = _metric(store, header), counted
+    if counted.environment and len(labelled):
+        judged = Place(store, settings, counted.environment, header.model, metric)
+        champion, challenger = judge_champion(judged, labelled), judge_challenger(judged, labelled)
+        found = msgspec.structs.replace(counted, champion=champion, challenger=challenger)
+    return msgspec.structs.replace(found, releases=tuple(_releases(labelled, header, metric)))
 
 
 def delay_of(labelled: pl.DataFrame, share: float) -> float | None:

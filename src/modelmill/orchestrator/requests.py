@@ -335,6 +335,47 @@ class RollbackRequest(Request, frozen=True, kw_only=True):
     ] = None
 
 
+class AbRequest(Request, frozen=True, kw_only=True):
+    """Have two versions serve side by side, and say which does better by an outcome that is measured."""
+
+    version: Annotated[
+        int | None,
+        Meta(
+            description="The version that is tried; without one, the last test is shown.",
+            extra={"argument": True, "metavar": "VERSION"},
+        ),
+    ] = None
+    environment: Annotated[
+        str, Meta(description="Whose requests are shared.", extra={"option": "--in", "metavar": "ENVIRONMENT"})
+    ] = "dev"
+    model: ModelOption = None
+    share: Annotated[
+        str, Meta(description="How many of the entities the version answers, such as 10%.", extra={"metavar": "SHARE"})
+    ] = "50%"
+    outcome: Annotated[
+        str,
+        Meta(
+            description="What is measured of each answer, as `labels import --outcome` names it.",
+            extra={"metavar": "NAME"},
+        ),
+    ] = ""
+    less: Annotated[bool, Meta(description="Less of it is better.")] = False
+    absent: Annotated[
+        float | None,
+        Meta(
+            description="What an answer without an outcome counts as, such as 0 where only purchases are reported; "
+            "else it does not count.",
+            extra={"metavar": "NUMBER"},
+        ),
+    ] = None
+    after: Annotated[
+        str | None,
+        Meta(description="How old an answer has to be to count, such as 1d.", extra={"metavar": "DURATION"}),
+    ] = None
+    stop: Annotated[bool, Meta(description="End it: the current release answers everybody.")] = False
+    reason: ReasonOption = ""
+
+
 class HoldRequest(Request, frozen=True, kw_only=True):
     """Have nothing released for a while."""
 
@@ -540,6 +581,13 @@ class LabelsImportRequest(Request, frozen=True, kw_only=True):
     query: Annotated[str | None, Meta(description="SQL, where the source is a database.", extra={"metavar": "SQL"})] = (
         None
     )
+    outcome: Annotated[
+        str,
+        Meta(
+            description="The file tells something that was measured of the answers, not the target: the column's name.",
+            extra={"metavar": "NAME"},
+        ),
+    ] = ""
     environment: Annotated[
         str | None,
         Meta(

@@ -99,6 +99,8 @@ class Deployer:
         judged = judge(self.rollout, [*looks, Look(now(), self.rollout.step, seen)])
         if judged.verdict == "fail":
             return stop(self.store, self.rollout, judged.why, _BY)
+        if self.rollout.policy.goal is not None:  # an A/B test goes on until somebody ends it
+            return self.rollout
         if judged.verdict == "pass" and held_s(self.rollout, looks, now()) >= self.rollout.policy.hold_s:
             return advance(self.store, self.rollout, "; ".join(judged.texts), _BY)
         return self.rollout

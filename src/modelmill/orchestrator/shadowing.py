@@ -49,7 +49,7 @@ def _begun(store: Store, settings: Settings, request: ShadowRequest, model: Mode
     if current is not None:
         check_answer_alike(decode(store.blobs.get(current.map)), decode(store.blobs.get(fleet)))
     row = begin_copies(
-        store, place, model, fleet, share=_share(request.share), by=user_name(), reason=request.reason or "shadow"
+        store, place, model, fleet, share=share_of(request.share), by=user_name(), reason=request.reason or "shadow"
     )
     return ShadowOutcome(
         environment=place,
@@ -149,7 +149,8 @@ def _map_of(store: Store, model: ModelName, version: int | None) -> Digest:
     return found
 
 
-def _share(text: str) -> float:
+def share_of(text: str) -> float:
+    """Return a share that is written as one, such as 10%."""
     number = text.removesuffix("%")
     try:
         share = float(number) / 100

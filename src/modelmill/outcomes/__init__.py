@@ -45,6 +45,7 @@ from modelmill.outcomes.looking import (
     SearchOutcome,
     ShowOutcome,
 )
+from modelmill.outcomes.measuring import AbFacts, AbOutcome, SideFacts
 from modelmill.outcomes.parts import (
     PROGRESS_KINDS,
     Comparison,
@@ -103,6 +104,8 @@ from modelmill.outcomes.serving import (
 
 __all__ = [
     "PROGRESS_KINDS",
+    "AbFacts",
+    "AbOutcome",
     "AdoptOutcome",
     "Answer",
     "AnswersDiff",
@@ -170,6 +173,7 @@ __all__ = [
     "ShadowFacts",
     "ShadowOutcome",
     "ShowOutcome",
+    "SideFacts",
     "Skew",
     "SnapshotFacts",
     "SnapshotListing",

@@ -11,6 +11,8 @@ class LabelImport(msgspec.Struct, frozen=True, kw_only=True):
     """What became of labels that were imported."""
 
     source: str
+    outcome: str = ""
+    """What was measured; empty for the target itself."""
     on: str
     """``request_id`` or ``keys,time``"""
     within_s: float

@@ -165,6 +165,8 @@ class CanaryFacts(msgspec.Struct, frozen=True, kw_only=True):
     asked: int = 0
     """Requests that the candidate answered so far."""
     verdict: str = "undecided"
+    outcome: str = ""
+    """Of an A/B test: what is measured."""
     texts: tuple[str, ...] = ()
     """What is known of each condition."""
     why: str = ""

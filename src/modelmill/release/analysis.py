@@ -126,7 +126,7 @@ def interval_of(seen: Tally, alpha: float) -> tuple[float, float]:
     if n < FEWEST_ANSWERS:
         return -math.inf, math.inf
     mean, spread = seen.total / n, math.sqrt(seen.squares / (n - 1))
-    rho2 = _tuned(500, alpha)
+    rho2 = tuned(500, alpha)
     inner = (n * rho2 + 1) / (n**2 * rho2) * math.log((n * rho2 + 1) / alpha**2)
     half = spread * math.sqrt(inner)
     return mean - half, mean + half
@@ -171,7 +171,7 @@ def _mixed(logs: NDArray[np.float64]) -> float:
     return largest + math.log(float(np.exp(logs - largest).sum())) + _WEIGHTS
 
 
-def _tuned(n: int, alpha: float) -> float:
+def tuned(n: int, alpha: float) -> float:
     """Return the squared tuning parameter with which the interval is narrowest at n values (section 2.5 of the source)."""
     a = -2 * math.log(alpha)
     return (a + math.log(a + 1)) / n

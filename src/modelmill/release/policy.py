@@ -34,6 +34,19 @@ class Limit(msgspec.Struct, frozen=True):
         return f"{name} > {self.limit:g}"
 
 
+class Goal(msgspec.Struct, frozen=True):
+    """What two releases are compared by while both serve for good: an outcome that is measured of each answer, later."""
+
+    outcome: str
+    """Its name, as it is imported."""
+    less: bool = False
+    """Whether less of it is better."""
+    absent: float | None = None
+    """What an answer without an outcome counts as; without it, only answers that have one count."""
+    after_s: float = 0.0
+    """How old an answer has to be to count, in seconds: an outcome takes its time."""
+
+
 class Policy(msgspec.Struct, frozen=True):
     """The steps of a release: at once where there are none."""
 
@@ -43,6 +56,8 @@ class Policy(msgspec.Struct, frozen=True):
     hold_s: float = 0.0
     """How long a step lasts at least, in seconds."""
     abort: tuple[Limit, ...] = ()
+    goal: Goal | None = None
+    """Of an A/B test: its first step lasts until somebody ends it."""
 
     @property
     def has_shadow(self) -> bool:

@@ -15,7 +15,7 @@ from modelmill.names import Digest, ModelName, Segment, parse_model_name
 from modelmill.registry.runs import get_signature, list_maps
 from modelmill.release.moving import RELEASE, ROLLBACK, Hold, Move, check_hold, hold, release_before, withdraw
 from modelmill.release.pointers import Beside, Pointer, Published, Shadow, Versions, find_published, publish
-from modelmill.release.rollouts import STOPPED, Rollout, change, open_rollout, ring_size
+from modelmill.release.rollouts import STOPPED, Rollout, change, check_alone, open_rollout, ring_size
 from modelmill.release.rows import (
     Release,
     SignedDigest,
@@ -53,7 +53,7 @@ def release(  # noqa: PLR0913 - a release and its reason
 
     A map that was released there before keeps its number: releasing it again is a roll-back, or nothing to do. `expected`
     is the release that the caller takes for current, 0 for none; when another one is, Conflict is raised and nothing moves.
-    Raises `OnHold` where nothing may be released.
+    Raises `OnHold` where nothing may be released, and `Conflict` while a candidate takes traffic beside what is current.
     """
     parse_model_name(environment)
     signature = signature or get_signature(store.database, model, map_digest)
@@ -64,6 +64,8 @@ def release(  # noqa: PLR0913 - a release and its reason
         if expected is not None and expected != current:
             raise moved_meanwhile(environment, model, expected, current)
         found = find_map(c, environment, model, map_digest)
+        if found is None or found.number != current:
+            check_alone(c, environment, model)
         if found is None:
             found = insert_release(c, environment, model, SignedDigest(map_digest, signature), by, reason)
         elif found.withdrawn:

@@ -116,17 +116,23 @@ def list_rollouts(
         return [_rollout(row) for row in c.execute(query.order_by(rollouts.c.id.desc()).limit(limit))]
 
 
+def check_alone(c: Connection, environment: str, model: ModelName) -> None:
+    """Raise `Conflict` where a candidate takes traffic beside the current release: what that is must not change under it."""
+    running = open_rollout(c, environment, model)
+    if running is not None:
+        ends = "ab --stop --in" if running.policy.goal else f"rollback {model}"
+        raise Conflict(
+            f"r{running.candidate} of `{model}` takes traffic in {environment} already",
+            next=f"modelmill status      or:  modelmill {ends} {environment}",
+            safe="nothing was moved",
+        )
+
+
 def begin(  # noqa: PLR0913 - a rollout is all of these
     c: Connection, environment: str, model: ModelName, *, candidate: int, before: int, policy: Policy, by: str
 ) -> int:
     """Write down that a candidate takes traffic from now on; raises `Conflict` where another one does."""
-    running = open_rollout(c, environment, model)
-    if running is not None:
-        raise Conflict(
-            f"r{running.candidate} of `{model}` takes traffic in {environment} already",
-            next=f"modelmill status      or:  modelmill rollback {model} {environment}",
-            safe="nothing was moved",
-        )
+    check_alone(c, environment, model)
     values = {
         "environment": environment,
         "model": model,

@@ -15,7 +15,7 @@ CREATE TABLE data_label (
 	source TEXT NOT NULL, 
 	imported_at BIGINT NOT NULL, 
 	CONSTRAINT pk_data_label PRIMARY KEY (id), 
-	CONSTRAINT uq_data_label_model UNIQUE (model, content)
+	CONSTRAINT uq_data_label_model_content UNIQUE (model, content)
 );
 CREATE TABLE data_prediction (
 	id INTEGER NOT NULL, 
