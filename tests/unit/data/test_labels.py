@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 import modelmill as mm
-from modelmill.data.labels import check_labels, keep_labels, list_label_files, read_labels
-from modelmill.errors import ColumnMissing, ColumnTypeChanged, ContractBroken, LabelsContradict
+from modelmill.data.labels import check_labels, keep_labels, list_label_files, outcome_spec, read_labels
+from modelmill.errors import ColumnMissing, ColumnTypeChanged, ContractBroken, LabelsContradict, UsageError
 from modelmill.model.schema import schema_of
 from modelmill.names import ModelName
 from modelmill.settings import Settings
@@ -109,3 +109,19 @@ def test_the_same_labels_are_kept_once_in_whatever_order(store: Store) -> None:
     assert first["label"].to_list() == [1.0, 2.0]
     assert first["known_at"].to_list() == [files[0].imported_at.replace(tzinfo=None)] * 2
     assert (files[0].on, files[0].within, files[0].source) == ("request_id", NOW, "labels.csv")
+
+
+def test_an_outcome_is_kept_beside_the_labels(store: Store) -> None:
+    spec = outcome_spec(SALE, "revenue")
+    found = check_labels(spec, "request_id", pl.DataFrame({"request_id": ["a"], "revenue": [-3]}), "")
+    assert found.frame.to_dicts() == [{"request_id": "a", "label": -3.0}]
+    assert keep(store, {"request_id": ["a"], "y": [3.0]})
+    assert keep_labels(store, SALES, "request_id", NOW, found.frame, "", outcome="revenue")[1]
+    assert [file.rows for file in list_label_files(store, SALES)] == [1]
+    assert [file.outcome for file in list_label_files(store, SALES, "revenue")] == ["revenue"]
+
+
+def test_an_outcome_is_none_of_the_models_columns() -> None:
+    for column in SALE.columns:
+        with pytest.raises(UsageError, match="is a column"):
+            outcome_spec(SALE, column.name)
