@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from types import ModuleType
 from modelmill.errors import DeclarationInvalid, ModelFileBroken, ModelmillError, ModelMissing
 from modelmill.model.declaration import Model
 
-_NOT_OURS = ("site-packages", "dist-packages", ".venv")
+_NOT_OURS = frozenset({"site-packages", "dist-packages", ".venv"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def user_frames(error: BaseException, folder: Path, most: int = 3) -> list[str]:
     frames = [
         f"{shown(Path(frame.filename), folder)}:{frame.lineno} {frame.name}()  {frame.line or ''}".rstrip()
         for frame in traceback.extract_tb(error.__traceback__)
-        if _is_own(Path(frame.filename), folder)
+        if _is_own(frame.filename, folder.resolve())
     ]
     return frames[::-1][:most]
 
@@ -142,13 +143,14 @@ def imported_files(root: Path) -> list[Path]:
 def _own_files(root: Path) -> Iterator[Path]:
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if isinstance(file, str) and file.endswith(".py") and _is_own(Path(file), root):
+        if isinstance(file, str) and file.endswith(".py") and _is_own(file, root):
             yield Path(file).resolve()
             models = [value for value in vars(module).values() if isinstance(value, Model)]
             yield from ((root / name).resolve() for model in models for name in model.files)
 
 
-def _is_own(file: Path, root: Path) -> bool:
-    if str(file).startswith("<") or any(part in _NOT_OURS for part in file.parts):
+def _is_own(file: str, root: Path) -> bool:
+    """Return whether a file is the project's; `root` is resolved. Asked of thousands of modules, so texts are compared first."""
+    if file.startswith("<") or not _NOT_OURS.isdisjoint(file.split(os.sep)):
         return False
-    return file.resolve().is_relative_to(root.resolve())
+    return Path(os.path.realpath(file)).is_relative_to(root)
