@@ -14,7 +14,7 @@ from types import ModuleType
 from modelmill.errors import DeclarationInvalid, ModelFileBroken, ModelmillError, ModelMissing
 from modelmill.model.declaration import Model
 
-_NOT_OURS = frozenset({"site-packages", "dist-packages", ".venv"})
+_NOT_OURS = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages", ".venv"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def _own_files(root: Path) -> Iterator[Path]:
 
 
 def _is_own(file: str, root: Path) -> bool:
-    """Return whether a file is the project's; `root` is resolved. Asked of thousands of modules, so texts are compared first."""
-    if file.startswith("<") or not _NOT_OURS.isdisjoint(file.split(os.sep)):
+    """Return whether a file is the project's; `root` is resolved. Thousands of modules are asked: texts come first."""
+    if file.startswith("<") or any(name in file for name in _NOT_OURS):
         return False
     return Path(os.path.realpath(file)).is_relative_to(root)
