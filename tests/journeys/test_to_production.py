@@ -21,6 +21,8 @@ import pytest
 from tests.journeys.conftest import Command
 from tests.journeys.test_levels import commit
 
+from modelmill.serving.processes import held_by
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "flights"
 FLOORS = '\n[environments.prod]\nrequires = ["clean commit", "law", "gate", "canary"]\nworkers = 2\n'
 FIELDS = ["origin", "carrier", "dest", "time_hour", "distance", "hour"]
@@ -82,6 +84,13 @@ def answers(url: str, bodies: Sequence[bytes]) -> list[bytes]:
     return found
 
 
+def mapped(infra: dict[str, Any], folder: Path) -> dict[str, int]:
+    """Return the files of the store that a node's processes have in their memory, with their bytes, as /proc tells."""
+    seen = [held_by(one["pid"]) for one in infra["processes"]]
+    files = {file for one in seen if one for file in one.maps if str(folder / ".modelmill" / "blobs") in file}
+    return {file: Path(file).stat().st_size for file in files}
+
+
 @pytest.fixture(scope="module")
 def session(modelmill: Command, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Run the whole session once; return every command's answer."""
@@ -108,12 +117,15 @@ def session(modelmill: Command, tmp_path_factory: pytest.TempPathFactory) -> Ite
         url, bodies = found["serve"]["node"]["url"], requests_of(folder)
         found["answers before"] = answers(url, bodies)
         run("retrain again", "retrain", "--window", "..2013-12-31")
+        run("infra", "infra")
+        found["mapped before"] = mapped(found["infra"], folder)
         run("plan", "plan", "prod", "--all", "-o", "next.plan")
         with load(url, bodies) as counted:
             run("deploy", "deploy", "next.plan")
         found["asked"] = counted
         run("status", "status")
         found["answers after"] = answers(url, bodies)
+        found["mapped after"] = mapped(found["infra"], folder)
         run("explain", "explain", "--in", "prod")
         run("rollback", "rollback", "air-time", "prod", "--reason", "rehearsal")
         found["answers again"] = answers(url, bodies)
@@ -155,6 +167,12 @@ def test_the_plan_says_what_happens(session: dict[str, Any]) -> None:
         if own:  # a segment whose answer is another one was planned to change, and none else did
             assert (told["version"] != now["version"]) <= (now["segment"] in changed)
             assert (told["air_time"] == now["air_time"]) >= (now["segment"] not in changed)
+
+
+def test_what_the_node_maps_is_what_was_planned(session: dict[str, Any]) -> None:
+    new = session["mapped after"].keys() - session["mapped before"].keys()
+    assert session["plan"]["load_mb"] == pytest.approx(sum(session["mapped after"][file] for file in new) / 2**20)
+    assert new
 
 
 def test_the_canary_goes_all_the_way_under_load(session: dict[str, Any]) -> None:

@@ -291,9 +291,9 @@ class _Planning:
         return tuple(host for host in declared if not (runs and host == platform.node()))
 
     def _load(self) -> int:
-        """Return how many bytes of packs the node has not mapped yet."""
-        known = self.old.sizes() if self.old else {}
-        return sum(length for artifact, length in self.new.sizes().items() if artifact not in known)
+        """Return how many bytes of packs the node has not mapped yet: its workers share them, and map each as a whole."""
+        known = set(self.old.packs) if self.old else set()
+        return sum(len(self.store.blobs.open(pack)) for pack in self.new.packs if pack not in known)
 
 
 READ = ("before", "version", "checks", "unmet", "steps", "of", "hold_s", "abort", "hold")

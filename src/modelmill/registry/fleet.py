@@ -204,11 +204,6 @@ class FleetMap:
             for index, (key, kind) in enumerate(zip(columns.keys, self.kind_index.tolist(), strict=True))
         }
 
-    def sizes(self) -> dict[bytes, int]:
-        """Return how many bytes each artifact has, by its digest; what several segments share is there once."""
-        artifacts = self._columns.artifacts
-        return {artifacts[32 * i : 32 * i + 32]: length for i, length in enumerate(self.lengths.tolist())}
-
     def __len__(self) -> int:
         return len(self._columns.keys)
 

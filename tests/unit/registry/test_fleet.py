@@ -112,9 +112,3 @@ def test_a_hundred_thousand_segments_are_one_small_blob() -> None:
     content = FleetMap.build(HEADER, entries).encode()
     assert len(content) < 100 * 100_000
     assert decode(content).find(("store-077777",)) == entry("store-077777", 77_777)
-
-
-def test_what_several_segments_share_is_counted_once() -> None:
-    one, other = entry("a", 1), entry("b", 2)
-    fleet = FleetMap.build(HEADER, [one, other, other._replace(segment=("c",))])
-    assert fleet.sizes() == {bytes.fromhex(some.artifact): some.length for some in (one, other)}
