@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from types import CodeType, FunctionType
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
+from modelmill.artifact.outside import listening
 from modelmill.errors import BlobBroken
 from modelmill.model.roles import RoleFunction
 from modelmill.model.rows import Rows
@@ -34,7 +36,19 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 _MOST_STEPS = 200
 _OUTSIDE = frozenset(
-    {"now", "utcnow", "today", "time", "time_ns", "monotonic", "perf_counter", "random", "default_rng"}
+    {
+        "now",
+        "utcnow",
+        "today",
+        "time",
+        "time_ns",
+        "monotonic",
+        "perf_counter",
+        "random",
+        "default_rng",
+        "environ",
+        "getenv",
+    }
 )
 
 
@@ -113,8 +127,12 @@ def open_program(content: bytes) -> Program:
 def trace_features(role: RoleFunction, rows: Rows) -> Program:
     """Return what a @features function does with rows; raises `Untraceable`."""
     _check(role)
-    recorder = _Recorder()
-    return recorder.trace(lambda: role.call({"rows": _TracedRows(recorder, rows)}))
+
+    def trace() -> Program:
+        recorder = _Recorder()
+        return recorder.trace(lambda: role.call({"rows": _TracedRows(recorder, rows)}))
+
+    return _repeated(trace)
 
 
 def trace_predict(role: RoleFunction, x: Array, classes: int = 0) -> Program:
@@ -125,11 +143,26 @@ def trace_predict(role: RoleFunction, x: Array, classes: int = 0) -> Program:
     _check(role)
     if not {"model", "x"}.issuperset(role.asks):
         raise Untraceable("it asks for more than the model and x")
-    recorder = _Recorder()
-    traced_x = recorder.input("x", x)
-    answers = recorder.input("answers", np.zeros((len(x), classes) if classes else len(x)))
-    model = (_TracedClassifier if classes else _TracedModel)(recorder, traced_x, answers)
-    return recorder.trace(lambda: role.call({"model": model, "x": traced_x}))
+
+    def trace() -> Program:
+        recorder = _Recorder()
+        traced_x = recorder.input("x", x)
+        answers = recorder.input("answers", np.zeros((len(x), classes) if classes else len(x)))
+        model = (_TracedClassifier if classes else _TracedModel)(recorder, traced_x, answers)
+        return recorder.trace(lambda: role.call({"model": model, "x": traced_x}))
+
+    return _repeated(trace)
+
+
+def _repeated(trace: Callable[[], Program]) -> Program:
+    """Return a program that a function gives twice, and reaches nothing outside for: else it would keep what it found there."""
+    with listening() as reached:
+        first, second = trace(), trace()
+    if reached:
+        raise Untraceable(f"it reaches outside: {reached[0][:80]}")
+    if first.encode() != second.encode():  # bytes, since a NaN is not equal to itself
+        raise Untraceable("it does something else when it is called again")
+    return second
 
 
 def _check(role: RoleFunction) -> None:
@@ -139,9 +172,25 @@ def _check(role: RoleFunction) -> None:
         raise Untraceable("it asks for a data frame")
     if code is None:
         raise Untraceable("it is no plain function")
-    named = _OUTSIDE.intersection((*code.co_names, *(c for c in code.co_consts if isinstance(c, str))))
+    named = _OUTSIDE.intersection(_names(role.function))
     if named:
         raise Untraceable(f"it names `{min(named)}`, which differs from call to call")
+
+
+def _names(function: Any) -> set[str]:
+    """Return what a function names, and what the functions of its own module name that it names."""
+    found, todo = set[str](), [function.__code__]
+    while todo:
+        code = todo.pop()
+        fresh = {*code.co_names, *(c for c in code.co_consts if isinstance(c, str))} - found
+        found |= fresh
+        todo += [c for c in code.co_consts if isinstance(c, CodeType)]
+        todo += [one.__code__ for one in map(function.__globals__.get, fresh) if _is_beside(one, function)]
+    return found
+
+
+def _is_beside(one: Any, function: Any) -> bool:
+    return isinstance(one, FunctionType) and one.__module__ == function.__module__
 
 
 class _Recorder:

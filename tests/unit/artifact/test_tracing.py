@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,10 +74,38 @@ def draws(rows: Any) -> Any:
     return rows.size + np.random.default_rng().normal()
 
 
+def helped(rows: Any) -> Any:
+    return rows.size - moment()
+
+
+def moment() -> float:
+    return time.time()
+
+
+def reads_a_file(rows: Any) -> Any:
+    return rows.size * float(Path(__file__).stat().st_size > 0 and len(Path("/proc/self/stat").read_text()) > 0)
+
+
+def asks_another_process(rows: Any) -> Any:
+    return rows.size * float(subprocess.run(["true"], check=False).returncode + 1)
+
+
+CALLS = itertools.count()
+
+
+def counts_its_calls(rows: Any) -> Any:
+    return rows.size + next(CALLS)
+
+
 NOT_TRACED: dict[str, Callable[[Any], Any]] = {
     "values decide": looks_at_values,
     "the time": knows_the_time,
     "chance": draws,
+    "the time, through a helper": helped,
+    "a file": reads_a_file,
+    "another process": asks_another_process,
+    "what is counted": counts_its_calls,
+    "the environment": lambda rows: rows.size * len(os.environ),
     "a constant moment": lambda rows: rows.at - np.datetime64("now"),
     "length": lambda rows: rows.size + len(rows),
     "shape": lambda rows: np.zeros(rows.size.shape),
@@ -95,6 +128,16 @@ NOT_TRACED: dict[str, Callable[[Any], Any]] = {
 def test_what_cannot_be_repeated_is_not_traced(function: Callable[[Any], Any]) -> None:
     with pytest.raises(Untraceable):
         trace_features(read_role("features", function), ROWS)
+
+
+def test_what_is_imported_while_it_runs_is_not_outside() -> None:
+    def imports(rows: Any) -> Any:
+        import pyclbr
+
+        return rows.size * bool(pyclbr)
+
+    sys.modules.pop("pyclbr", None)
+    assert trace_features(read_role("features", imports), ROWS).steps
 
 
 def test_a_function_that_asks_for_a_data_frame_is_not_traced() -> None:
