@@ -126,6 +126,8 @@ def test_the_version_with_which_more_is_bought_is_better(modelmill: Command, pro
     assert (found["verdict"], found["low"] > 0) == ("better", True), found
     assert "r2 is better" in modelmill("ab", "--in", "prod", cwd=project).out
     assert "50% of entities" in modelmill("status", cwd=project).out
+    waits = modelmill("plan", "prod", cwd=project)
+    assert (waits.code, "r2 takes traffic beside r1" in waits.out) == (3, True), waits.out
     other = modelmill("promote", "2", "--to", "prod", cwd=project)
     assert (other.code, "MM40" in other.err) == (3, True), other.out + other.err
 

@@ -35,6 +35,8 @@ def render_plan(plan: o.PlanOutcome) -> Iterator[str]:
     yield line("undo", plan.undo or "there is nothing to go back to yet")
     if plan.hold:
         yield line("on hold", plan.hold)
+    if plan.taking:
+        yield line("waits", f"{plan.taking} takes traffic beside r{plan.before}: modelmill status")
 
 
 def _what(plan: o.PlanOutcome) -> Iterator[str]:

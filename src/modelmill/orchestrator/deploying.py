@@ -61,7 +61,7 @@ from modelmill.release.releasing import (
     release,
     republish,
 )
-from modelmill.release.rollouts import DONE, Rollout
+from modelmill.release.rollouts import DONE, Rollout, check_alone
 from modelmill.release.rows import SignedDigest
 from modelmill.release.staging import lift_hold, release_beside, roll_back, set_hold
 from modelmill.serving.control import find_node, run_folder
@@ -173,6 +173,8 @@ def apply_plan(
     began, plan = time.monotonic(), planned.outcome
     if not plan.nothing:
         _check_allowed(plan)
+        with store.database.read() as c:
+            check_alone(c, plan.environment, planned.model)
     if planned.candidate.map is None:
         raise NotFound(f"run {plan.version} of `{plan.model}` built nothing")
     if not plan.nothing:

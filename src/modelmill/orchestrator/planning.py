@@ -37,6 +37,7 @@ from modelmill.registry.records import Run
 from modelmill.release.moving import find_hold
 from modelmill.release.policy import REFUSED, Policy, policy_of, unmet
 from modelmill.release.releasing import current_release, republish
+from modelmill.release.rollouts import open_rollout
 from modelmill.release.rows import Release
 from modelmill.serving.control import find_node
 from modelmill.settings import Settings
@@ -133,6 +134,7 @@ class _Planning:
         serving = self.settings.serving(self.environment)
         with self.store.database.read() as c:
             hold = find_hold(c, self.environment, self.model)
+            running = open_rollout(c, self.environment, self.model)
         floors = self.settings.environment(self.environment).requires
         same = self.current is not None and self.current.map == self.candidate.map
         outcome = PlanOutcome(
@@ -161,6 +163,7 @@ class _Planning:
             hold_s=policy.hold_s,
             abort=tuple(map(str, policy.abort)) if policy.steps else (),
             hold=f"{hold.reason} ({hold.by})" if hold else "",
+            taking=f"r{running.candidate}" if running else "",
             undo=f"modelmill rollback {self.model} {self.environment}" if self.current else "",
             nothing=same,
         )

@@ -61,6 +61,8 @@ class PlanOutcome(Outcome, frozen=True, kw_only=True):
     """What the environment requires and the release lacks."""
     rehearsed: str = ""
     """What came of the last rehearsal of the version; empty where there was none. `deploy` has one."""
+    taking: str = ""
+    """The release that takes traffic beside the current one, which has to end first: ``r2``; empty where none does."""
     load_mb: float
     """What its node would map that it has not mapped yet."""
     url: str
@@ -85,7 +87,7 @@ class PlanOutcome(Outcome, frozen=True, kw_only=True):
     @property
     def exit_code(self) -> int:
         """Return 3 when `deploy` would refuse."""
-        return 3 if (self.unmet or self.hold) and not self.nothing else 0
+        return 3 if (self.unmet or self.hold or self.taking) and not self.nothing else 0
 
 
 class ApartFacts(msgspec.Struct, frozen=True, kw_only=True):
