@@ -1,7 +1,8 @@
 """The runtime of everything that is no plain array: a child process that runs the archived code of one model.
 
 The child may crash, hang or grow: it is killed and started again. The request at which it ended has no answer - the pooled
-model answers it, if there is one - and those behind it are asked again. A segment at which it ended more than once is not
+model answers it, if there is one - and those behind it are asked again. Where it was answering several together, each of
+them is asked again alone: the one at which it ended ends it once more. A segment at which it ended more than once is not
 asked again in this release: every time would cost all others a second.
 """
 
@@ -77,16 +78,19 @@ class PythonRuntime:
         """Return the answers to a batch; raises `AnswerInvalid` where the child ends or raises at it."""
         if entry.segment and self._ended[entry.segment] >= _FATAL:
             raise AnswerInvalid("the model has ended its process more than once")
-        told = await self._told(entry, msgspec.msgpack.encode(Ask(format_segment(entry.segment), batch.objects())))
+        told = await self._told(entry, Ask(format_segment(entry.segment), batch.objects()))
         if told.error is not None:
             raise _as_ours(told.error)
         return numbers_of(told)
 
-    async def _told(self, entry: Entry, content: bytes) -> Told:
+    async def _told(self, entry: Entry, ask: Ask) -> Told:
+        content = msgspec.msgpack.encode(ask)
         for _ in range(_TRIES):
             link = await self._living()
             try:
                 return await link.send(content, self._answer_s)
+            except _AmongOthers:
+                content = msgspec.msgpack.encode(msgspec.structs.replace(ask, alone=True))
             except _NotReached:
                 continue
             except AnswerInvalid:
@@ -105,6 +109,10 @@ class _NotReached(Exception):
     """The child ended before it came to this request."""
 
 
+class _AmongOthers(Exception):
+    """The child ended at this request, or at one that it was answering together with it."""
+
+
 class _Link:
     """One child process with the answers that it owes: a successor never answers what this one was asked."""
 
@@ -116,13 +124,15 @@ class _Link:
         self._owed: deque[asyncio.Future[Told]] = deque()
         self._begun = 0.0
         """When the child began with the first of them, on the monotonic clock."""
+        self._together = 1
+        """How many of them it is answering at once."""
         self._listening = asyncio.create_task(self._listen(reader))
 
     async def send(self, content: bytes, timeout_s: float) -> Told:
         """Return the child's answer.
 
         Raises `AnswerInvalid` where the child ended at this request, or worked on it for all that time, which costs it its
-        life; `NodeNotReady` where others were before it.
+        life; `_AmongOthers` where it ended at this one or one beside it; `NodeNotReady` where others were before it.
         """
         if self._is_stuck(timeout_s):
             await self.end()
@@ -138,7 +148,8 @@ class _Link:
         try:
             return await asyncio.wait_for(told, timeout_s)
         except TimeoutError:
-            stuck, guilty = self._is_stuck(timeout_s), bool(self._owed) and self._owed[0] is told
+            guilty = bool(self._owed) and self._owed[0] is told and self._together == 1
+            stuck = self._is_stuck(timeout_s)
             if stuck:
                 await self.end()
             if stuck and guilty:
@@ -161,16 +172,25 @@ class _Link:
         with suppress(asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError):
             while True:
                 (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
-                self._settle(decoder.decode(await reader.readexactly(length)))
+                told = decoder.decode(await reader.readexactly(length))
+                if told.together:
+                    self._together = told.together
+                else:
+                    self._settle(told)
+                    self._together = max(1, self._together - 1)
         self.lives = False
-        error: Exception = AnswerInvalid("the model's process ended while it answered")
-        while self._owed:
-            self._settle(error)
-            error = _NotReached()
+        self._disappoint()
         self._writer.close()
         with suppress(ProcessLookupError):
             self.process.kill()
         await self.process.wait()
+
+    def _disappoint(self) -> None:
+        """Tell everybody who waits that the child has ended: those at whom it may have ended, and those behind them."""
+        several = self._together > 1
+        for place in range(len(self._owed)):
+            at = AnswerInvalid("the model's process ended while it answered") if not several else _AmongOthers()
+            self._settle(at if place < self._together else _NotReached())
 
     def _settle(self, told: Told | Exception) -> None:
         owed, self._begun = self._owed.popleft(), time.monotonic()

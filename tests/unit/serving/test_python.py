@@ -46,18 +46,20 @@ def train(x: np.ndarray, y: np.ndarray) -> Any: ...
 
 @m.predict
 def predict(model: Any, x: np.ndarray, segment: tuple[str, ...]) -> np.ndarray:
-    hour = x[0, 0]
-    if hour == 13:
+    with open(os.environ.get("CALLED", os.devnull), "a") as called:
+        called.write(f"{len(x)}\\n")
+    hours = x[:, 0].tolist()
+    if 13 in hours:
         os._exit(3)
-    if hour == 14:
+    if 14 in hours:
         time.sleep(60)
-    if hour == 15:
+    if 15 in hours:
         raise RuntimeError("no such hour")
-    if hour == 16:
+    if 16 in hours:
         time.sleep(0.5)
-    if hour == 17 and segment:
-        return x[:, 0] * np.nan
-    return x[:, 0] * model
+    if min(hours) >= 1000:
+        return x[:, 0] - x[:, 0].mean()
+    return np.where((x[:, 0] == 17) & bool(segment), np.nan, x[:, 0] * model)
 """
 SEGMENTS = {(): 1.0, ("A",): 10.0, ("B",): 100.0}
 Test = Callable[[PythonRuntime, dict[str, Entry]], Awaitable[None]]
@@ -203,6 +205,67 @@ def test_no_request_ever_gets_the_answer_of_another(released: Released) -> None:
         assert await factor(runtime, entries["A"], 8) == 10.0
 
     released.ask(test, answer_s=10)
+
+
+async def ask_all(runtime: PythonRuntime, entry: Entry, hours: list[int]) -> list[float | None]:
+    """Ask for each hour at the same moment, behind a request that takes its time."""
+
+    async def one(hour: int) -> float | None:
+        try:
+            return float((await runtime.answer(entry, row(hour)))[0])
+        except AnswerInvalid:
+            return None
+
+    slow = asyncio.create_task(runtime.answer(entry, row(16)))
+    await asyncio.sleep(0.1)
+    found = await asyncio.gather(*map(one, hours))
+    await slow
+    return found
+
+
+def test_requests_that_wait_are_answered_together(
+    released: Released, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALLED", str(tmp_path / "called"))
+
+    async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
+        for _ in range(5):  # of which three prove that it makes no difference
+            hours = list(range(20, 52))
+            assert await ask_all(runtime, entries["A"], hours) == [10.0 * hour for hour in hours]
+
+    released.ask(test)
+    rows = [int(line) for line in (tmp_path / "called").read_text().split()]
+    assert sum(rows[-4:]) == 2 * 33  # the last two rounds: the slow one, and all others at once
+    assert rows.count(1) >= 3 * 32
+
+
+def test_a_model_whose_answers_depend_on_the_rows_beside_them_is_asked_alone(released: Released) -> None:
+    async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
+        for _ in range(5):
+            assert await ask_all(runtime, entries["A"], [1000, 1003, 1009]) == [0.0] * 3
+
+    released.ask(test)
+
+
+def test_equal_rows_prove_nothing(released: Released) -> None:
+    async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
+        for hours in [[1000] * 5] * 5 + [[1000, 1010]]:
+            assert await ask_all(runtime, entries["A"], hours) == [0.0] * len(hours)
+
+    released.ask(test)
+
+
+@pytest.mark.parametrize("bad", [13, 15, 17], ids=["ends the process", "raises", "answers NaN"])
+def test_of_those_answered_together_only_the_bad_one_has_no_answer(released: Released, bad: int) -> None:
+    async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
+        good = [20, 21, 22]
+        for _ in range(4):
+            await ask_all(runtime, entries["A"], good)
+        found = await ask_all(runtime, entries["A"], [20, bad, 22, 23])
+        assert found == [200.0, None, 220.0, 230.0]
+        assert await ask_all(runtime, entries["A"], good) == [200.0, 210.0, 220.0]
+
+    released.ask(test)
 
 
 def test_what_the_code_raises_is_no_answer(released: Released) -> None:
