@@ -74,13 +74,13 @@ def started(project: Path) -> dict[str, Any]:
 def requests() -> list[bytes]:
     """Return whole requests for one row each, with named fields."""
     x, _ = make_rows(MODEL, 64, seed=1)
-    return [request_of({f"f{place}": row[place] for place in range(FEATURES[MODEL])}) for row in x.tolist()]
+    return [request_of(MODEL, {f"f{place}": row[place] for place in range(FEATURES[MODEL])}) for row in x.tolist()]
 
 
-def request_of(row: dict[str, float]) -> bytes:
+def request_of(model: str, row: dict[str, float]) -> bytes:
     """Return one request."""
     body = json.dumps(row).encode()
-    head = f"POST /{MODEL} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    head = f"POST /{model} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
     return f"{head}\r\n\r\n".encode() + body
 
 

@@ -124,6 +124,7 @@ class _Link:
         self._owed: deque[asyncio.Future[Told]] = deque()
         self._begun = 0.0
         """When the child began with the first of them, on the monotonic clock."""
+        self._unsent: list[bytes] = []
         self._together = 1
         """How many of them it is answering at once."""
         self._listening = asyncio.create_task(self._listen(reader))
@@ -144,7 +145,7 @@ class _Link:
         if not self._owed:
             self._begun = time.monotonic()
         self._owed.append(told)
-        self._writer.write(HEADER.pack(len(content)) + content)
+        self._write(HEADER.pack(len(content)) + content)
         try:
             return await asyncio.wait_for(told, timeout_s)
         except TimeoutError:
@@ -155,6 +156,17 @@ class _Link:
             if stuck and guilty:
                 raise AnswerInvalid(f"the model took longer than {timeout_s:g} s") from None
             raise NodeNotReady(f"no answer within {timeout_s:g} s: others are before it", next="try again") from None
+
+    def _write(self, frame: bytes) -> None:
+        """Send a frame with all others of this turn of the event loop: a call of the system costs more than a frame."""
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(frame)
+
+    def _flush(self) -> None:
+        if self.lives:  # else whoever waits has been told already
+            self._writer.write(b"".join(self._unsent))
+        self._unsent.clear()
 
     def _is_stuck(self, timeout_s: float) -> bool:
         """Return whether the child has worked on one request for longer than it may."""
