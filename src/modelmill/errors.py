@@ -600,6 +600,14 @@ class NodeNotReady(PlatformError):
     code = "MM508"
     status = 503
     retryable = True
+    after_s: float = 1.0
+    """When to try again, in seconds: the header `retry-after`."""
+
+
+class ModelBusy(NodeNotReady):
+    """More requests wait for the model than it answers in time."""
+
+    code = "MM530"
 
 
 class StoreTooNew(PlatformError):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
+from math import ceil
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import msgspec
 
-from modelmill.errors import BodyTooLarge, BodyUnreadable, ModelmillError, PlatformError
+from modelmill.errors import BodyTooLarge, BodyUnreadable, ModelmillError, NodeNotReady, PlatformError
 from modelmill.serving import protocol
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -70,6 +71,9 @@ def reply_of(content: Any, status: int = 200) -> Reply:
 
 def refusal(error: Exception) -> Reply:
     """Return what is sent instead of an answer."""
+    if isinstance(error, NodeNotReady):
+        later = (b"retry-after", b"%d" % max(1, ceil(error.after_s)))
+        return Reply(error.status, _encode(error.as_dict()), (*JSON, later))
     if isinstance(error, ModelmillError):
         return reply_of(error.as_dict(), error.status)
     failed = PlatformError(f"the node failed: {type(error).__name__}: {error}", next="see the node's log")

@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelmill.errors import AnswerInvalid, BlobBroken, NodeNotReady, RequestError, every_error
+from modelmill.errors import AnswerInvalid, BlobBroken, ModelBusy, NodeNotReady, RequestError, every_error
 from modelmill.model.request import Batch
 from modelmill.names import Digest, Segment, format_segment
 from modelmill.registry.fleet import Entry
@@ -35,7 +35,11 @@ _FATAL = 2
 """How often a segment's model may end the child."""
 _TRIES = 5
 _MOST_OWED = 1_000
-"""Requests that may wait for one child; more are refused at once, which is kinder than a time limit reached."""
+"""Requests that may wait for one child, however fast it is."""
+_KNOWN = 10
+"""Answers from which on it is known how long one takes: the first ones import libraries, and open models."""
+_FADES = 0.98
+"""How much of what was measured counts when the next request is answered."""
 _TOLD = {kind.code: kind for kind in every_error() if issubclass(kind, RequestError | BlobBroken)}
 
 
@@ -113,6 +117,20 @@ class _AmongOthers(Exception):
     """The child ended at this request, or at one that it was answering together with it."""
 
 
+class _Pace:
+    """How long a request takes, of late, while others wait; of those that are answered together each takes its part."""
+
+    def __init__(self) -> None:
+        self._busy_s = self._answered = 0.0
+
+    def add(self, seconds: float) -> None:
+        self._busy_s, self._answered = _FADES * self._busy_s + seconds, _FADES * self._answered + 1
+
+    @property
+    def seconds(self) -> float:
+        return self._busy_s / self._answered if self._answered > _KNOWN else 0.0
+
+
 class _Link:
     """One child process with the answers that it owes: a successor never answers what this one was asked."""
 
@@ -122,6 +140,7 @@ class _Link:
         self.process, self._writer = process, writer
         self.lives = True
         self._owed: deque[asyncio.Future[Told]] = deque()
+        self._pace = _Pace()
         self._begun = 0.0
         """When the child began with the first of them, on the monotonic clock."""
         self._unsent: list[bytes] = []
@@ -139,8 +158,7 @@ class _Link:
             await self.end()
         if not self.lives:
             raise _NotReached
-        if len(self._owed) >= _MOST_OWED:
-            raise NodeNotReady(f"{_MOST_OWED} requests wait for this model already", next="try again")
+        self._check_queue(timeout_s)
         told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
         if not self._owed:
             self._begun = time.monotonic()
@@ -156,6 +174,14 @@ class _Link:
             if stuck and guilty:
                 raise AnswerInvalid(f"the model took longer than {timeout_s:g} s") from None
             raise NodeNotReady(f"no answer within {timeout_s:g} s: others are before it", next="try again") from None
+
+    def _check_queue(self, timeout_s: float) -> None:
+        """Raise `ModelBusy` where a request would wait for longer than it may: a refusal at once is kinder than a late one."""
+        waiting, wait_s = len(self._owed), len(self._owed) * self._pace.seconds
+        if waiting >= _MOST_OWED or wait_s > timeout_s:
+            busy = ModelBusy(f"{waiting:,} requests wait for this model already", next="try again")
+            busy.after_s = min(wait_s, timeout_s)
+            raise busy
 
     def _write(self, frame: bytes) -> None:
         """Send a frame with all others of this turn of the event loop: a call of the system costs more than a frame."""
@@ -205,7 +231,8 @@ class _Link:
             self._settle(at if place < self._together else _NotReached())
 
     def _settle(self, told: Told | Exception) -> None:
-        owed, self._begun = self._owed.popleft(), time.monotonic()
+        owed, began, self._begun = self._owed.popleft(), self._begun, time.monotonic()
+        self._pace.add(self._begun - began)
         if owed.done():  # its time was up
             return
         if isinstance(told, Told):

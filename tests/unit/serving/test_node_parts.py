@@ -23,12 +23,13 @@ from modelmill.artifact.packed import Packed, Programs
 from modelmill.artifact.saving import PACKED
 from modelmill.artifact.tracing import Constant, Program, Reference, Step
 from modelmill.data.journal import Journal
-from modelmill.errors import AnswerInvalid, BlobBroken, PortInUse
+from modelmill.errors import AnswerInvalid, BlobBroken, ModelBusy, NodeNotReady, PortInUse
 from modelmill.model.request import Batch, RequestParser
 from modelmill.model.schema import schema_of
 from modelmill.names import Digest, digest_of
 from modelmill.registry.fleet import Entry
 from modelmill.serving.app import App
+from modelmill.serving.calls import refusal
 from modelmill.serving.control import (
     NodeInfo,
     NodeOrder,
@@ -238,3 +239,11 @@ def test_a_node_has_closed_journals_settled_now_and_then(tmp_path: Path) -> None
     assert look(due=False) == ""
     assert look(due=True) == "x"
     assert look(due=True) == "xx"
+
+
+def test_a_refusal_that_passes_says_when_to_try_again() -> None:
+    assert (b"retry-after", b"1") in refusal(NodeNotReady("the node is not ready")).headers
+    busy = ModelBusy("many wait")
+    busy.after_s = 2.2
+    assert (b"retry-after", b"3") in refusal(busy).headers
+    assert b"retry-after" not in dict(refusal(AnswerInvalid("no answer")).headers)

@@ -9,7 +9,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from modelmill.errors import AnswerInvalid, NodeNotReady, SignatureInvalid
+from modelmill.errors import AnswerInvalid, ModelBusy, NodeNotReady, SignatureInvalid
 from modelmill.model.columns import Column
 from modelmill.model.loading import load_model_file
 from modelmill.model.request import Batch, RequestParser
@@ -296,6 +296,19 @@ def test_too_many_waiting_requests_are_refused(released: Released, monkeypatch: 
         assert isinstance(found[1], NodeNotReady)
 
     released.ask(test)
+
+
+def test_who_would_wait_for_too_long_is_refused_at_once(released: Released) -> None:
+    async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
+        for _ in range(12):
+            await runtime.answer(entries["A"], row(16))  # half a second each
+        asked = [asyncio.create_task(runtime.answer(entries["A"], row(16, hour))) for hour in range(20, 30)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        refused = [one for one in found if isinstance(one, ModelBusy)]
+        assert len(refused) >= 5  # five are answered within 2.4 seconds at most
+        assert {one.after_s for one in refused} == {2.4}
+
+    released.ask(test, answer_s=2.4)
 
 
 def test_a_map_that_somebody_else_signed_is_not_opened(released: Released) -> None:
