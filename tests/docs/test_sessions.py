@@ -49,7 +49,8 @@ def script_of(page: str, folder: Path) -> tuple[str, list[tuple[str, list[str]]]
             commands = commands_of(text)
         for command, output in commands:
             runs = ":" if INSTALLS.match(command) else command
-            lines += [f"echo {MARK}", f"{{ {runs}\n}} 2>&1"]
+            # The shell itself ends at no failure on the left of an `&&`.
+            lines += [f"echo {MARK}", f"{{ {runs}\n}} 2>&1", "[ $? = 0 ] || exit 1"]
             expected.append((command, output))
     return "\n".join(lines), expected
 
