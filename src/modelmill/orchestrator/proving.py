@@ -89,7 +89,11 @@ def judge(rollout: Rollout, looks: Sequence[Look]) -> Judged:
     by_segments = rollout.policy.of == "segments" and not rollout.is_shadow
     worse = (_breaks_more if by_segments else _fails_more)(rollout, looks, half)
     slower = "" if rollout.is_shadow else _is_slower(looks, alpha)
-    impatient = _out_of_patience(rollout, looks) if overall(verdicts) == "undecided" else ""
+    harmed = looks and by_segments and _is_harmed(rollout, looks[-1])
+    if harmed:  # few requests are theirs, perhaps, and so the rate of all may be well
+        verdicts.append("undecided")
+        texts.append(f"segments fail that did not before: {_failing(looks[-1])}, undecided")
+    impatient = _out_of_patience(rollout, looks) if harmed and overall(verdicts) == "undecided" else ""
     for text in filter(None, (worse, slower, impatient)):
         verdicts.append("fail")
         texts.append(text)
@@ -239,8 +243,11 @@ def _out_of_patience(rollout: Rollout, looks: Sequence[Look]) -> str:
     lasted = held_s(rollout, looks, last.at) - held_s(rollout, before, first.at)
     if lasted < PATIENCE * max(rollout.policy.hold_s, _SHORTEST_HOLD_S):
         return ""
-    names = {side: last.seen["failing"][side]["names"] for side in SIDES}
-    return f"it cannot be shown to be well, and segments fail that did not before: {_named(names)}, for {lasted:.0f} s"
+    return f"it cannot be shown to be well, and segments fail that did not before: {_failing(last)}, for {lasted:.0f} s"
+
+
+def _failing(look: Look) -> str:
+    return _named({side: look.seen["failing"][side]["names"] for side in SIDES})
 
 
 def _is_harmed(rollout: Rollout, look: Look) -> bool:

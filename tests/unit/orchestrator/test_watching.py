@@ -182,7 +182,7 @@ def test_what_only_a_later_step_brings_is_not_hidden_by_the_good_before() -> Non
 
 def one_break(step: int, *, names: int = 1, seconds: float = 2.0, still: bool = True) -> Look:
     """Return a look, so many seconds after the beginning, at a ring in which few requests fail, all of one store."""
-    found = ring(step, names, 0, asked=1_000, failed=5)
+    found = ring(step, names, 0, asked=5_000, failed=5)
     failing = {"candidate": {"names": ["s0"] * still, "of": 50}, "other": {"names": [], "of": 4_950}}
     return msgspec.structs.replace(found, at=NOW + timedelta(seconds=seconds), seen={**found.seen, "failing": failing})
 
@@ -204,6 +204,14 @@ def test_a_store_that_seems_broken_is_not_borne_for_ever(until: int, still: bool
     judged = judge(rollout(step=1, of="segments"), undecided)
     assert judged.verdict == verdict, judged
     assert ("it cannot be shown to be well" in judged.why) == (verdict == "fail")
+
+
+def test_a_ring_is_not_passed_while_a_store_fails_though_few_requests_are_its_own() -> None:
+    failing, well = (one_break(1, names=names, still=still) for names, still in ((1, True), (0, False)))
+    judged = judge(rollout(step=1, of="segments"), [failing])
+    assert judged.verdict == "undecided"
+    assert "segments fail that did not before: 1 beside 0, such as s0" in judged.why
+    assert judge(rollout(step=1, of="segments"), [failing, well]).verdict == "pass"
 
 
 SOME = {"asked": 1, "failed": 0, "classes": {"40": 1}}
