@@ -2,10 +2,12 @@
 
     python bench/canaries.py [--canaries 1000] [--seeds 200] [--seed 1] [--json FILE]
 
-Traffic is simulated and seeded; what judges it is the deployer's own code (`rolling.judge`), asked at every look, so that
-a wrong stop at any of them counts. A look is two seconds of traffic. Three parts:
+Traffic is simulated and seeded; what judges it is the deployer's own code (`proving.judge`), asked at every look, so that
+a wrong stop at any of them counts. Looks come as the deployer's do, every two seconds at first and seldom later, for an hour
+at most. Three parts:
 
-A/A         the candidate is the current release again, under many rates of errors, shares and amounts of traffic
+A/A         the candidate is the current release again, under many rates of errors, shares and amounts of traffic; in rings
+            some stores always fail, or begin to fail by themselves
 poisons     5 % errors, answers that are NaN, 50 times as slow: after how many of its requests, and looks, it is stopped
 rings       5,000 stores in rings of 50, 500 and 5,000, of which 2 % break: how many models were ever exposed
 """
@@ -24,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelmill.names import ModelName
-from modelmill.orchestrator.rolling import BREAKS, LOOK_S, judge
+from modelmill.orchestrator.proving import breaking, judge, pause_s
 from modelmill.release.analysis import ALPHA
 from modelmill.release.policy import Limit, Policy
 from modelmill.release.rollouts import Look, Rollout
@@ -34,9 +36,10 @@ BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 POLICY = Policy((0.1, 0.5, 1.0), "requests", 20.0, (Limit("error_rate", 0.02), Limit("p99_ms", 100.0)))
 RINGS = Policy((0.01, 0.1, 1.0), "segments", 60.0, (Limit("error_rate", 0.01),))
 STORES = 5_000
-LOOKS_A_MINUTE = 30
-MOST_LOOKS = 120
-"""Of a canary: then it waits for traffic that does not come, and is left."""
+MOST_S = 3600.0
+"""Then a canary that waits is left."""
+PAST_S = 3600.0
+"""How much of what stores were asked before is known."""
 
 
 class Side(NamedTuple):
@@ -52,6 +55,7 @@ class Ended(NamedTuple):
     state: str
     """``stopped``, ``done`` or ``waits``"""
     looks: int
+    seconds: float
     asked: int
     """Requests that the candidate was sent."""
     step: int
@@ -69,17 +73,23 @@ def seen(rng: np.random.Generator, asked: int, failed: int, slower: float = 1.0)
     return {"asked": asked, "failed": failed, "classes": classes}
 
 
-Traffic = Callable[[np.random.Generator, float], dict[str, Any]]
-"""What both sides were sent in one look, given the step's share."""
+Traffic = Callable[[np.random.Generator, float, float, list[Look]], dict[str, Any]]
+"""What both sides were sent since the last look: of the step's share, so many seconds, and all looks before."""
 
 
 def roll(rng: np.random.Generator, policy: Policy, traffic: Traffic) -> Ended:
     """Look at a canary again and again, as the deployer does, until it has ended."""
     looks: list[Look] = []
-    step, step_at, asked, at = 0, BEGAN, 0, BEGAN
-    while len(looks) < MOST_LOOKS:
-        at += timedelta(seconds=LOOK_S)
-        found = traffic(rng, policy.steps[step])
+    step, step_s, asked, now_s = 0, 0.0, 0, 0.0
+
+    def ended(state: str, why: str) -> Ended:
+        return Ended(state, len(looks), now_s, asked, step, why)
+
+    while now_s < MOST_S:
+        pause = pause_s(now_s - step_s)
+        now_s += pause
+        at, step_at = (BEGAN + timedelta(seconds=seconds) for seconds in (now_s, step_s))
+        found = traffic(rng, policy.steps[step], pause, looks)
         looks.append(Look(at, step, found))
         asked += found["candidate"]["asked"]
         rollout = Rollout(
@@ -87,19 +97,19 @@ def roll(rng: np.random.Generator, policy: Policy, traffic: Traffic) -> Ended:
         )
         judged = judge(rollout, looks)
         if judged.verdict == "fail":
-            return Ended("stopped", len(looks), asked, step, judged.why)
-        if judged.verdict == "pass" and (at - step_at).total_seconds() >= policy.hold_s:
+            return ended("stopped", judged.why)
+        if judged.verdict == "pass" and now_s - step_s >= policy.hold_s:
             if step + 2 == len(policy.steps):
-                return Ended("done", len(looks), asked, step, "")
-            step, step_at = step + 1, at
-    return Ended("waits", len(looks), asked, step, judged.why)
+                return ended("done", "")
+            step, step_s = step + 1, now_s
+    return ended("waits", judged.why)
 
 
-def by_requests(candidate: Side, other: Side, per_look: float) -> Traffic:
-    """Return traffic of which each request goes to the candidate with the step's share."""
+def by_requests(candidate: Side, other: Side, rate: float) -> Traffic:
+    """Return traffic, in requests a second, of which each goes to the candidate with the step's share."""
 
-    def draw(rng: np.random.Generator, share: float) -> dict[str, Any]:
-        total = rng.poisson(per_look)
+    def draw(rng: np.random.Generator, share: float, seconds: float, _: list[Look]) -> dict[str, Any]:
+        total = rng.poisson(rate * seconds)
         mine = int(rng.binomial(total, share))
         counts = {"candidate": (mine, candidate), "other": (total - mine, other)}
         return {
@@ -113,45 +123,53 @@ def by_requests(candidate: Side, other: Side, per_look: float) -> Traffic:
 # ------------------------------------------------------------------ rings of segments
 
 
-class Fleet:
-    """Stores with very different traffic; some break with the candidate, some fail whatever answers."""
+class Stores(NamedTuple):
+    """Shares of the stores by what happens to them."""
 
-    def __init__(self, rng: np.random.Generator, broken: float, always: float, errors: float, per_look: float) -> None:
+    broken: float = 0.0
+    """Fail with the candidate, always."""
+    always: float = 0.0
+    """Fail whatever answers."""
+    begin: float = 0.0
+    """Begin to fail within the hour, whatever answers."""
+
+
+class Fleet:
+    """Stores with very different traffic."""
+
+    def __init__(self, rng: np.random.Generator, shares: Stores, errors: float, rate: float) -> None:
+        """Draw them; `errors` is the share of the other stores' requests that fail, `rate` all requests of a second."""
         self.weights = rng.permutation(1 / np.arange(10, STORES + 10))
         self.weights /= self.weights.sum()
         self.order = stratified(rng, self.weights)
-        self.broken, always_broken = (rng.random(STORES) < share for share in (broken, always))
-        self.errors = np.where(always_broken, 1.0, errors)
-        self.per_look = per_look
-        self.known = {kind: np.zeros(STORES, dtype=bool) for kind in BREAKS}
-        """Those that have begun to fail."""
-        self.minute = np.zeros((2, STORES), dtype=np.int64)
-        """How often each was asked, and failed, in this minute of the node's history."""
-        self.looks = 0
+        self.broken, always, begin = (rng.random(STORES) < share for share in shares)
+        self.errors = np.where(always, 1.0, errors)
+        self.fails_from = np.where(begin, rng.uniform(0, MOST_S, STORES), np.inf)
+        self.rate, self.now_s = rate, 0.0
+        past = rng.poisson(rate * PAST_S * self.weights)
+        self.before = failing(past, rng.binomial(past, self.errors))
+        self.counts = np.zeros((2, 2, STORES), dtype=np.int64)
+        """How often each store was asked, and failed, by either side."""
 
-    def draw(self, rng: np.random.Generator, share: float) -> dict[str, Any]:
+    def draw(self, rng: np.random.Generator, share: float, seconds: float, looks: list[Look]) -> dict[str, Any]:
         """Return one look."""
+        self.now_s += seconds
         ring = np.zeros(STORES, dtype=bool)
         ring[self.order[: max(1, round(share * STORES))]] = True
-        asked = rng.poisson(self.per_look * self.weights)
-        failed = rng.binomial(asked, np.where(ring & self.broken, 1.0, self.errors))
-        sides = {"candidate": ring, "other": ~ring}
-        found = {name: seen(rng, int(asked[side].sum()), int(failed[side].sum())) for name, side in sides.items()}
-        self.looks += 1
-        self.minute = self.minute * (self.looks % LOOKS_A_MINUTE != 0) + [asked, failed]
-        return found | {"broken": {kind: self._broken(kind, sides) for kind in BREAKS}}
+        asked = rng.poisson(self.rate * seconds * self.weights)
+        fails = (ring & self.broken) | (self.fails_from < self.now_s)
+        failed = rng.binomial(asked, np.where(fails, 1.0, self.errors))
+        masks = {"candidate": ring, "other": ~ring}
+        self.counts += [np.where(side, [asked, failed], 0) for side in masks.values()]
+        found = {name: seen(rng, int(asked[side].sum()), int(failed[side].sum())) for name, side in masks.items()}
+        sides = {name: {f"s{n}" for n in np.flatnonzero(side)} for name, side in masks.items()}
+        counted = {name: failing(*counts) for name, counts in zip(masks, self.counts, strict=True)}
+        return found | breaking(looks, self.before, sides, counted)
 
-    def _broken(self, kind: str, sides: dict[str, NDArray[np.bool_]]) -> dict[str, Any]:
-        known = self.known[kind]
-        newly = np.zeros(STORES, dtype=bool)
-        failing = np.flatnonzero(self.minute[1])
-        newly[failing] = [BREAKS[kind](*counts) for counts in self.minute[:, failing].T.tolist()]
-        newly &= ~known
-        self.known[kind] = known | newly
-        return {
-            name: {"names": [f"s{n}" for n in np.flatnonzero(newly & side)], "sound": int((side & ~known).sum())}
-            for name, side in sides.items()
-        }
+
+def failing(asked: NDArray[np.int64], failed: NDArray[np.int64]) -> dict[str, tuple[int, int]]:
+    """Return how often stores that have failed were asked, and failed."""
+    return {f"s{n}": (int(asked[n]), int(failed[n])) for n in np.flatnonzero(failed)}
 
 
 def stratified(rng: np.random.Generator, weights: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -168,14 +186,14 @@ def same_again(canaries: int, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     found = {"canaries": canaries, "stopped": 0, "done": 0, "waits": 0, "whys": []}
     for number in range(canaries):
-        errors, per_look = float(rng.choice([0.0, 0.001, 0.005, 0.01])), float(rng.choice([50, 200, 1000]))
+        errors, rate = float(rng.choice([0.0, 0.001, 0.005, 0.01])), float(rng.choice([25, 100, 500]))
         if number % 2:
             side = Side(errors)
-            ended = roll(rng, POLICY, by_requests(side, side, per_look))
+            ended = roll(rng, POLICY, by_requests(side, side, rate))
         else:
-            # What fails, fails in some stores always: whether these are in a ring is chance.
-            always = float(rng.choice([0.0, 0.002, 0.004]))
-            fleet = Fleet(rng, 0.0, always, errors / 2, per_look)
+            # What fails, fails in some stores always, or from some moment on: whether these are in a ring is chance.
+            always, begin = (float(rng.choice([0.0, 0.002, 0.004])) for _ in range(2))
+            fleet = Fleet(rng, Stores(always=always, begin=begin), errors / 2, rate)
             ended = roll(rng, LOOSE_RINGS, fleet.draw)
         found[ended.state] += 1
         if ended.state == "stopped":
@@ -202,7 +220,7 @@ def poisons(seeds: int, seed: int) -> dict[str, Any]:
                 roll(
                     np.random.default_rng([seed, number]),
                     POLICY,
-                    by_requests(side._replace(errors=max(side.errors, errors)), Side(errors), 200.0),
+                    by_requests(side._replace(errors=max(side.errors, errors)), Side(errors), 100.0),
                 )
                 for number in range(seeds)
             ]
@@ -212,7 +230,7 @@ def poisons(seeds: int, seed: int) -> dict[str, Any]:
 
 def summary(ended: list[Ended]) -> dict[str, Any]:
     """Return how canaries that should be stopped ended."""
-    asked, looks = (np.array([getattr(one, name) for one in ended]) for name in ("asked", "looks"))
+    asked, looks, seconds = (np.array([getattr(one, name) for one in ended]) for name in ("asked", "looks", "seconds"))
     within = (looks <= 2) | (asked <= 200)
     return {
         "stopped": sum(one.state == "stopped" for one in ended),
@@ -220,6 +238,7 @@ def summary(ended: list[Ended]) -> dict[str, Any]:
         "within 2 looks or 200 requests": int(within.sum()),
         "requests p50, p95, most": [int(np.percentile(asked, p)) for p in (50, 95, 100)],
         "looks p50, p95, most": [int(np.percentile(looks, p)) for p in (50, 95, 100)],
+        "seconds p50, p95, most": [int(np.percentile(seconds, p)) for p in (50, 95, 100)],
     }
 
 
@@ -227,20 +246,21 @@ def rings(seeds: int, seed: int) -> dict[str, Any]:
     """Return at which ring a fault in 2 % of the stores is stopped, and how many models were exposed at most."""
     found = {}
     for errors in (0.0, 0.002):
-        for per_look in (200.0, 2000.0):
+        for rate in (100.0, 1000.0):
             ended = []
             for number in range(seeds):
                 rng = np.random.default_rng([seed, number])
-                fleet = Fleet(rng, 0.02, 0.0, errors, per_look)
+                fleet = Fleet(rng, Stores(broken=0.02, always=0.002), errors, rate)
                 ended.append(roll(rng, RINGS, fleet.draw))
             exposed = [STORES if one.state == "done" else round(RINGS.steps[one.step] * STORES) for one in ended]
             states = {name: sum(one.state == name for one in ended) for name in ("stopped", "done", "waits")}
-            found[f"{100 * errors:g} % errors, {per_look / LOOK_S:g} requests/s"] = {
+            found[f"{100 * errors:g} % errors, {rate:g} requests/s"] = {
                 **states,
                 "at ring 1": sum(one.state == "stopped" and one.step == 0 for one in ended),
                 "at ring 2": sum(one.state == "stopped" and one.step == 1 for one in ended),
                 "models exposed at most": max(exposed),
-                **{name: summary(ended)[name] for name in ("requests p50, p95, most",)},
+                "out of patience": sum("cannot be shown" in one.why for one in ended),
+                **{name: summary(ended)[name] for name in ("requests p50, p95, most", "seconds p50, p95, most")},
             }
     return found
 

@@ -1,7 +1,7 @@
 """How soon a canary that answers worse is taken back by its labels, and how often one that does not.
 
 ``python bench/quality_canaries.py [SEEDS]``: seeded answers and labels go through what a deployer does at each look -
-`orchestrator.quality.judged`, then `orchestrator.rolling.judge` - every 25 labelled answers, up to 2,000. No node, no file:
+`orchestrator.quality.judged`, then `orchestrator.proving.judge` - every 25 labelled answers, up to 2,000. No node, no file:
 this counts verdicts. Writes ``bench/results/quality_canaries.json``.
 """
 
@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelmill.names import ModelName
+from modelmill.orchestrator.proving import judge
 from modelmill.orchestrator.quality import Compared, judged
-from modelmill.orchestrator.rolling import judge
 from modelmill.release.policy import Limit, Policy
 from modelmill.release.rollouts import Look, Rollout
 

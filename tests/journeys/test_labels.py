@@ -223,9 +223,9 @@ def test_late_labels_take_a_worse_release_back(modelmill: Command, project: Path
     assert modelmill("train", "--set", "more=12.0", cwd=project).code == 0
     started = modelmill("deploy", "prod", "--yes", "--detach", cwd=project)
     assert started.code == 0, started.err
-    asked = ask(modelmill, project, 40, 100)
+    asked = ask(modelmill, project, 60, 100)
     by_candidate = [one for one in asked if one.version == 2]
-    assert len(by_candidate) > 200
+    assert len(by_candidate) > 500
     waits = canary(modelmill, project)
     assert (waits["state"], waits["step"]) == ("running", 0)
     assert any("no labels" in text for text in waits["texts"])
@@ -256,7 +256,7 @@ def test_late_labels_take_a_worse_release_back(modelmill: Command, project: Path
 def test_a_good_release_passes_and_is_compared_with_the_one_before(modelmill: Command, project: Path) -> None:
     assert modelmill("train", "--set", "more=0.01", cwd=project).code == 0
     assert modelmill("deploy", "prod", "--yes", "--detach", cwd=project).code == 0
-    asked = ask(modelmill, project, 40, 200)
+    asked = ask(modelmill, project, 60, 200)
     assert canary(modelmill, project)["step"] == 0
     (prod,) = labels(modelmill, project, "import", str(write_labels(project / "good.csv", asked)))["environments"]
     move = ended(modelmill, project)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from modelmill.names import ModelName
-from modelmill.orchestrator.rolling import LOOK_S, judge
+from modelmill.orchestrator.proving import LOOK_S, judge
 from modelmill.orchestrator.shadowing import copies_of_canary
 from modelmill.outcomes import CanaryFacts, Progress
 from modelmill.release.moving import Hold, find_hold

@@ -14,7 +14,7 @@ from modelmill.orchestrator.quality import answers_of, ask_again, release_map, t
 from modelmill.outcomes import ChampionVerdict
 from modelmill.registry.evidence import QUALITY, list_evidence, record_evidence
 from modelmill.registry.fleet import check_answer_alike
-from modelmill.release.analysis import ALPHA, FEWEST_ANSWERS, mean_interval
+from modelmill.release.analysis import ALPHA, fewest_answers, mean_interval
 from modelmill.release.releasing import current_release, previous_release
 from modelmill.release.rollouts import DONE, list_rollouts
 from modelmill.settings import Settings
@@ -65,8 +65,9 @@ def judge_challenger(place: Place, labelled: pl.DataFrame) -> ChampionVerdict | 
 def _judged(place: Place, labelled: pl.DataFrame, release: int, before: int) -> ChampionVerdict:
     some = labelled.filter(pl.col("release") == release).head(_COMPARED)
     unknown = ChampionVerdict(verdict="unknown", release=release, before=before, rows=len(some))
-    if len(some) < FEWEST_ANSWERS:
-        why = f"{len(some):,} of {FEWEST_ANSWERS} labelled answers of r{release}"
+    needed = fewest_answers(ALPHA)
+    if len(some) < needed:
+        why = f"{len(some):,} of {needed} labelled answers of r{release}"
         return msgspec.structs.replace(unknown, why=why)
     try:
         found = _compared(place, some, release, before)

@@ -18,14 +18,19 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+Floats = NDArray[np.float64]
 Verdict = Literal["pass", "fail", "undecided"]
 ALPHA = 0.05
 """The chance that a candidate which is not worse is ever called worse, over all of a canary's conditions together."""
-_RATIOS = np.array([1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0])
-"""How much worse, or better, a rate might be: the mixture that every test averages over."""
-_WEIGHTS = -math.log(len(_RATIOS))
-FEWEST_ANSWERS = 100
-"""Labelled answers from which on the mean's interval is trusted: it is one of large samples."""
+RATIOS: Floats = np.array([1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0])
+"""How much worse, or better, a rate might be: the mixture that every test averages over, each as much as its logarithm: what
+harms most is to be found first."""
+ALONE: Floats = np.append(RATIOS, [1e3, 1e4])
+"""The same where, next to the candidate's, hardly any bad events are expected."""
+_RARE = 100
+"""One labelled answer in so many may be of a kind that nobody has seen yet; see `fewest_answers`."""
+_LARGEST = 0.1
+"""The largest share of the spread that one labelled answer may make up; see `interval_of`."""
 
 
 class Window(NamedTuple):
@@ -44,13 +49,13 @@ def above(bad: int, asked: int, limit: float) -> float:
     Its ratio is that of two binomials, averaged over rates between the limit and 1; it is a supermartingale for each rate
     of H0, since its factors shrink with the rate.
     """
-    rates = np.minimum(limit * _RATIOS, (1 + limit) / 2)
-    return _mixed(_log_ratio(bad, asked, rates, limit))
+    rates = np.minimum(limit * RATIOS, (1 + limit) / 2)
+    return mean_of_logs(_log_ratio(bad, asked, rates, limit), np.log(RATIOS))
 
 
 def below(bad: int, asked: int, limit: float) -> float:
     """Return the log of the evidence that a rate is below a limit: the e-process of H0 "the rate is at least `limit`"."""
-    return _mixed(_log_ratio(bad, asked, limit / _RATIOS, limit))
+    return mean_of_logs(_log_ratio(bad, asked, limit / RATIOS, limit), np.log(RATIOS))
 
 
 def against_limit(bad: int, asked: int, limit: float, alpha: float) -> Verdict:
@@ -70,9 +75,10 @@ class Comparison:
     may come and go, and both may fail together: only the difference counts.
     """
 
-    def __init__(self, windows: Iterable[Window] = ()) -> None:
-        """Take what was seen so far, the oldest first."""
-        self._logs: NDArray[np.float64] = np.zeros(len(_RATIOS))
+    def __init__(self, windows: Iterable[Window] = (), ratios: Floats = RATIOS) -> None:
+        """Take what was seen so far, the oldest first, and how much worse the candidate might be."""
+        self._ratios = ratios
+        self._logs: Floats = np.zeros(len(ratios))
         for window in windows:
             self.add(window)
 
@@ -81,13 +87,13 @@ class Comparison:
         if not (window.asked and window.other_asked):
             return
         share = window.asked / (window.asked + window.other_asked)
-        odds = _RATIOS * share / (_RATIOS * share + 1 - share)
+        odds = self._ratios * share / (self._ratios * share + 1 - share)
         self._logs += window.bad * np.log(odds / share) + window.other_bad * np.log((1 - odds) / (1 - share))
 
     @property
     def evidence(self) -> float:
         """Return the log of the evidence."""
-        return _mixed(self._logs)
+        return mean_of_logs(self._logs, np.log(self._ratios))
 
     def is_worse(self, alpha: float) -> bool:
         """Return whether the candidate is proven to be worse."""
@@ -101,16 +107,33 @@ class Tally(NamedTuple):
     total: float
     squares: float
     """The sum of the squared distances from their mean: sums of squares would cancel."""
+    largest: float
+    """The largest of these."""
 
 
-def tally(values: NDArray[np.float64]) -> Tally:
+NOTHING = Tally(0, 0.0, 0.0, 0.0)
+
+
+def tally(values: Floats) -> Tally:
     """Return what has to be known of values, (rows,)."""
     if not len(values):
-        return Tally(0, 0.0, 0.0)
-    return Tally(len(values), float(values.sum()), float(((values - values.mean()) ** 2).sum()))
+        return NOTHING
+    squares = (values - values.mean()) ** 2
+    return Tally(len(values), float(values.sum()), float(squares.sum()), float(squares.max()))
 
 
-def mean_interval(values: NDArray[np.float64], alpha: float) -> tuple[float, float]:
+def fewest_answers(alpha: float) -> int:
+    """Return from how many labelled answers on something is concluded of their mean.
+
+    No sample tells of what is not in it: a loss that is rare and large enough outweighs all others, and a mean over unbounded
+    values cannot be bounded without an assumption (R. R. Bahadur, L. J. Savage, Annals of Mathematical Statistics 1956). Here
+    it is that what matters happens once in a hundred rows, or more often: among so many rows it is then missing with a
+    probability of at most `alpha`.
+    """
+    return math.ceil(-math.log(alpha) * _RARE)
+
+
+def mean_interval(values: Floats, alpha: float) -> tuple[float, float]:
     """Return bounds of the mean of values; see `interval_of`."""
     return interval_of(tally(values), alpha)
 
@@ -120,10 +143,12 @@ def interval_of(seen: Tally, alpha: float) -> tuple[float, float]:
 
     An asymptotic confidence sequence (I. Waudby-Smith, D. Arbour, R. Sinha, E. H. Kennedy, A. Ramdas, Time-uniform central
     limit theory and asymptotic confidence sequences, Annals of Statistics 2024, theorem 2.2), tuned to be narrowest at 500
-    values. From fewer than 100 nothing is concluded.
+    values. It is one of large samples, and says nothing where a sample is not large: where there are too few values, see
+    `fewest_answers`, or where a single one makes up more than a tenth of the spread. Such a central limit needs that none
+    does (J. W. Lindeberg, Mathematische Zeitschrift 1922): of a rare and large value too few have come yet.
     """
     n = seen.rows
-    if n < FEWEST_ANSWERS:
+    if n < fewest_answers(alpha) or seen.largest > _LARGEST * seen.squares:
         return -math.inf, math.inf
     mean, spread = seen.total / n, math.sqrt(seen.squares / (n - 1))
     rho2 = tuned(500, alpha)
@@ -132,7 +157,7 @@ def interval_of(seen: Tally, alpha: float) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def quality(losses: NDArray[np.float64], beside: NDArray[np.float64], by: float, alpha: float) -> Verdict:
+def quality(losses: Floats, beside: Floats, by: float, alpha: float) -> Verdict:
     """Judge the losses of labelled answers beside what the other would have lost on the same rows.
 
     Fail where the mean is clearly worse by more than the share `by`, pass where it clearly is not.
@@ -141,7 +166,10 @@ def quality(losses: NDArray[np.float64], beside: NDArray[np.float64], by: float,
 
 
 def against_zero(excess: Tally, alpha: float) -> Verdict:
-    """Judge by how much losses exceed what is allowed: fail where their mean is clearly above 0, pass where clearly not."""
+    """Judge by how much losses exceed what is allowed: fail where their mean is clearly above 0, pass where clearly not.
+
+    Of `alpha` one half is for either mistake.
+    """
     low, high = interval_of(excess, alpha)
     return "fail" if low > 0 else "pass" if high <= 0 else "undecided"
 
@@ -153,22 +181,17 @@ def overall(verdicts: Sequence[Verdict]) -> Verdict:
     return "pass" if verdicts and all(verdict == "pass" for verdict in verdicts) else "undecided"
 
 
-def _log_ratio(bad: int, asked: int, rates: NDArray[np.float64], limit: float) -> NDArray[np.float64]:
+def _log_ratio(bad: int, asked: int, rates: Floats, limit: float) -> Floats:
     good = asked - bad
-    ratio: NDArray[np.float64] = bad * np.log(rates / limit) + good * np.log((1 - rates) / (1 - limit))
+    ratio: Floats = bad * np.log(rates / limit) + good * np.log((1 - rates) / (1 - limit))
     return ratio
 
 
-def mean_of_logs(logs: Sequence[float]) -> float:
-    """Return the log of the mean of numbers that are given as logs: the mean of e-processes is one."""
+def mean_of_logs(logs: Sequence[float] | Floats, weights: Sequence[float] | Floats) -> float:
+    """Return the log of the weighted mean of numbers that are given as logs: such a mean of e-processes is one."""
     largest = max(logs)
-    return largest + math.log(sum(math.exp(one - largest) for one in logs) / len(logs))
-
-
-def _mixed(logs: NDArray[np.float64]) -> float:
-    """Return the log of the mean of ratios that are given as logs."""
-    largest = float(logs.max())
-    return largest + math.log(float(np.exp(logs - largest).sum())) + _WEIGHTS
+    ratios = np.exp(np.asarray(logs) - largest)
+    return float(largest + np.log(np.average(ratios, weights=weights)))
 
 
 def tuned(n: int, alpha: float) -> float:

@@ -20,6 +20,8 @@ from modelmill.serving.meters import CLASSES, Counted, Counts, Place, added, qua
 
 WINDOW_S = 60
 KEPT_S = 24 * 3600
+_NEVER = 2.0**60
+"""Later than all moments."""
 _TABLE = """
 CREATE TABLE IF NOT EXISTS asked (
   model TEXT NOT NULL, segment TEXT NOT NULL, release INTEGER NOT NULL, window INTEGER NOT NULL, worker INTEGER NOT NULL,
@@ -43,7 +45,7 @@ _SIDES = "SELECT window, release, count, failed, classes FROM asked WHERE model 
 _NEWEST = "SELECT max(window) FROM asked"
 # `+model`: found by the window, of which there are few, not by the model, of which there may be a day.
 _FAILING = """
-SELECT release, segment, sum(count), sum(failed) FROM asked WHERE window >= ? AND +model = ? AND segment <> ''
+SELECT release, segment, sum(count), sum(failed) FROM asked WHERE window >= ? AND window < ? AND +model = ? AND segment <> ''
 GROUP BY release, segment HAVING sum(failed) > 0
 """
 _ASKED = "SELECT segment, sum(count) FROM asked WHERE model = ? AND segment <> '' AND window >= ? GROUP BY segment"
@@ -136,11 +138,12 @@ class History:
             for window, releases in found.items()
         }
 
-    def failing(self, model: str, since: float) -> dict[int, dict[str, tuple[int, int]]]:
-        """Return how often the segments that failed since the minute of a moment were asked, and failed, by release."""
+    def failing(self, model: str, since: float, until: float = _NEVER) -> dict[int, dict[str, tuple[int, int]]]:
+        """Return how often the segments that failed were asked, and failed, by release, between the minutes of two moments."""
         found: dict[int, dict[str, tuple[int, int]]] = {}
+        minutes = [int(moment // WINDOW_S * WINDOW_S) for moment in (since, until)]
         with closing(self._connect()) as database:
-            rows = database.execute(_FAILING, (int(since // WINDOW_S * WINDOW_S), model)).fetchall()
+            rows = database.execute(_FAILING, (*minutes, model)).fetchall()
         for release, segment, asked, failed in rows:
             found.setdefault(release, {})[segment] = asked, failed
         return found

@@ -10,7 +10,7 @@ IMPORTED = o.LabelImport(source="late.csv", on="keys,time", within_s=600.0, rows
 WORSE = o.ChampionVerdict(
     verdict="worse", release=3, before=2, measure="mae", rows=900, own=6.5, other=5.0, low=1.25, high=1.75
 )
-UNKNOWN = o.ChampionVerdict(verdict="unknown", release=2, before=1, rows=80, why="80 of 100 labelled answers of r2")
+UNKNOWN = o.ChampionVerdict(verdict="unknown", release=2, before=1, rows=80, why="80 of 300 labelled answers of r2")
 PROD = o.LabelledFacts(
     environment="prod",
     answers=2_000,
@@ -39,7 +39,7 @@ def text_of(*environments: o.LabelledFacts, imported: o.LabelImport | None = Non
         "sales   late.csv   1,200 by keys,time   within 10 min 0 s   3 empty   2 repeated",
         "1,000 of 2,000 answers have a label   50 %   150 parked   50 ambiguous   4 corrected",
         "half within 30.0 h   9 of 10 within 7.0 days",
-        "unknown: 80 of 100 labelled answers of r2",
+        "unknown: 80 of 300 labelled answers of r2",
         "r3 is worse   mae 6.5 beside 5 of r2 on the same 900 rows   difference 1.25 to 1.75",
     ],
 )

@@ -36,10 +36,15 @@ def test_the_mean_is_above_zero_exactly_where_the_metric_is_worse(metric: str, s
 def test_a_look_writes_down_what_judges_and_what_is_told() -> None:
     truth = np.zeros(4)
     limit, compared_ = Limit("worse", 0.5, "mae"), Compared(truth, np.array([2.0, 2, 2, 2]), np.ones(4))
-    sums = {"rows": 4, "total": 2.0, "squares": 0.0}
+    sums = {"rows": 4, "total": 2.0, "squares": 0.0, "largest": 0.0}
     assert judged(limit, compared_) == {**sums, "own": 2.0, "other": 1.0, "of_step": sums}
     found = judged(limit, compared_, np.array([False, True, False, False]))
-    assert found == {**sums, "own": 2.0, "other": 1.0, "of_step": {"rows": 1, "total": 0.5, "squares": 0.0}}
+    assert found == {
+        **sums,
+        "own": 2.0,
+        "other": 1.0,
+        "of_step": {"rows": 1, "total": 0.5, "squares": 0.0, "largest": 0.0},
+    }
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import update
 
 from modelmill.names import ModelName
-from modelmill.orchestrator.rolling import BREAKS, Deployer, broken_before, held_s, judge
+from modelmill.orchestrator.proving import BREAKS, broken_before, held_s, judge
+from modelmill.orchestrator.rolling import Deployer
 from modelmill.release.policy import Limit, Policy
 from modelmill.release.rollouts import STOPPED, Look, Rollout, begin
 from modelmill.release.rows import lock_environment
@@ -40,8 +41,8 @@ class Watched:
     def __init__(self, store: Store, folder: Path) -> None:
         self.store, self.history, self.looks = store, History(folder), list[Look]()
 
-    def count(self, at: float, asked: int, failed: int = 0) -> None:
-        self.history.add(7, {("sales", "a", 2): Counted(asked, failed, {40: asked})}, now=at)
+    def count(self, at: float, asked: int, failed: int = 0, *, segment: str = "a", release: int = 2) -> None:
+        self.history.add(7, {("sales", segment, release): Counted(asked, failed, {40: asked})}, now=at)
 
     def look(self) -> tuple[int, int]:
         seen = Deployer(self.store, self.history, rollout())._new(self.looks)
@@ -177,6 +178,90 @@ def test_what_only_a_later_step_brings_is_not_hidden_by_the_good_before() -> Non
     later = Rollout(**{**as_dict(rollout(step=1)), "policy": loose})
     assert judge(later, before).verdict == "pass"
     assert judge(later, [*before, *after]).verdict == "fail"
+
+
+def one_break(step: int, *, names: int = 1, seconds: float = 2.0, still: bool = True) -> Look:
+    """Return a look, so many seconds after the beginning, at a ring in which few requests fail, all of one store."""
+    found = ring(step, names, 0, asked=5_000, failed=5)
+    failing = {"candidate": {"names": ["s0"] * still, "of": 50}, "other": {"names": [], "of": 4_950}}
+    return msgspec.structs.replace(found, at=NOW + timedelta(seconds=seconds), seen={**found.seen, "failing": failing})
+
+
+def test_one_store_of_fifty_that_alone_of_five_thousand_begins_to_fail_is_proof() -> None:
+    judged = judge(rollout(of="segments"), [one_break(0)])
+    assert judged.verdict == "fail"
+    assert "more segments begin to fail than beside it: 1 beside 0, such as s0" in judged.why
+
+
+@pytest.mark.parametrize(
+    ("until", "still", "verdict"), [(290, True, "undecided"), (310, True, "fail"), (310, False, "undecided")]
+)
+def test_a_store_that_seems_broken_is_not_borne_for_ever(until: int, still: bool, verdict: str) -> None:
+    """One store of a ring of a tenth is chance one time in ten; that it is not shown to be well for five holds is enough."""
+    first = one_break(1, seconds=0, still=still)
+    later = [one_break(1, names=0, seconds=seconds, still=still) for seconds in range(2, until, 2)]
+    undecided = [msgspec.structs.replace(look, seen={**look.seen, "candidate": {**SOME}}) for look in (first, *later)]
+    judged = judge(rollout(step=1, of="segments"), undecided)
+    assert judged.verdict == verdict, judged
+    assert ("it cannot be shown to be well" in judged.why) == (verdict == "fail")
+
+
+def test_a_ring_is_not_passed_while_a_store_fails_though_few_requests_are_its_own() -> None:
+    failing, well = (one_break(1, names=names, still=still) for names, still in ((1, True), (0, False)))
+    judged = judge(rollout(step=1, of="segments"), [failing])
+    assert judged.verdict == "undecided"
+    assert "segments fail that did not before: 1 beside 0, such as s0" in judged.why
+    assert judge(rollout(step=1, of="segments"), [failing, well]).verdict == "pass"
+
+
+SOME = {"asked": 1, "failed": 0, "classes": {"40": 1}}
+
+
+class Ring:
+    """A canary of segments, of which one of four is in the ring; a history beside it."""
+
+    def __init__(self, watched: Watched) -> None:
+        self.watched, self.looks = watched, list[Look]()
+        drawn = [["a"], ["b"], ["c"], ["d"]]
+        (digest,) = watched.store.blobs.put([msgspec.msgpack.encode(drawn)])
+        policy = Policy((0.25, 1.0), "segments", 60.0, (ERRORS,))
+        self.rollout = msgspec.structs.replace(rollout(of="segments"), ring=digest, policy=policy)
+
+    def look(self) -> dict[str, Any]:
+        seen = Deployer(self.watched.store, self.watched.history, self.rollout)._new(self.looks)
+        self.looks.append(Look(NOW, 0, seen))
+        return seen
+
+
+def begun(seen: dict[str, Any], kind: str) -> tuple[list[str], list[str]]:
+    sides = seen["broken"][kind]
+    return sides["candidate"]["names"], sides["other"]["names"]
+
+
+def test_a_segment_that_failed_before_is_not_counted(watched: Watched) -> None:
+    for segment in "ab":  # "a" is in the ring, "b" is beside it
+        watched.count(AT - 120, 5, 5, segment=segment, release=1)
+    watched.count(AT + 1, 5, 5, segment="a", release=2)
+    for segment in "bc":
+        watched.count(AT + 1, 5, 5, segment=segment, release=1)
+    seen = Ring(watched).look()
+    assert seen["failed_before"] == {"once": ["a", "b"], "mostly": ["a", "b"]}
+    assert begun(seen, "once") == begun(seen, "mostly") == ([], ["c"])
+    assert seen["failing"] == {"candidate": {"names": [], "of": 1}, "other": {"names": ["c"], "of": 3}}
+
+
+def test_a_segment_that_is_seldom_asked_is_heard_when_it_has_failed_twice(watched: Watched) -> None:
+    seldom = Ring(watched)
+    seldom.look()
+    found = []
+    for minutes in (5, 10, 15):
+        watched.count(AT + 60 * minutes, 1, 1)
+        found.append(seldom.look())
+    assert [begun(seen, "once")[0] for seen in found] == [["a"], [], []]
+    assert [begun(seen, "mostly")[0] for seen in found] == [[], ["a"], []]
+    assert [seen["failing"]["candidate"]["names"] for seen in found] == [[], ["a"], ["a"]]
+    watched.count(AT + 60 * 20, 9)
+    assert seldom.look()["failing"]["candidate"]["names"] == []
 
 
 def test_a_segment_breaks_once() -> None:

@@ -14,10 +14,12 @@ from modelmill.release.analysis import (
     Window,
     above,
     against_limit,
+    against_zero,
     below,
     mean_interval,
     overall,
     quality,
+    tally,
 )
 
 SURE = -math.log(ALPHA)
@@ -93,7 +95,24 @@ def test_a_mean_is_in_its_interval_at_all_times() -> None:
             not low <= 2.0 <= high for low, high in (mean_interval(values[:n], ALPHA) for n in range(100, 2001, 100))
         )
     assert missed <= 20  # an asymptotic interval of a skewed sample: 5 % are promised for large ones
-    assert mean_interval(np.ones(99), ALPHA) == (-math.inf, math.inf)
+    assert mean_interval(np.ones(299), ALPHA) == (-math.inf, math.inf)
+    assert mean_interval(np.ones(300), ALPHA) == (1.0, 1.0)
+
+
+def test_a_row_in_a_hundred_that_outweighs_all_others_fools_nobody() -> None:
+    """Both lose as much on average; until the other's rare losses were seen, every row says that the candidate is worse."""
+    rare = [1.0 - np.where(np.random.default_rng(seed).random(2000) < 0.01, 100.0, 0.0) for seed in range(400)]
+    stopped = [any(against_zero(tally(values[:n]), ALPHA) == "fail" for n in range(25, 2001, 25)) for values in rare]
+    assert sum(stopped) <= 20 + 2 * 20  # as many for those that were not seen yet, and as much by chance
+
+
+def test_nothing_is_concluded_from_a_spread_that_is_one_row() -> None:
+    values = np.ones(1000)
+    assert mean_interval(values, ALPHA)[0] > 0
+    values[0] = -50.0
+    assert mean_interval(values, ALPHA) == (-math.inf, math.inf)
+    values[:20] = -5.0
+    assert mean_interval(values, ALPHA)[0] > 0
 
 
 def test_answers_that_are_a_fifth_worse_are_found() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from modelmill.names import ModelName
-from modelmill.orchestrator.rolling import judge
+from modelmill.orchestrator.proving import judge
 from modelmill.release.policy import Limit, Policy
 from modelmill.release.rollouts import Look, Rollout
 from modelmill.serving.meters import BOUNDS
@@ -57,7 +57,8 @@ def test_a_canary_is_judged(
 
 
 def quality(rows: int, mean: float, spread: float = 1.0) -> dict[str, Any]:
-    told = {"rows": rows, "total": rows * mean, "squares": (rows - 1) * spread**2, "own": 2.0, "other": 1.5}
+    told = {"rows": rows, "total": rows * mean, "squares": (rows - 1) * spread**2, "largest": 9 * spread**2}
+    told |= {"own": 2.0, "other": 1.5}
     return {str(QUALITY): told}
 
 
@@ -65,7 +66,7 @@ def quality(rows: int, mean: float, spread: float = 1.0) -> dict[str, Any]:
     ("seen", "verdict", "said"),
     [
         ([], "undecided", "no labels"),
-        ([quality(99, 9.0)], "undecided", "2 beside 1.5 on 99 of 100 labelled answers"),
+        ([quality(409, 9.0)], "undecided", "2 beside 1.5 on 409 of 410 labelled answers"),
         ([quality(2000, 0.2)], "fail", "worse(mae) > 0.1: 2 beside 1.5 on 2,000 labelled answers, proven"),
         ([quality(2000, -0.2)], "pass", ""),
         ([quality(2000, 0.01)], "undecided", "undecided"),
