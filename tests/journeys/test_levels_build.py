@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from tests.journeys.conftest import Command
+from tests.journeys.conftest import Command, Done
 
 import modelmill as mm
 from modelmill.names import POOLED, ModelName, Parent, Segment
@@ -33,7 +33,7 @@ class Sale(mm.Schema):
     sales: float = mm.target()
 
 
-sales = mm.Model("sales", Sale, by=[Sale.store], min_rows=5{options})
+sales = mm.Model("sales", Sale, {by}, min_rows=5{options})
 
 
 @sales.data
@@ -48,7 +48,8 @@ def train(x, y, segment, seed):
         os._exit(1)
     if segment == ("region=west",) and os.environ.get("WEST") == "fails":
         raise ValueError("nothing grows in the west")
-    return np.linalg.lstsq(x, y, rcond=None)[0] + np.random.normal(0, 1e-6)
+    drift = 1.0 if segment == ("region=west",) and os.environ.get("WEST") == "drifts" else 0.0
+    return np.linalg.lstsq(x, y, rcond=None)[0] + np.random.normal(0, 1e-6) + drift
 
 
 @sales.predict
@@ -57,9 +58,10 @@ def predict(model, x):
 """
 LINEAR = "\nsales.train(mm.linear())\n"
 LEVELS = ", levels=[Sale.region]"
+BY_STORE, BY_BOTH = "by=[Sale.store]", "by=[Sale.region, Sale.store]"
 
 
-def lay(folder: Path, train: str, options: str = LEVELS) -> Path:
+def lay(folder: Path, train: str, options: str = LEVELS, by: str = BY_STORE) -> Path:
     """Write a project whose stores lie in three regions, one of them in two."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(3)
@@ -72,7 +74,7 @@ def lay(folder: Path, train: str, options: str = LEVELS) -> Path:
         {"region": region, "store": [f"s{number:02d}" for number in owner], "size": size, "sales": slope * size}
     )
     frame.write_parquet(folder / "rows.parquet")
-    (folder / "sales.py").write_text(SCHEMA.format(options=options) + train)
+    (folder / "sales.py").write_text(SCHEMA.format(options=options, by=by) + train)
     (folder / "modelmill.toml").write_text('model = "sales.py"\n[connections.rows]\ndev = "rows.parquet"\n')
     return folder
 
@@ -120,7 +122,7 @@ def test_a_level_that_is_no_longer_declared_is_asked_no_more(tmp_path: Path, mod
     project = lay(tmp_path, OWN)
     assert modelmill("train", cwd=project).code == 0
     assert bytes_of(project, 1).keys() >= REGIONS
-    (project / "sales.py").write_text(SCHEMA.format(options="") + OWN)
+    (project / "sales.py").write_text(SCHEMA.format(options="", by=BY_STORE) + OWN)
     assert modelmill("train", cwd=project).code == 0
     assert not REGIONS & bytes_of(project, 2).keys()
 
@@ -139,3 +141,34 @@ def test_a_level_whose_model_cannot_be_built_costs_only_itself(tmp_path: Path, m
     assert again.code == 0, again.err
     assert ["region=west", "failed last time"] in [list(pair) for pair in again.json["explained"]]
     assert bytes_of(project, 2).keys() >= REGIONS
+
+
+def reproduced(modelmill: Command, project: Path, *words: str) -> Done:
+    return modelmill("reproduce", *words, "--in", "here", "--json", cwd=project)
+
+
+@pytest.mark.parametrize(("train", "by"), [(OWN, BY_STORE), (LINEAR, BY_BOTH)], ids=["beyond segments", "of segments"])
+def test_the_models_of_levels_come_out_again(tmp_path: Path, modelmill: Command, train: str, by: str) -> None:
+    project = lay(tmp_path, train, by=by)
+    assert modelmill("train", cwd=project).code == 0
+    every = len(built(project, 1))
+    for words, wanted in (
+        (("1",), every),
+        (("sales[region=west]", "1"), 1),
+        (("1", "--sample", "10%"), round((every - len(REGIONS) - 1) / 10) + 1),
+    ):
+        done = reproduced(modelmill, project, *words)
+        assert done.code == 0, done.out + done.err
+        assert (done.json["verdict"], done.json["identical"]) == ("IDENTICAL", wanted)
+
+
+def test_a_level_whose_model_comes_out_otherwise_is_named(tmp_path: Path, modelmill: Command) -> None:
+    project = lay(tmp_path, OWN)
+    assert modelmill("train", cwd=project, WEST="drifts").code == 0
+    done = reproduced(modelmill, project, "1")
+    assert (done.code, done.json["verdict"], done.json["different"]) == (1, "DIFFERENT", 1)
+    (worst,) = done.json["worst"]
+    assert (worst["segment"], worst["verdict"]) == ("region=west", "different")
+    assert done.json["cause"]["segment"] == "region=west"
+    unknown = reproduced(modelmill, project, "sales[region=east]", "1")
+    assert (unknown.code, "`sales[region=east]` has no version 1" in unknown.err + unknown.out) == (2, True)
