@@ -17,7 +17,7 @@ from modelmill.registry.runs import get_run
 from modelmill.settings import load_settings
 from modelmill.store.opening import open_store
 
-STORES, ROWS = 30, 20
+STORES, ROWS = 30, 30
 SCHEMA = """
 import os
 
@@ -48,7 +48,7 @@ def train(x, y, segment, seed):
         os._exit(1)
     if segment == ("region=west",) and os.environ.get("WEST") == "fails":
         raise ValueError("nothing grows in the west")
-    drift = 1.0 if segment == ("region=west",) and os.environ.get("WEST") == "drifts" else 0.0
+    drift = 1.0 if os.environ.get("DRIFTS") in segment else 0.0
     return np.linalg.lstsq(x, y, rcond=None)[0] + np.random.normal(0, 1e-6) + drift
 
 
@@ -67,7 +67,7 @@ def lay(folder: Path, train: str, options: str = LEVELS, by: str = BY_STORE) -> 
     rng = np.random.default_rng(3)
     owner = np.repeat(np.arange(STORES), ROWS)
     region = np.array(["north", "west", "south"])[owner % 3]
-    region[:5] = "south"
+    region[[0, 1, 2, 3, 4, ROWS - 3]] = "west"
     size = rng.normal(size=len(owner))
     slope = np.array([1.0, 3.0, -2.0])[owner % 3] + rng.normal(size=STORES)[owner] / 5
     frame = pl.DataFrame(
@@ -164,7 +164,7 @@ def test_the_models_of_levels_come_out_again(tmp_path: Path, modelmill: Command,
 
 def test_a_level_whose_model_comes_out_otherwise_is_named(tmp_path: Path, modelmill: Command) -> None:
     project = lay(tmp_path, OWN)
-    assert modelmill("train", cwd=project, WEST="drifts").code == 0
+    assert modelmill("train", cwd=project, DRIFTS="region=west").code == 0
     done = reproduced(modelmill, project, "1")
     assert (done.code, done.json["verdict"], done.json["different"]) == (1, "DIFFERENT", 1)
     (worst,) = done.json["worst"]
@@ -172,3 +172,68 @@ def test_a_level_whose_model_comes_out_otherwise_is_named(tmp_path: Path, modelm
     assert done.json["cause"]["segment"] == "region=west"
     unknown = reproduced(modelmill, project, "sales[region=east]", "1")
     assert (unknown.code, "`sales[region=east]` has no version 1" in unknown.err + unknown.out) == (2, True)
+
+
+GATED = """, levels=[Sale.region], gate=[
+    mm.no_worse("mae", than="champion"), mm.no_worse("mae", than="pooled"), mm.at_least("mae", 0.5, on={Sale.region: "east"})
+]"""
+
+
+def sell_more(project: Path, region: str, like: int) -> None:
+    """Add stores of a region that sell like every third store."""
+    rows = pl.read_parquet(project / "rows.parquet")
+    more = rows.filter(pl.col("store").is_in([f"s{number:02d}" for number in range(like, 18, 3)]))
+    named = pl.lit(region).alias("region"), (pl.lit(region) + pl.col("store")).alias("store")
+    pl.concat([rows, more.with_columns(*named)]).write_parquet(project / "rows.parquet")
+
+
+def retrained(modelmill: Command, project: Path, **variables: str) -> dict[str, Any]:
+    done = modelmill("retrain", "--json", cwd=project, **variables)
+    assert done.code == 0, done.out + done.err
+    found: dict[str, Any] = done.json
+    return found
+
+
+def test_a_gate_judges_the_models_of_levels(tmp_path: Path, modelmill: Command) -> None:
+    """All new rows are good; the model of one region is not, and its champion goes on answering. One store lies in two."""
+    project = lay(tmp_path, OWN, GATED)
+    assert modelmill("train", cwd=project).code == 0
+    west = Parent.of({"region": "west"})
+    sell_more(project, "west", like=1)
+    found = retrained(modelmill, project, DRIFTS="region=west")
+    counts = found["train"]["counts"]
+    assert (found["judged"], found["judged_parents"]) == (6, 1)
+    assert (counts["built"], counts["parents"], counts["refused"], counts["refused_parents"]) == (6, 1, 0, 1)
+    (refused,) = found["train"]["failures"]
+    assert (refused["code"], refused["segments"]) == ("MM402", ["region=west"])
+    shown = modelmill("show", "sales[region=west]", "2", "--json", cwd=project).json
+    version = shown["details"]["version"]
+    assert "the gate has refused it, no_worse(mae) than champion" in shown["facts"]["answers"]
+    # Judged are the rows that the build itself has tested it on, and no others.
+    assert refused["got"].startswith(f"mae {version['metrics']['mae']:.4g}, the champion's ")
+    assert refused["got"].endswith(f", on {version['test_rows']:,} rows: clearly worse")
+    before, after = bytes_of(project, 1), bytes_of(project, 2)
+    assert after[west] == before[west]
+    assert after.keys() - before.keys() == {(f"wests{number:02d}",) for number in range(1, 18, 3)}
+    assert built(project, 2).chain(("new",), ("west",))[0][0] == built(project, 1).find(west)
+
+
+def test_a_region_without_a_champion_is_answered_as_before_where_its_model_is_refused(
+    tmp_path: Path, modelmill: Command
+) -> None:
+    project = lay(tmp_path, OWN, GATED)
+    assert modelmill("train", cwd=project).code == 0
+    east, south = (Parent.of({"region": name}) for name in ("east", "south"))
+    sell_more(project, "east", like=1)
+    found = retrained(modelmill, project, DRIFTS="region=east")
+    # The pooled model is too bad in the east as well, where the stores' own are not.
+    (refused,) = found["train"]["failures"]
+    assert refused["segments"] == ["pooled", "region=east"]
+    assert (found["judged"], found["judged_parents"], found["train"]["counts"]["refused_parents"]) == (6, 1, 1)
+    fleet = built(project, 2)
+    entry, pooled = fleet.find(east), fleet.find(POOLED)
+    assert entry is not None
+    assert pooled is not None
+    assert (entry.state, entry.why, pooled.number) == ("pooled", "its own model did not pass the gate", 1)
+    assert fleet.chain(("new",), ("east",))[0] == [pooled]
+    assert len({built(project, number).find(south) for number in (1, 2)}) == 1
