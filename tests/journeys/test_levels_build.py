@@ -218,22 +218,37 @@ def test_a_gate_judges_the_models_of_levels(tmp_path: Path, modelmill: Command) 
     assert built(project, 2).chain(("new",), ("west",))[0][0] == built(project, 1).find(west)
 
 
-def test_a_region_without_a_champion_is_answered_as_before_where_its_model_is_refused(
-    tmp_path: Path, modelmill: Command
-) -> None:
+def open_between(project: Path) -> None:
+    """Add a store that sells like the west in the west, and like the south in the south: no one model is right in both."""
+    rows = pl.read_parquet(project / "rows.parquet")
+    both = rows.filter(pl.col("store").is_in(["s01", "s02"])).with_columns(pl.lit("both").alias("store"))
+    pl.concat([rows, both]).write_parquet(project / "rows.parquet")
+
+
+def test_what_had_no_model_of_its_own_is_compared_with_whoever_answered(tmp_path: Path, modelmill: Command) -> None:
     project = lay(tmp_path, OWN, GATED)
     assert modelmill("train", cwd=project).code == 0
-    east, south = (Parent.of({"region": name}) for name in ("east", "south"))
+    east = Parent.of({"region": "east"})
     sell_more(project, "east", like=1)
+    open_between(project)
     found = retrained(modelmill, project, DRIFTS="region=east")
     # The pooled model is too bad in the east as well, where the stores' own are not.
-    (refused,) = found["train"]["failures"]
-    assert refused["segments"] == ["pooled", "region=east"]
-    assert (found["judged"], found["judged_parents"], found["train"]["counts"]["refused_parents"]) == (6, 1, 1)
+    refused = {
+        group["cause"].removeprefix("gate not passed: "): group["segments"] for group in found["train"]["failures"]
+    }
+    assert refused == {
+        "mae <= 0.5 where region = east": ["pooled", "region=east"],
+        # Each of its rows was answered by the model of that row's region, and better.
+        "no_worse(mae) than champion": ["both"],
+    }
+    counts = found["train"]["counts"]
+    assert (found["judged"], counts["refused"]) == (7, 1)
+    assert (found["judged_parents"], counts["refused_parents"]) == (3, 1)
     fleet = built(project, 2)
     entry, pooled = fleet.find(east), fleet.find(POOLED)
     assert entry is not None
     assert pooled is not None
     assert (entry.state, entry.why, pooled.number) == ("pooled", "its own model did not pass the gate", 1)
     assert fleet.chain(("new",), ("east",))[0] == [pooled]
-    assert len({built(project, number).find(south) for number in (1, 2)}) == 1
+    both = fleet.chain(("both",), ("south",))
+    assert (both[0][0].segment, both[1]) == (Parent.of({"region": "south"}), "its own model did not pass the gate")

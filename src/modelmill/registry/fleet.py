@@ -253,7 +253,7 @@ class FleetMap:
         why = NOT_BUILT if own is None else own.why if own.state == "pooled" else ""
         chain = [own] if own is not None and not why else []
         if segment != POOLED:
-            if why != NOT_BETTER or pooled is None:
+            if why != NOT_BETTER or pooled is None or isinstance(segment, Parent):
                 chain += self._parents(segment, beyond)
             chain += [pooled] if pooled is not None else []
         if self.safe:
