@@ -369,12 +369,6 @@ class LevelInvalid(ModelError):
     code = "MM321"
 
 
-class LevelUnsupported(ModelError):
-    """Levels cannot be combined with this yet."""
-
-    code = "MM322"
-
-
 # ------------------------------------------------------------------ MM4xx: a law, a gate or a policy said no
 
 

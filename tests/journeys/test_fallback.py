@@ -17,6 +17,8 @@ from modelmill.serving.control import find_node
 REGIONS = {"north": 2.0, "south": -3.0, "=": 5.0}
 ROWS = 40
 MODEL = """
+import os
+
 import numpy as np
 
 import modelmill as mm
@@ -29,7 +31,9 @@ class Sale(mm.Schema):
     sales: float = mm.target(ge=-1000, le=1000)
 
 
-sales = mm.Model("sales", Sale, by=[Sale.store], levels=[Sale.region], safe=7, min_rows=10)
+sales = mm.Model(
+    "sales", Sale, by=[Sale.store], levels=[Sale.region], safe=7, min_rows=10, gate=[mm.no_worse("mae", than="champion")]
+)
 
 
 @sales.data
@@ -41,7 +45,8 @@ def rows(window):
 def train(x, y, segment):
     if segment == ("region==",):
         raise ValueError("nothing can be said about this region")
-    return np.linalg.lstsq(x, y, rcond=None)[0]
+    drift = 2.0 if segment == ("region=south",) and "DRIFTS" in os.environ else 0.0
+    return np.linalg.lstsq(x, y, rcond=None)[0] + drift
 
 
 @sales.predict
@@ -150,12 +155,29 @@ def test_the_models_of_levels_are_versions_like_others(project: Path, modelmill:
     shown = modelmill("show", "sales[region=north]", cwd=project)
     assert shown.code == 0, shown.err
     assert "124 rows" in shown.out
-    refused = modelmill("reproduce", "sales[region=north]", "1", cwd=project)
-    assert (refused.code, "MM322" in refused.err + refused.out) == (2, True)
-    assert "cannot be built again alone yet" in refused.err + refused.out
+    again = modelmill("reproduce", "sales[region=north]", "1", "--in", "here", "--json", cwd=project)
+    assert (again.code, again.json["verdict"], again.json["segments"]) == (0, "IDENTICAL", 1)
     trained = modelmill("train", "--json", cwd=project).json
     assert trained["counts"]["built"] == 0
     assert [group["segments"] for group in trained["failures"]] in ([["region=%3D"]], [])
+
+
+def test_a_regions_model_that_is_clearly_worse_keeps_its_champion(project: Path, modelmill: Command) -> None:
+    row = {"store": "new", "region": "south", "size": 1.0}
+    before = ask(project, **row)
+    rows = pl.concat([pl.read_parquet(project / "rows.parquet"), sold("south-4", "south", ROWS, 0.4)])
+    rows.write_parquet(project / "rows.parquet")
+    done = modelmill("retrain", cwd=project, DRIFTS="1")
+    assert done.code == 1, done.err  # one region still fails
+    assert "1 segment judged   1 model of levels" in done.out
+    assert "MM402 gate not passed: no_worse(mae) than champion   e.g. region=south" in done.out
+    assert "2 models of levels, 1 refused" in modelmill("status", cwd=project).out
+    assert modelmill("up", "--detach", cwd=project).code in (0, 1)
+    assert ask(project, store="south-4", region="south", size=1.0)["sales"] == pytest.approx(-2.6)
+    assert ask(project, **row) == before
+    explained = modelmill("explain", "sales[region=south]", "--json", cwd=project).json["facts"]
+    assert explained["answers"].startswith("version 1, ")
+    assert explained["refused"].startswith("version 3, by the gate: no_worse(mae) than champion, mae ")
 
 
 def test_a_new_store_is_answered_by_its_own_model_once_it_has_rows(project: Path, modelmill: Command) -> None:

@@ -95,6 +95,25 @@ ALL: list[Segment] = [
 @given(
     built=st.sets(st.sampled_from(ALL)),
     lost=st.sets(st.sampled_from(ALL)),
+    region=st.sampled_from(REGIONS) | st.none(),
+    chain=st.sampled_from(CHAINS) | st.none(),
+)
+def test_for_a_parent_those_answer_that_its_values_decide(
+    built: set[Segment], lost: set[Segment], region: str | None, chain: str | None
+) -> None:
+    values = {name: value for name, value in (("region", region), ("chain", chain)) if value is not None}
+    if not values:
+        return
+    own = Parent.of(values)
+    found, _ = fleet(built, lost - {POOLED}, ()).chain(own)
+    wider = [Parent.of({name: values[name]}) for name in ("chain", "region")] if len(values) > 1 else []
+    expected = [name for name in (own, *wider, POOLED) if name in built - (lost - {POOLED})]
+    assert [one.segment for one in found] == expected
+
+
+@given(
+    built=st.sets(st.sampled_from(ALL)),
+    lost=st.sets(st.sampled_from(ALL)),
     store=st.sampled_from(STORES),
     chain=st.sampled_from(CHAINS),
     region=st.sampled_from(REGIONS) | st.none(),

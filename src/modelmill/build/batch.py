@@ -16,12 +16,13 @@ import msgspec
 import numpy as np
 
 from modelmill.artifact.saving import decode
+from modelmill.build.levels import Places
 from modelmill.data.build_table import BuildTable
 from modelmill.model.fitted import Floats, answer, make_x
 from modelmill.model.loading import load_model_file
 from modelmill.model.rows import Rows
 from modelmill.model.safe import safe_answers
-from modelmill.names import Digest, Segment
+from modelmill.names import POOLED, Digest, Segment
 from modelmill.registry.fleet import SAFE, Entry
 from modelmill.store.blobs import FolderBlobs
 from modelmill.store.packs import PackReader
@@ -54,6 +55,10 @@ class BatchPart(msgspec.Struct, frozen=True):
     """Who is asked, one after the other until one gives a usable answer."""
     why: str
     """Why the first of them is not the segment's own model; empty where it is."""
+    which: Places | None = None
+    """Which of the rows are meant, from the first; all where it is None."""
+    parent: Segment = POOLED
+    """The parent whose rows of the segment these are; empty where all are meant."""
 
 
 class BatchAnswers(msgspec.Struct, frozen=True):
@@ -89,6 +94,7 @@ class _Batch:
 
     def _answer(self, part: BatchPart) -> BatchAnswers:
         rows = self._table.rows(part.start, part.start + part.rows)
+        rows = rows if part.which is None else rows.take(part.which)
         try:
             return BatchAnswers(self._ask(part.chain[0], rows, part.segment), {})
         except Exception:

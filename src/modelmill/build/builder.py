@@ -350,6 +350,7 @@ class Builder:
             "unchanged": len(self.plan.unchanged),
             "without": len(self.plan.without),
             **({"refused": len(refused)} if judge is not None else {}),
+            **({"refused_parents": parents} if (parents := sum(isinstance(one, Parent) for one in refused)) else {}),
         }
         if not entries:
             self.result.run = runs.finish_run(self.store.database, self.run, RunState.FAILED, counts)
@@ -364,7 +365,10 @@ class Builder:
     def _answered_by_pooled(
         self, entries: list[Entry], failed: list[Segment], refused: list[Segment]
     ) -> Iterator[Entry]:
-        """Yield an entry for every segment that is known but has no model: the pooled one answers, and says why."""
+        """Yield an entry for every segment that is known but has no model: the pooled one answers, and says why.
+
+        A parent that a gate has refused has one as well, which answers nobody: who is asked in its place is told why.
+        """
         pooled = next((entry for entry in entries if entry.segment == POOLED), None)
         if pooled is None:
             return
@@ -375,7 +379,7 @@ class Builder:
             **dict.fromkeys(refused, NOT_PASSED),
         }
         for segment, reason in why.items():
-            if segment not in known and not isinstance(segment, Parent):
+            if segment not in known and (reason == NOT_PASSED or not isinstance(segment, Parent)):
                 yield pooled._replace(segment=segment, state="pooled", why=reason)
 
 

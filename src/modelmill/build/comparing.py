@@ -7,7 +7,7 @@ pickle: it may hold a thread count or an order that no answer depends on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from modelmill.build.plan import Step
 from modelmill.build.segment import Common, SegmentFit, digest_of_answers
 from modelmill.build.work import Setup
 from modelmill.model.linear import LinearTrain
-from modelmill.names import POOLED, Digest, Segment, digest_of, format_segment
+from modelmill.names import Digest, Parent, Segment, digest_of, format_segment, is_shared
 from modelmill.store.packs import PackReader
 
 TOLERANCE = 1e-9
@@ -45,6 +45,14 @@ class Recorded(msgspec.Struct, frozen=True):
     extras: tuple[int, int]
     extras_digest: Digest
     metrics: dict[str, float | None]
+    parent: bool = False
+    """Whether the segment is a parent: in the order's file, both are a list of texts."""
+
+
+def decode_recorded(content: bytes) -> list[Recorded]:
+    """Return what was written of versions, each named as it was: a segment, or a parent."""
+    found = msgspec.msgpack.decode(content, type=list[Recorded])
+    return [msgspec.structs.replace(one, segment=Parent(one.segment)) if one.parent else one for one in found]
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -58,6 +66,13 @@ class Comparison(msgspec.Struct, frozen=True):
     """By how much, as a share of the larger number; infinite where shapes or kinds differ."""
     text: str = ""
     """Why it failed."""
+
+
+def completed(comparisons: list[Comparison], asked: Iterable[Segment]) -> list[Comparison]:
+    """Return the comparisons with those that never came, as failed: the modelmill of a lock may know less than this one."""
+    missing = {format_segment(segment) for segment in asked} - {one.segment for one in comparisons}
+    text = "the modelmill of its lock did not build it again"
+    return comparisons + [Comparison(segment, FAILED, text=text) for segment in sorted(missing)]
 
 
 class Again(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +97,7 @@ class Comparer:
     def work(self, task: Again, at: Callable[[int], None]) -> list[Comparison]:
         """Return a comparison for each step."""
         self.common.begin()
-        if task.steps[0].segment == POOLED or not isinstance(self.common.train.function, LinearTrain):
+        if is_shared(task.steps[0].segment) or not isinstance(self.common.train.function, LinearTrain):
             return list(self._each(task.steps, task.recorded, at))
         found: list[Comparison] = []
         for first, steps in batches(task.steps):

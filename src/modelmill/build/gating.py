@@ -21,7 +21,7 @@ from modelmill.model.rows import Rows
 
 
 class Candidate(NamedTuple):
-    """A segment's new answers, and what they are compared with; all on the same test rows."""
+    """The new answers of a segment, or of a model of several, and what they are compared with; all on the same test rows."""
 
     truth: Floats
     """(rows,)"""
@@ -32,7 +32,7 @@ class Candidate(NamedTuple):
     mean: Floats
     """What the mean of the training rows, or their share of each class, would answer."""
     pooled: Floats | None
-    """None where there is no pooled model, or it is the one that is judged."""
+    """None where there is no pooled model, it is the one that is judged, or no condition is about it."""
     lengths: NDArray[np.int64]
     """How many rows each segment has: of one segment, a single number."""
     rows: Rows | None = None
@@ -69,6 +69,16 @@ class Gate:
         """Take the declared conditions; where there are none, a version may not be clearly worse than its champion."""
         self.conditions = tuple(conditions) or (no_worse(next(iter(metrics)), than="champion"),)
         self.metrics = metrics
+
+    @property
+    def asks_about_pooled(self) -> bool:
+        """Return whether a condition compares with the pooled model."""
+        return any(condition.than == "pooled" for condition in self.conditions)
+
+    @property
+    def asks_about_slices(self) -> bool:
+        """Return whether a condition is about some of the rows only."""
+        return any(condition.on for condition in self.conditions)
 
     def refusal(self, candidate: Candidate) -> tuple[Condition, str] | None:
         """Return the first condition that does not hold, and why; None where all hold."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -22,10 +23,12 @@ from modelmill.registry.records import Head
 Places = NDArray[np.int64]
 
 
-class _Group(NamedTuple):
+class Group(NamedTuple):
+    """The rows that have the values of a parent."""
+
     parent: Parent
     places: Places
-    """Where its rows lie in the table, ascending."""
+    """Where they lie in the table, ascending."""
 
 
 def plan_parents(
@@ -37,7 +40,7 @@ def plan_parents(
     one class among them, or with nothing to train on or to test on gets no model: the next level answers.
     """
     steps = []
-    for group in _groups(model, rows):
+    for group in chain.from_iterable(groups_of(level, rows) for level in model.levels):
         if _is_enough(model, rows, tests, group.places):
             step = Step(group.parent, 0, len(group.places), _digest(labelled, group.places), "")
             reason = reason_for(Digests(plan.code, step.data, plan.model), heads.get(group.parent))
@@ -61,18 +64,17 @@ def _has_value(values: Array | Coded, column: Column, text: str) -> NDArray[np.b
     return np.asarray(values == key_of_text(column, text))
 
 
-def _groups(model: Model, rows: Rows) -> Iterator[_Group]:
-    """Yield the values of every level with their rows, level by level, in an order that the rows alone decide."""
-    for level in model.levels:
-        codes = np.zeros(len(rows), dtype=np.int64)
-        for name in level:
-            _, inverse = np.unique(_numbers(rows.raw(name)), return_inverse=True)
-            # Coded anew after each column: a product of many columns' counts could pass 64 bits.
-            _, codes = np.unique(codes * (int(inverse.max(initial=0)) + 1) + inverse, return_inverse=True)
-        order = np.argsort(codes, kind="stable")
-        for places in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
-            first = rows.take(slice(int(places[0]), int(places[0]) + 1)).row(0)
-            yield _Group(Parent.of({name: text_of(first[name]) for name in level}), places)
+def groups_of(level: Sequence[str], rows: Rows) -> Iterator[Group]:
+    """Yield the values of a level's columns with their rows, in an order that the rows alone decide."""
+    codes = np.zeros(len(rows), dtype=np.int64)
+    for name in level:
+        _, inverse = np.unique(_numbers(rows.raw(name)), return_inverse=True)
+        # Coded anew after each column: a product of many columns' counts could pass 64 bits.
+        _, codes = np.unique(codes * (int(inverse.max(initial=0)) + 1) + inverse, return_inverse=True)
+    order = np.argsort(codes, kind="stable")
+    for places in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
+        first = rows.take(slice(int(places[0]), int(places[0]) + 1)).row(0)
+        yield Group(Parent.of({name: text_of(first[name]) for name in level}), places)
 
 
 def _numbers(values: Array | Coded) -> Array:

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from modelmill.build.levels import places_of
 from modelmill.build.plan import Step
 from modelmill.build.segment import write_tests
 from modelmill.build.work import Setup
@@ -24,12 +25,12 @@ from modelmill.compute.compute import Compute, Done, Limits, Task
 from modelmill.compute.forks import Template
 from modelmill.compute.local import LocalCompute
 from modelmill.compute.worker import die_with
-from modelmill.data.build_table import write_build_table
+from modelmill.data.build_table import BuildTable, write_build_table
 from modelmill.data.snapshot import Segments, decode_segments
 from modelmill.errors import ComputeLost, ModelmillError
 from modelmill.model.schema import SchemaSpec
 from modelmill.model.values import value_of_record
-from modelmill.names import POOLED, Digest, format_segment
+from modelmill.names import POOLED, Digest, Parent, format_segment, is_shared
 from modelmill.registry.host import host_facts
 
 FORMAT = 1
@@ -106,10 +107,9 @@ class Rerun:
         self.order, self.began = order, time.monotonic()
         self.template = self._template()
         # Imported behind the template's start, which goes on meanwhile.
-        from modelmill.build.comparing import DIFFERENT, Recorded
+        from modelmill.build.comparing import DIFFERENT, decode_recorded
 
-        recorded = msgspec.msgpack.decode(Path(order.recorded).read_bytes(), type=list[Recorded])
-        self.recorded = {one.segment: one for one in recorded}
+        self.recorded = {one.segment: one for one in decode_recorded(Path(order.recorded).read_bytes())}
         self.different = DIFFERENT
 
     def run(self) -> Reply:
@@ -145,7 +145,16 @@ class Rerun:
             for segment, start, rows, digest in labelled
             if segment in self.recorded and segment != POOLED
         ]
-        return pooled + own
+        return [*pooled, *self._parents(int(labelled.rows.sum())), *own]
+
+    def _parents(self, labelled: int) -> Iterator[Step]:
+        """Yield a step for each model of a level: its rows lie wherever a segment has some of its values."""
+        parents = [segment for segment in self.recorded if isinstance(segment, Parent)]
+        if parents:
+            rows = BuildTable(Path(self.order.scratch) / "table", self.order.spec).rows(0, labelled)
+            columns = {column.name: column for column in self.order.spec.keys}
+            for parent in parents:
+                yield Step(parent, 0, len(places_of(rows, columns, parent)), Digest("0" * 64), "")
 
     def _setup(self) -> Setup:
         order, scratch = self.order, Path(self.order.scratch)
@@ -177,10 +186,10 @@ class Rerun:
     def _tasks(self, steps: list[Step]) -> Iterator[Task]:
         from modelmill.build.comparing import Again
 
-        pooled = [step for step in steps if step.segment == POOLED]
-        own = [step for step in steps if step.segment != POOLED]
+        shared = [[step] for step in steps if is_shared(step.segment)]
+        own = [step for step in steps if not is_shared(step.segment)]
         parts = [own[begin : begin + _CHUNK] for begin in range(0, len(own), _CHUNK)]
-        for number, some in enumerate([pooled, *parts] if pooled else parts):
+        for number, some in enumerate([*shared, *parts]):
             yield Task(number, Again(steps=some, recorded=[self.recorded[step.segment] for step in some]), 20.0)
 
     def _work_off(self, compute: Compute, tasks: list[Task]) -> Iterator[Any]:

@@ -86,7 +86,8 @@ def render_retrain(retrain: o.RetrainOutcome) -> Iterator[str]:
 
 
 def _judged(retrain: o.RetrainOutcome) -> Iterator[str]:
-    yield line("gate", *retrain.gate, count(retrain.judged, "segment") + " judged")
+    levels = f"{count(retrain.judged_parents, 'model')} of levels" if retrain.judged_parents else ""
+    yield line("gate", *retrain.gate, count(retrain.judged, "segment") + " judged", levels)
     if found := retrain.compared:
         unit = retrain.train.comparison.unit if retrain.train.comparison else ""
         yield line("champion", f"version {retrain.champion} of each segment, on the same test rows")
@@ -143,8 +144,10 @@ def _run(train: o.TrainOutcome) -> Iterator[str]:
         return
     names = ("built", "unchanged", "failed", "refused")
     done = [f"{getattr(counts, name):,} {name}" for name in names if getattr(counts, name)]
+    refused = f", {counts.refused_parents:,} refused" if counts.refused_parents else ""
+    levels = f"{count(counts.parents, 'model')} of levels{refused}" if counts.parents else ""
     went_on = "went on after an interruption" if train.resumed else ""
-    yield line(f"run {train.run}", _models(counts), *done, seconds(train.seconds), went_on)
+    yield line(f"run {train.run}", _models(counts), *done, levels, seconds(train.seconds), went_on)
 
 
 def _models(counts: o.Counts) -> str:
@@ -255,13 +258,16 @@ def render_status(status: o.StatusOutcome) -> Iterator[str]:
 
 
 def _model_parts(model: o.ModelStatus) -> list[str]:
-    who = [f"{getattr(model, name):,} {name}" for name in ("own", "pooled", "failed") if getattr(model, name)]
+    names = ("own", "pooled", "failed", "refused")
+    who = [f"{getattr(model, name):,} {name}" for name in names if getattr(model, name)]
+    refused = f", {model.refused_parents:,} refused" if model.refused_parents else ""
+    levels = f"{count(model.parents, 'model')} of levels{refused}" if model.parents or refused else ""
     run = f"run {model.run} {model.run_state}".rstrip() if model.run is not None else ""
     releases = [f"{environment} r{release}" for environment, release in model.releases.items()]
     score = f"{model.metric} {number(model.score)}" if model.score is not None else ""
     segments = count(model.segments, "segment") if model.segments else ""
     when = moment(model.finished_at)
-    return [f"{model.model} {model.version}", segments, *who, run, when, model.snapshot, score, *releases]
+    return [f"{model.model} {model.version}", segments, *who, levels, run, when, model.snapshot, score, *releases]
 
 
 def _node_parts(node: o.NodeFacts) -> list[str]:

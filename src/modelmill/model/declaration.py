@@ -83,7 +83,7 @@ class Model:
         self.where = _caller()
         self.spec: SchemaSpec = schema_of(schema)
         self.by = self._read_by(by)
-        self.levels = read_levels(levels, self.spec, self.by, gated=bool(gate))
+        self.levels = read_levels(levels, self.spec, self.by)
         self.min_rows = _between("min_rows", min_rows, 2, 10**9)
         self.test_share = _between("test_share", test_share, 0.01, 0.9)
         self.seed = int(_between("seed", seed, 0, 2**31 - 1))

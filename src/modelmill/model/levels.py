@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from modelmill.errors import LevelInvalid, LevelUnsupported, did_you_mean
+from modelmill.errors import LevelInvalid, did_you_mean
 from modelmill.model.schema import SchemaSpec
 
 Levels = tuple[tuple[str, ...], ...]
@@ -14,8 +14,8 @@ Levels = tuple[tuple[str, ...], ...]
 _KINDS = ("str", "category", "int", "bool")
 
 
-def read_levels(levels: Sequence[Any], spec: SchemaSpec, by: tuple[str, ...], *, gated: bool) -> Levels:
-    """Return the levels of a declaration; raises `LevelInvalid` or `LevelUnsupported`.
+def read_levels(levels: Sequence[Any], spec: SchemaSpec, by: tuple[str, ...]) -> Levels:
+    """Return the levels of a declaration; raises `LevelInvalid`.
 
     A level's columns are keys of the schema. They need not be among those of the segments: a store's region may come with
     the request, so that a store that nobody has heard of still has one.
@@ -25,11 +25,6 @@ def read_levels(levels: Sequence[Any], spec: SchemaSpec, by: tuple[str, ...], *,
         _check(level, spec, by)
     if len({frozenset(level) for level in found}) < len(found):
         raise LevelInvalid("`levels` names one level twice", got=_text(found))
-    if found and gated:
-        raise LevelUnsupported(
-            "a model with `levels` cannot have a `gate` yet: nobody would judge the models of its levels",
-            next="leave out `gate=`, or `levels=`",
-        )
     return found
 
 

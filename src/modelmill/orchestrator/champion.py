@@ -6,14 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from modelmill.build.batch import BatchPart, BatchSetup
+from modelmill.build.levels import Places
 from modelmill.build.plan import Step
 from modelmill.build.segment import tests_of
 from modelmill.compute.forks import Template
 from modelmill.model.declaration import Model
 from modelmill.model.fitted import Floats
 from modelmill.model.values import value_of_record
-from modelmill.names import Digest, Segment
+from modelmill.names import POOLED, Digest, Segment
 from modelmill.orchestrator.batch import answer_parts
 from modelmill.registry.facts import extract_code
 from modelmill.registry.fleet import Entry, FleetMap, decode
@@ -45,15 +48,37 @@ class Board(NamedTuple):
     """The process that workers are forked from, where one runs already."""
 
 
+class Asked(NamedTuple):
+    """Rows of one segment, and the version that is to answer them."""
+
+    segment: Segment
+    places: Places
+    """Where they lie in the table, ascending."""
+    entry: Entry
+    parent: Segment = POOLED
+    """The parent whose rows of the segment these are, where they are not all that test."""
+
+    def part(self) -> BatchPart:
+        """Return the same as a worker is asked."""
+        first, last = int(self.places[0]), int(self.places[-1])
+        together = last - first + 1 == len(self.places)
+        which = None if together else self.places - first
+        return BatchPart(first, last - first + 1, self.segment, [self.entry], "", which, self.parent)
+
+
+def test_places(step: Step, share: float) -> Places:
+    """Return where the test rows of a segment lie in the table."""
+    end = step.start + step.rows
+    return np.arange(end - tests_of(step.rows, share), end)
+
+
 def test_answers(
-    store: Store, settings: Settings, fleet: FleetMap, board: Board, asked: Iterable[tuple[Step, Entry]]
-) -> Iterator[tuple[Segment, Entry, Floats]]:
-    """Yield what given versions answer to the test rows of given segments, in workers, by the code archived with them."""
+    store: Store, settings: Settings, fleet: FleetMap, board: Board, asked: Iterable[Asked]
+) -> Iterator[tuple[BatchPart, Floats]]:
+    """Yield what given versions answer to given rows of the board, in workers, by the code archived with them."""
     parts: dict[Digest, list[BatchPart]] = {}
-    for step, entry in asked:
-        tests = tests_of(step.rows, board.test_share)
-        part = BatchPart(step.start + step.rows - tests, tests, step.segment, [entry], "")
-        parts.setdefault(entry.code or fleet.header.code, []).append(part)
+    for one in asked:
+        parts.setdefault(one.entry.code or fleet.header.code, []).append(one.part())
     cache = store.folder / "cache" / "code"
     cache.mkdir(parents=True, exist_ok=True)
     file, model = fleet.header.entry
@@ -61,4 +86,4 @@ def test_answers(
         root = extract_code(store.blobs, code, cache)
         setup = BatchSetup(file=root / file, root=root, model=model, table=board.table, blobs=store.blobs.folder)
         for part, found in answer_parts(settings, setup, some, board.template):
-            yield part.segment, part.chain[0], found.numbers
+            yield part, found.numbers

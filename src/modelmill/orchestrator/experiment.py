@@ -31,7 +31,14 @@ from modelmill.model.declaration import Model
 from modelmill.model.fitted import Floats
 from modelmill.model.loading import imported_files
 from modelmill.names import Digest, Segment, digest_of, format_segment
-from modelmill.orchestrator.champion import Board, champion_map, champion_parameters, test_answers
+from modelmill.orchestrator.champion import (
+    Asked,
+    Board,
+    champion_map,
+    champion_parameters,
+    test_answers,
+    test_places,
+)
 from modelmill.orchestrator.laying import lay_out, open_triers
 from modelmill.orchestrator.project import Project, open_project
 from modelmill.orchestrator.requests import ExperimentRequest
@@ -41,7 +48,6 @@ from modelmill.orchestrator.summary import failure_groups
 from modelmill.orchestrator.training import as_text, parse_values, recipe_of
 from modelmill.outcomes import ArmFacts, ExperimentOutcome, Progress, no_progress
 from modelmill.registry import facts
-from modelmill.registry.fleet import Entry
 from modelmill.registry.lock import capture_lock
 from modelmill.registry.records import FailureRecord
 from modelmill.registry.runs import newest_map
@@ -170,14 +176,14 @@ class _Experiment:
         """Return the answers of the current versions that were built from these very rows; others would have an edge."""
         fleet = champion_map(self.store, self.champion)
         known = heads(self.store.database, self.model.name)
-        wanted: list[tuple[Step, Entry]] = []
+        wanted: list[Asked] = []
         for step in steps:
             head, entry = known.get(step.segment), fleet.find(step.segment)
             if head and head.digests and head.digests.data == step.data and entry and entry.number == head.number:
-                wanted.append((step, entry))
+                wanted.append(Asked(step.segment, test_places(step, self.model.test_share), entry))
         board = Board(self.folder / "table", self.model.test_share)
         answers = test_answers(self.store, self.project.settings, fleet, board, wanted)
-        return {segment: numbers for segment, _, numbers in answers}
+        return {part.segment: numbers for part, numbers in answers}
 
     def _try_arms(self, study: str, board: _Board, setup: Setup) -> Iterator[tuple[int, list[FailureRecord]]]:
         processes = self.request.workers or self.project.settings.build.processes

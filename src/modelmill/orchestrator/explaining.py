@@ -18,6 +18,7 @@ from modelmill.registry.fleet import SAFE, Entry, decode
 from modelmill.registry.host import read_host
 from modelmill.registry.lock import read_lock
 from modelmill.registry.records import Run
+from modelmill.registry.refusing import refusals_of
 from modelmill.registry.versions import Version, get_version
 from modelmill.release.moving import HOLD, RESUME, list_moves
 from modelmill.release.releasing import current_release, republish
@@ -77,6 +78,7 @@ class _Explaining:
         name = format_target(self.current.model, self.asked)
         texts = {
             "answers": self._answers(),
+            "refused": self._refused(),
             "made by": self._made_by(),
             "from data": self._data(),
             "env": self._lock(),
@@ -118,6 +120,18 @@ class _Explaining:
         # Of the whole fleet the version is its map's; the pooled model may be an older one, where a gate has kept it.
         number = self.fleet.header.run if self.asked is None else self.entry.number
         return f"{who}version {number}, in release r{self.current.number}{several}, {since}"
+
+    def _refused(self) -> str:
+        """Return what a gate has kept from answering here: the newest version that was made after the one that does."""
+        if self.asked is None:
+            return ""
+        refused = refusals_of(self.store.database, self.current.model, self.asked)
+        newest = max(refused, default=0)
+        own = self.entry.number if self.entry.segment == self.asked else 0
+        if newest <= own:
+            return ""
+        condition, why = refused[newest]
+        return f"version {newest}, by the gate: {condition}, {why}"
 
     def _made_by(self) -> str:
         run = self.run

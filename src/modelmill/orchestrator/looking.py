@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from collections import Counter
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from modelmill.data.taking import get_snapshot, load_segments
 from modelmill.errors import ModelmillError, NotFound, UsageError, did_you_mean
 from modelmill.names import (
     ModelName,
+    Parent,
     Segment,
     VersionId,
     format_segment,
@@ -60,6 +62,7 @@ from modelmill.store.locks import find_holder
 from modelmill.store.opening import Store, open_store
 
 _PAIR = 2
+_PARENT = "parent"
 _RUNTIMES = 4
 """How many of the most frequent runtimes and reasons a model's page tells."""
 
@@ -104,11 +107,13 @@ def _model_status(store: Store, name: ModelName) -> ModelStatus:
     return ModelStatus(
         model=name,
         version=run.number,
-        segments=sum(states.values()),
+        segments=sum(count for state, count in states.items() if state != _PARENT),
         own=states.get("own", 0),
         pooled=states.get("pooled", 0),
         failed=run.counts.get("failed", 0),
         refused=run.counts.get("refused", 0),
+        parents=states.get(_PARENT, 0),
+        refused_parents=run.counts.get("refused_parents", 0),
         run=run.number,
         run_state=str(run.state),
         finished_at=run.finished_at,
@@ -119,13 +124,14 @@ def _model_status(store: Store, name: ModelName) -> ModelStatus:
     )
 
 
-def _states(store: Store, run: Run) -> dict[str, int]:
-    if run.map is None:
-        return {}
-    found: dict[str, int] = {}
-    for entry in decode(store.blobs.get(run.map)):
+def _states(store: Store, run: Run) -> Counter[str]:
+    """Return how many segments are answered by whom, and how many models of levels answer."""
+    found: Counter[str] = Counter()
+    for entry in decode(store.blobs.get(run.map)) if run.map else ():
         if not is_shared(entry.segment):
-            found[entry.state] = found.get(entry.state, 0) + 1
+            found[entry.state] += 1
+        elif isinstance(entry.segment, Parent) and entry.state == "own":
+            found[_PARENT] += 1
     return found
 
 

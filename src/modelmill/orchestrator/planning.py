@@ -270,7 +270,10 @@ class _Planning:
         if not judged:
             return CheckFacts(floor="gate", ok=None, text="not judged: only a retraining is put before the gate")
         facts: Mapping[str, Any] = judged[-1].facts
-        text = f"{facts['judged']:,} judged, {facts['refused']:,} refused, which keep what they had"
+        # Evidence of earlier versions of modelmill says nothing of levels: their models were not judged.
+        parents, refused = facts.get("judged_parents", 0), facts.get("refused_parents", 0)
+        levels = f"; of levels {parents:,} judged, {refused:,} refused" if parents else ""
+        text = f"{facts['judged']:,} judged, {facts['refused']:,} refused, which keep what they had{levels}"
         return CheckFacts(floor="gate", ok=judged[-1].verdict, text=text)
 
     def _evidence(self, kind: str) -> list[Evidence]:

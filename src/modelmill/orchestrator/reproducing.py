@@ -17,20 +17,20 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from modelmill.build.builder import libraries_named
-from modelmill.build.comparing import DIFFERENT, EQUAL, FAILED, IDENTICAL, TOLERANCE, Comparison, Recorded
+from modelmill.build.comparing import DIFFERENT, EQUAL, FAILED, IDENTICAL, TOLERANCE, Comparison, Recorded, completed
 from modelmill.build.environment import Environment, Wanted, environment_for
 from modelmill.build.rerun import Finding, Order
 from modelmill.data.snapshot import Segments, Snapshot, encode_segments
 from modelmill.data.taking import get_snapshot, load_frame, load_rows, load_segments
 from modelmill.errors import (
     BlobBroken,
-    LevelUnsupported,
     NotFound,
     NotRecorded,
     RerunFailed,
@@ -39,14 +39,14 @@ from modelmill.errors import (
     StoreUnavailable,
     UsageError,
 )
-from modelmill.names import POOLED, Parent, VersionId, format_target, is_shared, parse_target
+from modelmill.names import POOLED, Parent, Segment, VersionId, format_target, is_shared, parse_target
 from modelmill.orchestrator.requests import ReproduceRequest
 from modelmill.orchestrator.served import pick_model
 from modelmill.outcomes import Cause, Progress, Rebuilt, ReproduceOutcome, no_progress
 from modelmill.registry import runs
 from modelmill.registry.evidence import REPRODUCED, record_evidence
 from modelmill.registry.facts import extract_code
-from modelmill.registry.fleet import Header, decode
+from modelmill.registry.fleet import Header, decode, parents_of
 from modelmill.registry.host import Facts, host_differences, read_host, user_name
 from modelmill.registry.lock import Lock, lock_differences, make_lock, read_lock
 from modelmill.registry.records import Run
@@ -115,11 +115,6 @@ def _find(store: Store, request: ReproduceRequest) -> _Asked:
     if run.map is None:
         raise NotRecorded(f"run {run.number} of `{model}` built nothing", next=f"modelmill show {model}")
     fleet = decode(store.blobs.get(run.map))
-    if isinstance(segment, Parent):
-        raise LevelUnsupported(
-            f"`{format_target(model, segment)}` is the model of a level, which cannot be built again alone yet",
-            next=f"modelmill reproduce '{format_target(model, POOLED)}' {number}",
-        )
     if segment is not None:
         versions = [get_version(store.database, VersionId(model, segment, int(number)))]
     else:
@@ -137,25 +132,30 @@ def _find(store: Store, request: ReproduceRequest) -> _Asked:
 
 
 def _members(store: Store, run: Run) -> Iterator[Version]:
-    """Yield the versions of a run, but those of levels: what they were fitted from is not laid out again yet."""
+    """Yield the versions of a run."""
     after = None
     while True:
         page = list_members(store.database, run.model, run.number, after=after, limit=1000)
-        yield from (version for version in page.items if not isinstance(version.id.segment, Parent))
+        yield from page.items
         after = page.after
         if after is None:
             return
 
 
 def _drawn(versions: list[Version], sample: str | None) -> list[Version]:
-    """Return the share of the versions that is asked for, at least one; the pooled model needs all rows, and goes."""
+    """Return the share of the versions that is asked for: of the segments' own, and of the parents, at least one each.
+
+    The pooled model needs all rows, and goes.
+    """
     if sample is None:
         return versions
     share = _PERCENT.fullmatch(sample)
     if share is None or not 0 < float(share[1]) <= 100:
         raise UsageError(f"`{sample}` is no share", expected="a share such as 1%")
-    own = [version for version in versions if not is_shared(version.id.segment)] or versions
-    return random.sample(own, max(1, round(len(own) * float(share[1]) / 100)))
+    own = [version for version in versions if not is_shared(version.id.segment)]
+    parents = [version for version in versions if isinstance(version.id.segment, Parent)]
+    drawn = [random.sample(some, max(1, round(len(some) * float(share[1]) / 100))) for some in (own, parents) if some]
+    return list(chain.from_iterable(drawn)) or versions
 
 
 # ------------------------------------------------------------------ building again
@@ -189,7 +189,8 @@ class _Reproduction:
         differs = host_differences(host, reply["host"])
         if self.in_here:
             differs += lock_differences(lock, make_lock(code, sorted(code.rglob("*.py")))[0])
-        comparisons = msgspec.convert(reply["comparisons"], list[Comparison])
+        asked = [version.id.segment for version in self.asked.versions]
+        comparisons = completed(msgspec.convert(reply["comparisons"], list[Comparison]), asked)
         finding = msgspec.convert(reply["finding"], Finding | None)
         return self._outcome(comparisons, finding, differs, host, time.monotonic() - began)
 
@@ -237,8 +238,8 @@ class _Reproduction:
     def _rows(self, snapshot: Snapshot) -> tuple[list[Path], Segments]:
         """Return Parquet files and where the segments lie in them: all of the snapshot, or only the rows asked for."""
         every = load_segments(self.store, snapshot)
-        wanted = {version.id.segment for version in self.asked.versions}
-        whole = POOLED in wanted or len(wanted) > len(every) // 2
+        wanted = self._segments_with_rows(every)
+        whole = len(wanted) > len(every) // 2
         if whole and not snapshot.manifest.layered:
             for file in snapshot.manifest.files:
                 self.store.blobs.get(file.digest)  # compared with its digest: what is built again is what was recorded
@@ -250,6 +251,17 @@ class _Reproduction:
         path = self.scratch / "rows.parquet"
         frame.write_parquet(path, statistics=False)
         return [path], segments
+
+    def _segments_with_rows(self, every: Segments) -> set[Segment]:
+        """Return the segments whose rows the versions were fitted from: of shared models, more than their own."""
+        wanted, by = {version.id.segment for version in self.asked.versions}, self.asked.header.by
+        parents = {segment for segment in wanted if isinstance(segment, Parent)}
+        levels = {tuple(parent.values()) for parent in parents}
+        if POOLED in wanted or not all(set(level) <= set(by) for level in levels):
+            return set(every.keys)  # which rows have a value that is no part of a segment, only the rows can say
+        own = wanted - parents
+        parts = (key for key in every.keys if not parents.isdisjoint(parents_of(levels, zip(by, key, strict=True))))
+        return own.union(parts)
 
     def _ask(self, python: Path, order: Order) -> dict[str, Any]:
         """Have the child build; its home is empty, and it is told nothing of the caller's environment."""
@@ -360,6 +372,7 @@ def _recorded(store: Store, version: Version) -> Recorded:
         extras=(version.extras_offset, version.extras_length),
         extras_digest=version.extras,
         metrics=dict(version.metrics),
+        parent=isinstance(version.id.segment, Parent),
     )
 
 

@@ -112,6 +112,8 @@ class _Retraining:
             "gate": list(self._gate()),
             "judged": self.judge.judged if self.judge else 0,
             "refused": train.counts.refused,
+            "judged_parents": self.judge.judged_parents if self.judge else 0,
+            "refused_parents": train.counts.refused_parents,
         }
         name = self.project.model.name
         record_evidence(self.store.database, name, RETRAINING, number=train.version, verdict=True, facts=told)
@@ -124,6 +126,7 @@ class _Retraining:
             before=self._before(),
             gate=self._gate(),
             judged=judge.judged if judge else 0,
+            judged_parents=judge.judged_parents if judge else 0,
             compared=paired_facts(judge.compared) if judge and judge.compared else None,
             seconds=time.monotonic() - self.began,
             next=train.next if train.run is not None else f"modelmill show {train.model}",

@@ -10,7 +10,7 @@ from modelmill.build.builder import NOT_BUILT, NOT_PASSED, BuildResult
 from modelmill.build.plan import Plan
 from modelmill.build.report import group_failures
 from modelmill.model.declaration import Model
-from modelmill.names import format_segment, is_shared
+from modelmill.names import Parent, format_segment, is_shared
 from modelmill.outcomes import (
     Comparison,
     Counts,
@@ -66,6 +66,8 @@ def train_outcome(  # noqa: PLR0913 - what a training produced, named
             unchanged=len(plan.unchanged),
             failed=len(failed),
             refused=sum(one.stage == GATE and (not is_shared(one.segment) or not model.by) for one in failures),
+            parents=result.parents,
+            refused_parents=sum(one.stage == GATE and isinstance(one.segment, Parent) for one in failures),
             own=own,
             pooled=sum(because.values()),
         ),

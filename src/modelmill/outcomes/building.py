@@ -78,6 +78,8 @@ class RetrainOutcome(Outcome, frozen=True, kw_only=True):
     """The conditions that were asked."""
     judged: int = 0
     """Segments whose new answers were put before the gate."""
+    judged_parents: int = 0
+    """Models of levels that were."""
     compared: PairedFacts | None = None
     """All of them together beside their champions, on the test rows of the new snapshot."""
     seconds: float = 0.0
@@ -86,8 +88,8 @@ class RetrainOutcome(Outcome, frozen=True, kw_only=True):
     @property
     def exit_code(self) -> int:
         """Return 3 when the gate refused everything that it judged, else 1 when a segment could not be built."""
-        refused = self.train.counts.refused
-        return 3 if refused and refused >= self.judged else self.train.exit_code
+        refused = self.train.counts.refused + self.train.counts.refused_parents
+        return 3 if refused and refused >= self.judged + self.judged_parents else self.train.exit_code
 
 
 class CheckStep(msgspec.Struct, frozen=True, kw_only=True):

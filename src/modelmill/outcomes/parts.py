@@ -125,6 +125,10 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Their previous version stays; where there is none the pooled model answers."""
     refused: int = 0
     """Built, and refused by the gate: their champion goes on answering, or the pooled model where there is none."""
+    parents: int = 0
+    """Models of levels that were built."""
+    refused_parents: int = 0
+    """Those of them that the gate refused."""
     own: int = 0
     """Segments whose own model answers."""
     pooled: int = 0

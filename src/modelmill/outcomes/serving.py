@@ -109,7 +109,11 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     pooled: int = 0
     failed: int = 0
     refused: int = 0
-    """Segments whose newest version the gate has refused in the last run."""
+    """Versions that the gate has refused in the last run, those of shared models among them."""
+    parents: int = 0
+    """Models of levels that answer."""
+    refused_parents: int = 0
+    """Models of levels that the gate has refused in the last run."""
     run: int | None = None
     run_state: str = ""
     finished_at: datetime | None = None

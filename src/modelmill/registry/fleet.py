@@ -77,6 +77,13 @@ def parents_of(levels: Iterable[Sequence[str]], values: Iterable[tuple[str, str 
             yield Parent.of({name: known[name] for name in level})
 
 
+def wider_than(parent: Parent, levels: Sequence[Sequence[str]]) -> Iterator[Parent]:
+    """Yield the parents that are asked where this one has no answer: those of later levels that its own values decide."""
+    values = parent.values()
+    own = next((place for place, level in enumerate(levels) if set(level) == values.keys()), len(levels))
+    return parents_of(levels[own + 1 :], values.items())
+
+
 def answered_by(segment: Segment, asked: Segment) -> str:
     """Return who answers for a segment when the model of `asked` does: ``own``, ``pooled``, or a parent as it is written."""
     return "pooled" if not asked else "own" if asked == segment else format_segment(asked)
@@ -241,7 +248,7 @@ class FleetMap:
         why = NOT_BUILT if own is None else own.why if own.state == "pooled" else ""
         chain = [own] if own is not None and not why else []
         if segment != POOLED:
-            if why != NOT_BETTER or pooled is None:
+            if why != NOT_BETTER or pooled is None or isinstance(segment, Parent):
                 chain += self._parents(segment, beyond)
             chain += [pooled] if pooled is not None else []
         if self.safe:
@@ -257,7 +264,9 @@ class FleetMap:
                 yield entry
 
     def parents_of(self, segment: Segment, beyond: Beyond = ()) -> Iterator[Parent]:
-        """Yield the parents that a segment would have, whether or not there is a model of theirs."""
+        """Yield the parents that a segment would have, or wider ones of a parent, whether or not there is a model of theirs."""
+        if isinstance(segment, Parent):
+            return wider_than(segment, self.levels)
         return parents_of(
             self.levels, (*zip(self.header.by, segment, strict=False), *zip(self.beyond, beyond, strict=False))
         )

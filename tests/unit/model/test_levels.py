@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import modelmill as mm
-from modelmill.errors import LevelInvalid, LevelUnsupported
+from modelmill.errors import LevelInvalid
 
 
 class Sale(mm.Schema):
@@ -58,8 +58,3 @@ def test_what_is_no_level_is_refused(levels: list[Any], text: str) -> None:
 def test_a_model_without_segments_has_no_levels() -> None:
     with pytest.raises(LevelInvalid, match="no wider than a segment"):
         make(Sale.region, by=[])
-
-
-def test_a_gate_would_judge_no_level() -> None:
-    with pytest.raises(LevelUnsupported, match="cannot have a `gate` yet"):
-        make(Sale.region, gate=[mm.no_worse("mae", than="champion")])
