@@ -147,7 +147,7 @@ class Fleet:
         self.fails_from = np.where(begin, rng.uniform(0, MOST_S, STORES), np.inf)
         self.rate, self.now_s = rate, 0.0
         past = rng.poisson(rate * PAST_S * self.weights)
-        self.before = failing(past, rng.binomial(past, self.errors))
+        self.before, self.in_use = failing(past, rng.binomial(past, self.errors)), past > 0
         self.counts = np.zeros((2, 2, STORES), dtype=np.int64)
         """How often each store was asked, and failed, by either side."""
 
@@ -164,7 +164,9 @@ class Fleet:
         found = {name: seen(rng, int(asked[side].sum()), int(failed[side].sum())) for name, side in masks.items()}
         sides = {name: {f"s{n}" for n in np.flatnonzero(side)} for name, side in masks.items()}
         counted = {name: failing(*counts) for name, counts in zip(masks, self.counts, strict=True)}
-        return found | breaking(looks, self.before, sides, counted)
+        in_use = ring & self.in_use
+        heard = {"segments": int((in_use & (self.counts[0][0] > 0)).sum()), "of": int(in_use.sum())}
+        return found | breaking(looks, self.before, sides, counted) | {"heard": heard}
 
 
 def failing(asked: NDArray[np.int64], failed: NDArray[np.int64]) -> dict[str, tuple[int, int]]:

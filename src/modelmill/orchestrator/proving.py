@@ -43,6 +43,8 @@ _LATER = 1 / 30
 PATIENCE = 5
 """For how many times `hold` segments may fail that did not before, and a step be undecided all the same."""
 _SHORTEST_HOLD_S = 60.0
+HEARD = 0.8
+"""Which share of a ring's segments have to have been asked before it passes, of those that somebody asked before it began."""
 _SLOWER = 2.0
 """A request is slow beside the other side's, where nothing is declared, when it takes this many times its 99th percentile."""
 _P99_SHARE = 0.01
@@ -98,6 +100,9 @@ def judge(rollout: Rollout, looks: Sequence[Look]) -> Judged:
         verdicts.append("fail")
         texts.append(text)
     verdict = overall(verdicts)
+    unheard = _unheard(looks) if by_segments and verdict == "pass" else ""
+    if unheard:
+        return Judged("undecided", [*texts, unheard], unheard)
     failed = [text for one, text in zip(verdicts, texts, strict=True) if one == verdict]
     return Judged(verdict, texts, "; ".join(failed) if verdict != "pass" else "")
 
@@ -218,6 +223,18 @@ def _breaks_more(rollout: Rollout, looks: Sequence[Look], alpha: float) -> str:
     found = [look.seen["broken"][max(kinds, key=kinds.__getitem__)] for look in looks if "broken" in look.seen]
     named = {side: [name for one in found for name in one[side]["names"]] for side in SIDES}
     return f"more segments begin to fail than beside it: {_named(named)}"
+
+
+def _unheard(looks: Sequence[Look]) -> str:
+    """Return how many of a ring's segments have not been asked yet, where it cannot pass for that.
+
+    Its requests may show that few fail long before those segments are asked that seldom are: what is broken of them would be
+    found in the next ring, among ten times as many. Segments that nobody asked in the hour before are not waited for.
+    """
+    heard = looks[-1].seen.get("heard", {"segments": 0, "of": 0})
+    if heard["segments"] >= HEARD * heard["of"]:
+        return ""
+    return f"{heard['segments']:,} of its {heard['of']:,} segments that are in use have been asked: it waits for more"
 
 
 def _of_sound(side: Mapping[str, Any]) -> tuple[int, int]:

@@ -125,14 +125,17 @@ class Deployer:
         rollout, failing = self.rollout, self.history.failing
         drawn = [format_segment(tuple(one)) for one in drawn_segments(self.store, rollout)]
         ring = set(drawn[: ring_size(rollout, len(drawn))])
+        asked_before = self.history.asked_of(rollout.model, rollout.before, since - _PAST_S, until=since)
+        heard = ring & asked_before & self.history.asked_of(rollout.model, rollout.candidate, since)
         before = {} if looks else failing(rollout.model, since - _PAST_S, until=since).get(rollout.before, {})
         counts = failing(rollout.model, since)
-        return breaking(
+        found = breaking(
             looks,
             before,
             {"candidate": ring, "other": set(drawn) - ring},
             {"candidate": counts.get(rollout.candidate, {}), "other": counts.get(rollout.before, {})},
         )
+        return found | {"heard": {"segments": len(heard), "of": len(ring & asked_before)}}
 
 
 def _together(several: Sequence[Seen]) -> Seen:

@@ -49,6 +49,7 @@ SELECT release, segment, sum(count), sum(failed) FROM asked WHERE window >= ? AN
 GROUP BY release, segment HAVING sum(failed) > 0
 """
 _ASKED = "SELECT segment, sum(count) FROM asked WHERE model = ? AND segment <> '' AND window >= ? GROUP BY segment"
+_NAMES = "SELECT DISTINCT segment FROM asked WHERE window >= ? AND window < ? AND +model = ? AND release = ? AND segment <> ''"
 ALL = ""
 """Stands for all segments of a release together; no segment is written so."""
 
@@ -157,6 +158,12 @@ class History:
         """Return how often each segment of a model was asked since a moment."""
         with closing(self._connect()) as database:
             return dict(database.execute(_ASKED, (model, int(since))).fetchall())
+
+    def asked_of(self, model: str, release: int, since: float, until: float = _NEVER) -> set[str]:
+        """Return the segments that a release was asked for between the minutes of two moments."""
+        minutes = [int(moment // WINDOW_S * WINDOW_S) for moment in (since, until)]
+        with closing(self._connect()) as database:
+            return {name for (name,) in database.execute(_NAMES, (*minutes, model, release))}
 
     def worst(self, most: int, since: float) -> list[Burden]:
         """Return the segments whose own models failed most often, then those that were asked most."""

@@ -264,6 +264,28 @@ def test_a_segment_that_is_seldom_asked_is_heard_when_it_has_failed_twice(watche
     assert seldom.look()["failing"]["candidate"]["names"] == []
 
 
+def test_a_ring_waits_until_most_of_its_segments_were_asked() -> None:
+    well = ring(0, 0, 0, asked=5_000)
+    looks = {
+        heard: msgspec.structs.replace(well, seen={**well.seen, "heard": {"segments": heard, "of": 50}})
+        for heard in (39, 40)
+    }
+    canary = rollout(of="segments")
+    waiting = judge(canary, [looks[39]])
+    assert (waiting.verdict, waiting.why) == ("undecided", waiting.texts[-1])
+    assert "39 of its 50 segments" in waiting.why
+    assert judge(canary, [looks[40]]).verdict == judge(canary, [well]).verdict == "pass"
+
+
+def test_only_segments_that_were_in_use_are_waited_for(watched: Watched) -> None:
+    for segment in "ab":  # "a" is in the ring, "b" is beside it; nobody has asked for the others
+        watched.count(AT - 120, 5, segment=segment, release=1)
+    canary = Ring(watched)
+    assert canary.look()["heard"] == {"segments": 0, "of": 1}
+    watched.count(AT + 1, 1, segment="a", release=2)
+    assert canary.look()["heard"] == {"segments": 1, "of": 1}
+
+
 def test_a_segment_breaks_once() -> None:
     assert broken_before([ring(0, 2, 1), ring(0, 1, 0, before=2)], "once") == {"s0", "s1", "s2", "t0"}
 
