@@ -251,6 +251,9 @@ def test_late_labels_take_a_worse_release_back(modelmill: Command, project: Path
     with open_store(load_settings(project), create=False) as store:
         (evidence,) = [one for one in list_evidence(store.database, ModelName("sales"), 2) if one.kind == QUALITY]
     assert (evidence.verdict, evidence.facts["rows"]) == (False, len(by_candidate))
+    told = {one["kind"]: one["quality"] for one in modelmill("history", "--json", cwd=project).json["moves"]}
+    assert told["stop"] == verdict
+    assert "r2 worse than r1: mae " in modelmill("history", cwd=project).out
 
 
 def test_a_good_release_passes_and_is_compared_with_the_one_before(modelmill: Command, project: Path) -> None:

@@ -186,13 +186,24 @@ def render_history(history: o.HistoryOutcome) -> Iterator[str]:
     if not history.moves:
         yield "nothing was released yet"
     else:
-        rows = [
-            (moment(move.at), move.environment, move.model, move.kind, _pair(move), move.by, move.reason)
-            for move in history.moves
-        ]
-        yield from table(("when", "environment", "model", "what", "release", "by", "why"), rows)
+        header = ("when", "environment", "model", "what", "release", "by", "why", "by labels")
+        shown = len(header) if any(move.quality for move in history.moves) else -1
+        yield from table(header[:shown], [_move(move)[:shown] for move in history.moves])
     for name, why in history.holds.items():
         yield line("on hold", name, why)
+
+
+def _move(move: o.MoveFacts) -> tuple[str, ...]:
+    quality = _quality(move.quality) if move.quality else ""
+    place = move.environment, move.model, move.kind
+    return moment(move.at), *place, _pair(move), move.by, move.reason, quality
+
+
+def _quality(found: o.ChampionVerdict) -> str:
+    """Return what labels said of a release, in few words; `labels show` has all of it."""
+    like = "like" if found.verdict == "no clear difference" else f"{found.verdict} than"
+    figures = f"{found.measure} {number(found.own)} beside {number(found.other)}"
+    return f"r{found.release} {like} r{found.before}: {figures}, {found.rows:,} rows"
 
 
 def _pair(move: o.MoveFacts) -> str:

@@ -12,7 +12,7 @@ from modelmill.errors import ModelmillError
 from modelmill.names import ModelName
 from modelmill.orchestrator.quality import answers_of, ask_again, release_map, truth_of
 from modelmill.outcomes import ChampionVerdict
-from modelmill.registry.evidence import QUALITY, list_evidence, record_evidence
+from modelmill.registry.evidence import QUALITY, all_evidence, list_evidence, record_evidence
 from modelmill.registry.fleet import check_answer_alike
 from modelmill.release.analysis import ALPHA, fewest_answers, mean_interval
 from modelmill.release.releasing import current_release, previous_release
@@ -60,6 +60,13 @@ def judge_challenger(place: Place, labelled: pl.DataFrame) -> ChampionVerdict | 
     if not newest or newest[0].state == DONE:
         return None
     return _judged(place, labelled, newest[0].candidate, newest[0].before)
+
+
+def known_verdicts(store: Store, environment: str, model: ModelName) -> dict[int, ChampionVerdict]:
+    """Return what was found last of each release of an environment: its number -> the verdict."""
+    found = [one.facts for one in all_evidence(store.database, model) if one.kind == QUALITY]
+    verdicts = (msgspec.convert(facts, ChampionVerdict) for facts in found if facts["environment"] == environment)
+    return {verdict.release: verdict for verdict in verdicts}
 
 
 def _judged(place: Place, labelled: pl.DataFrame, release: int, before: int) -> ChampionVerdict:

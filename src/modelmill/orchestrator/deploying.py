@@ -7,7 +7,7 @@ roll-back needs no database: what it goes back to is named in what was published
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -26,6 +26,7 @@ from modelmill.model.conditions import parse_duration
 from modelmill.names import Digest, ModelName, Segment, format_segment, is_shared, parse_target
 from modelmill.orchestrator.approving import FLOOR as APPROVED
 from modelmill.orchestrator.canaries import follow, holds_of, rollout_facts
+from modelmill.orchestrator.champions import known_verdicts
 from modelmill.orchestrator.planning import READ, Planned, make_plan, read_plan
 from modelmill.orchestrator.rehearsing import rehearsal_text, rehearse_release
 from modelmill.orchestrator.requests import (
@@ -51,7 +52,7 @@ from modelmill.outcomes import (
 from modelmill.registry.fleet import FleetMap, check_answer_alike, compose, decode, sign
 from modelmill.registry.host import user_name
 from modelmill.registry.runs import get_signature
-from modelmill.release.moving import Hold, list_moves
+from modelmill.release.moving import CANARY, RELEASE, ROLLBACK, STOP, Hold, list_moves
 from modelmill.release.pointers import Pointer, check_packs, find_published, open_map, order_rollback
 from modelmill.release.releasing import (
     current_release,
@@ -422,11 +423,7 @@ def history(settings: Settings, request: HistoryRequest, _: Progress = no_progre
         models = [pick_model(store, words[0])] if words else model_names(store)
         places = [environment] if environment else list_environments(store.database)
         pairs = [(model, place) for place in places for model in models]
-        moves = [
-            MoveFacts(environment=place, model=model, **msgspec.structs.asdict(move))
-            for model, place in pairs
-            for move in list_moves(store.database, place, model, request.limit)
-        ]
+        moves = [move for model, place in pairs for move in _moves(store, place, model, request.limit)]
         held = holds_of(store, pairs)
     newest = sorted(moves, key=lambda move: move.at, reverse=True)[: request.limit]
     return HistoryOutcome(
@@ -434,6 +431,15 @@ def history(settings: Settings, request: HistoryRequest, _: Progress = no_progre
         holds=held,
         next="modelmill status",
     )
+
+
+def _moves(store: Store, environment: str, model: ModelName, limit: int) -> Iterator[MoveFacts]:
+    """Yield the moves of a model, the newest first, each with what labels said of the release that it is about."""
+    verdicts = known_verdicts(store, environment, model)
+    for move in list_moves(store.database, environment, model, limit):
+        about = {RELEASE: move.after, CANARY: move.after, STOP: move.before, ROLLBACK: move.before}.get(move.kind, 0)
+        facts = msgspec.structs.asdict(move)
+        yield MoveFacts(environment=environment, model=model, quality=verdicts.get(about), **facts)
 
 
 # ------------------------------------------------------------------ words

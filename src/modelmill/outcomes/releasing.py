@@ -7,6 +7,7 @@ from datetime import datetime
 
 import msgspec
 
+from modelmill.outcomes.labelling import ChampionVerdict
 from modelmill.outcomes.parts import Outcome
 
 
@@ -317,6 +318,8 @@ class MoveFacts(msgspec.Struct, frozen=True, kw_only=True):
     after: int
     by: str
     reason: str
+    quality: ChampionVerdict | None = None
+    """What labels said last of the release that came, or that was taken back; None where nothing was compared."""
 
 
 class HistoryOutcome(Outcome, frozen=True, kw_only=True):
