@@ -247,7 +247,7 @@ def _reserve(host: str, port: int) -> socket.socket:
     gRPC takes no socket that listens already. One that is bound and does not listen takes no connection, and keeps the
     port from everybody but processes of the same user that share it on purpose, as the workers do.
     """
-    if find_spec("grpc") is None or find_spec("google.protobuf") is None:
+    if not (_is_installed("grpc") and _is_installed("google.protobuf")):
         raise ExtraMissing("`grpc_port` is set, and gRPC is not installed", next="pip install 'modelmill[grpc]'")
     # Alone first: with the port shared, another node of this user there would not be noticed.
     with _bind(host, port) as alone:
@@ -260,6 +260,14 @@ def _reserve(host: str, port: int) -> socket.socket:
         reserved.close()
         raise _port_in_use(host, port, error) from error
     return reserved
+
+
+def _is_installed(package: str) -> bool:
+    """Return whether a package could be imported; it is not, since no parent of a node may have gRPC's threads."""
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # nor is what it is part of
+        return False
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -20,8 +21,10 @@ from modelmill.artifact.layout import Link
 from modelmill.artifact.linear import Linear
 from modelmill.artifact.packed import Classes, Packed
 from modelmill.artifact.warming import warm
+from modelmill.errors import ExtraMissing, PortInUse
 from modelmill.model.schema import schema_of
 from modelmill.serving.calls import MOST_BYTES, Call, Reply
+from modelmill.serving.control import check_port
 from modelmill.serving.door import Door
 from modelmill.serving.messages import MESSAGES, SERVICE
 from modelmill.serving.plane import Plane
@@ -416,6 +419,25 @@ def ours():
 @pytest.mark.parametrize("order", ["others(); ours()", "ours(); others()"])
 def test_other_packages_may_have_the_same_messages_in_one_process(order: str) -> None:
     subprocess.run([sys.executable, "-c", f"{_BESIDE}\n{order}"], check=True)
+
+
+@pytest.mark.parametrize("missing", ["grpc", "google.protobuf"])
+def test_without_the_extra_the_setting_says_what_to_install(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    check_port("127.0.0.1", 0, 0)
+    monkeypatch.setitem(sys.modules, missing, None)
+    check_port("127.0.0.1", 0)
+    with pytest.raises(ExtraMissing) as caught:
+        check_port("127.0.0.1", 0, 0)
+    assert caught.value.parts["next"] == "pip install 'modelmill[grpc]'"
+
+
+def test_a_port_that_is_taken_is_named_before_a_node_starts() -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as the workers of another node have it
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(PortInUse):
+            check_port("127.0.0.1", 0, other.getsockname()[1])
 
 
 def test_a_node_without_grpc_does_not_import_it() -> None:
