@@ -1,7 +1,8 @@
 """Known clients of the Open Inference Protocol against a node, unmodified, each in its own environment.
 
 ``python bench/foreign_clients.py`` makes the environments under bench/out/clients, builds twelve stores, serves them, and
-runs bench/foreign/*.py: JSON and binary tensors, gzip and deflate, a segment in the name, versions, refusals.
+runs bench/foreign/*.py, over HTTP and over gRPC: JSON, typed and binary tensors, gzip and deflate, a segment in the name,
+versions, refusals.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import httpx
 import polars as pl
 import stores5k
 
-CLIENTS = {"triton": "tritonclient[http]==2.73.0", "kserve": "kserve==0.21.0"}
+CLIENTS = {"triton": "tritonclient[http,grpc]==2.73.0", "kserve": "kserve==0.21.0"}
 FEATURES = ["price", "footfall", "weekday", "promo", "weather"]
 ENVIRONMENTS = Path(__file__).parent / "out" / "clients"
 
@@ -42,6 +43,8 @@ def write_project(folder: Path) -> None:
     file = folder / "stores.py"
     before, _, rest = file.read_text().partition("@sales.predict")
     file.write_text(before + rest.partition("else answers\n")[2])
+    with (folder / "modelmill.toml").open("a") as settings:
+        settings.write("[serve]\ngrpc_port = 0\n")
 
 
 def write_rows(folder: Path, url: str) -> tuple[Path, str]:
@@ -62,11 +65,13 @@ def main() -> None:
         node = json.loads(modelmill(folder, "up", "--detach", "--port", "0", "--json"))["node"]
         try:
             file, segment = write_rows(folder, node["url"])
+            addresses = {"client": node["url"].removeprefix("http://"), "grpc_client": node["grpc"]}
             for client, package in CLIENTS.items():
-                script = Path(__file__).parent / "foreign" / f"{client}_client.py"
-                command = [python_of(client), script, node["url"].removeprefix("http://"), "sales", segment, file]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                print(json.dumps({"client": package, **json.loads(done.stdout)}))
+                for kind, address in addresses.items():
+                    script = Path(__file__).parent / "foreign" / f"{client}_{kind}.py"
+                    command = [python_of(client), script, address, "sales", segment, file]
+                    done = subprocess.run(command, check=True, capture_output=True, text=True)
+                    print(json.dumps({"client": package, "script": script.name, **json.loads(done.stdout)}))
         finally:
             modelmill(folder, "down")
 

@@ -48,6 +48,8 @@ class ServeSettings:
     """The address; with anything but this machine's own, requests must carry the token in `keys/node.token` of the store."""
     port: int = 8700
     """The port; 0 takes any free one."""
+    grpc_port: int = -1
+    """The port of inference over gRPC, with `pip install 'modelmill[grpc]'`; 0 takes any free one. Left out, there is none."""
     workers: int = 1
     """Processes that answer."""
     name: str = ""
@@ -81,6 +83,8 @@ class EnvironmentSettings:
     """The address of its node; that of `[serve]` where it is left out."""
     port: int = -1
     """The port of its node; left out, that of `[serve]` for the first environment, and one more for each that follows."""
+    grpc_port: int = -1
+    """Its port of gRPC; left out, that of `[serve]` in the same way."""
     workers: int = 0
     """Processes that answer; 0 means as many as `[serve]` says."""
     most_refused: float = 1.0
@@ -140,11 +144,12 @@ class Settings:
     def serving(self, name: str) -> ServeSettings:
         """Return how the node of an environment listens."""
         declared, common = self.environment(name), self.serve
-        port = common.port + self.places.index(name) if common.port else 0
+        port, grpc_port = (p + self.places.index(name) if p > 0 else p for p in (common.port, common.grpc_port))
         return replace(
             common,
             host=declared.host or common.host,
             port=declared.port if declared.port >= 0 else port,
+            grpc_port=declared.grpc_port if declared.grpc_port >= 0 else grpc_port,
             workers=declared.workers or common.workers,
         )
 

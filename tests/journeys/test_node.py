@@ -9,18 +9,21 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import polars as pl
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from modelmill.serving.control import NodeInfo, describe_node, find_node
+from modelmill.errors import PortInUse
+from modelmill.serving.control import NodeInfo, check_port, describe_node, find_node
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
@@ -39,6 +42,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, modelmill: Command) -> Ite
     file = folder / "stores.py"
     before, _, rest = file.read_text().partition("@sales.predict")
     file.write_text(before + rest.partition("else answers\n")[2])
+    with (folder / "modelmill.toml").open("a") as settings:
+        settings.write("[serve]\ngrpc_port = 0\n")
     assert modelmill("up", "--detach", "--port", "0", cwd=folder).code == 0
     assert modelmill("down", cwd=folder).code == 0
     done = modelmill("serve", "--detach", "--port", "0", "--workers", str(WORKERS), "--json", cwd=folder)
@@ -86,6 +91,70 @@ def test_rolling_restarts_fail_no_request(project: Path, load: clients.Load, mod
             assert len(after) == WORKERS
             assert not after & before
     assert load.failures == []
+
+
+def infer_request(project: Path) -> bytes:
+    """Return a request over gRPC for the first row."""
+    from modelmill.serving.messages import MESSAGES  # like generated stubs, it is no part of what a client imports
+
+    store, *features = row(project).values()
+    inputs = [
+        {"name": "store", "datatype": "BYTES", "shape": [1], "contents": {"bytes_contents": [store.encode()]}},
+        {"name": "x", "datatype": "FP64", "shape": [1, len(features)], "contents": {"fp64_contents": features}},
+    ]
+    found: bytes = MESSAGES["ModelInferRequest"](model_name="sales", inputs=inputs).SerializeToString()
+    return found
+
+
+RETRIED = {"maxAttempts": 5, "initialBackoff": "0.05s", "maxBackoff": "1s", "backoffMultiplier": 2,
+           "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]}  # fmt: skip
+
+
+class RemoteCalls(threading.Thread):
+    """A client that asks over one channel, again and again, and asks again what reached a worker as it ended."""
+
+    def __init__(self, address: str, content: bytes) -> None:
+        super().__init__()
+        self.answers: list[bytes] = []
+        self.failures: list[str] = []
+        self.ends = False
+        self._address, self._content = address, content
+
+    def run(self) -> None:
+        config = json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": RETRIED}]})
+        with grpc.insecure_channel(self._address, options=[("grpc.service_config", config)]) as channel:
+            infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            while not self.ends:
+                try:
+                    self.answers.append(infer(self._content, timeout=30))
+                except grpc.RpcError as error:
+                    self.failures.append(str(error))
+
+    def answer_more(self, count: int) -> None:
+        wanted = len(self.answers) + count
+        assert eventually(lambda: len(self.answers) >= wanted)
+
+
+def test_rolling_restarts_fail_no_remote_call(project: Path, modelmill: Command) -> None:
+    client = RemoteCalls(node(project).grpc, infer_request(project))
+    client.start()
+    for _ in range(2):
+        client.answer_more(20)
+        assert modelmill("serve", "--restart", cwd=project).code == 0
+    client.answer_more(20)
+    client.ends = True
+    client.join()
+    assert client.failures == []
+    assert len(set(client.answers)) == 1
+
+
+def test_the_port_of_grpc_is_shown_and_kept(project: Path, modelmill: Command) -> None:
+    shown = json.loads(modelmill("status", "--json", cwd=project).out)["node"]
+    assert shown["grpc"] == node(project).grpc
+    listens = [one["listens"] for one in json.loads(modelmill("infra", "--json", cwd=project).out)["processes"]]
+    assert sum(shown["grpc"] in addresses for addresses in listens) == WORKERS
+    with pytest.raises(PortInUse, match=f"port {node(project).grpc_port} of"):
+        check_port("127.0.0.1", 0, node(project).grpc_port)
 
 
 def test_a_killed_worker_costs_only_what_it_held(project: Path, load: clients.Load) -> None:

@@ -110,3 +110,11 @@ def test_a_share_of_refused_segments_that_is_none_is_told(tmp_path: Path, share:
 def test_what_an_environment_may_say_is_in_the_reference(name: str) -> None:
     page = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
     assert f"`environments.NAME.{name}`" in page.read_text(encoding="utf-8")
+
+
+def test_grpc_is_off_unless_it_has_a_port_and_each_environment_has_one_of_its_own(tmp_path: Path) -> None:
+    places = "[environments.dev]\n[environments.prod]\n[environments.test]\ngrpc_port = 0\n"
+    assert load_settings(write(tmp_path, places), {}).serving("prod").grpc_port == -1
+    settings = load_settings(write(tmp_path, f"[serve]\ngrpc_port = 8801\n{places}"), {})
+    assert [settings.serving(name).grpc_port for name in ("dev", "prod", "test")] == [8801, 8802, 0]
+    assert load_settings(write(tmp_path, f"[serve]\ngrpc_port = 0\n{places}"), {}).serving("prod").grpc_port == 0

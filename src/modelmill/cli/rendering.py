@@ -103,6 +103,8 @@ def render_up(up: o.UpOutcome) -> Iterator[str]:
     yield from render_change(up.plan)
     yield line(release.environment, state, confirmed)
     yield line("answers", up.url, f"pid {up.node.pid}", f"ready after {seconds(up.seconds)}" if up.seconds else "")
+    if up.node.grpc:
+        yield line("gRPC", up.node.grpc)
     yield line("try", up.curl)
     if not up.detached:
         yield line("", "Ctrl-C ends it")
@@ -114,6 +116,8 @@ def render_serve(serve: o.ServeOutcome) -> Iterator[str]:
     served = ", ".join(f"{model} r{number}" for model, number in serve.node.releases.items())
     yield line("serves", served, count(serve.node.workers, "worker"), replaced, seconds(serve.seconds))
     yield line("answers", serve.node.url, f"pid {serve.node.pid}")
+    if serve.node.grpc:
+        yield line("gRPC", serve.node.grpc)
     if serve.token_file:
         yield line("token", f"requests carry  Authorization: Bearer $(cat {serve.token_file})")
     if not serve.detached:
@@ -274,7 +278,8 @@ def _node_parts(node: o.NodeFacts) -> list[str]:
     health = "" if node.healthy else "does not answer as it should" if node.workers else "does not answer"
     missing = f" of {node.declared_workers}" if node.workers != node.declared_workers else ""
     counts = [f"{count(node.workers, 'worker')}{missing}", count(node.requests, "request"), count(node.errors, "error")]
-    return [node.url, f"pid {node.pid}", node.environment, *counts, *_pace_parts(node), health]
+    grpc = f"gRPC {node.grpc}" if node.grpc else ""
+    return [node.url, grpc, f"pid {node.pid}", node.environment, *counts, *_pace_parts(node), health]
 
 
 def _declared_parts(node: o.NodeFacts) -> list[str]:

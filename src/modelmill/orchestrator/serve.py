@@ -97,7 +97,7 @@ def _start(settings: Settings, request: ServeRequest, running: NodeInfo | None) 
     declared = settings.serving(request.environment)
     host = request.host or declared.host
     port = declared.port if request.port is None else request.port
-    check_port(host, port)
+    check_port(host, port, declared.grpc_port)
     return start_node(
         settings.store_folder,
         request.environment,
@@ -108,6 +108,7 @@ def _start(settings: Settings, request: ServeRequest, running: NodeInfo | None) 
         log=log_plan(settings),
         name=declared.name,
         watch=watch_plan(settings, request.environment),
+        grpc_port=declared.grpc_port,
     )
 
 
@@ -172,6 +173,7 @@ def node_facts(node: NodeInfo, folder: Path) -> NodeFacts:
     memory = [worker["memory_mb"] for worker in workers if worker["memory_mb"] is not None]
     running = NodeFacts(
         url=node.url,
+        grpc=node.grpc,
         pid=node.pid,
         port=node.port,
         environment=node.environment,

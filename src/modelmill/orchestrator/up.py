@@ -46,7 +46,8 @@ def up(settings: Settings, request: UpRequest, progress: Progress = no_progress)
         with ProjectLock(store.lock_path, "up"):
             running = _own_node(store, request)
             if running is None:
-                check_port(settings.serving(ENVIRONMENT).host, _port(settings, request))
+                serve = settings.serving(ENVIRONMENT)
+                check_port(serve.host, _port(settings, request), serve.grpc_port)
             trained = train_in(store, project, TrainRequest(**options), progress)
             deployed = _deploy(settings, store, trained)
             node = running or _start(settings, store, request)
@@ -95,6 +96,7 @@ def _start(settings: Settings, store: Store, request: UpRequest) -> NodeInfo:
         log=log_plan(settings),
         name=serve.name,
         watch=watch_plan(settings, ENVIRONMENT),
+        grpc_port=serve.grpc_port,
     )
 
 

@@ -17,6 +17,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str
     """``http://127.0.0.1:8700``"""
+    grpc: str = ""
+    """``127.0.0.1:8701``, where it answers over gRPC; empty where it does not."""
     pid: int
     port: int
     environment: str

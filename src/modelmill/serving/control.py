@@ -9,15 +9,16 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 
-from modelmill.errors import NodeNotReady, PortInUse
+from modelmill.errors import ExtraMissing, NodeNotReady, PortInUse
 from modelmill.serving.log import LogPlan
 from modelmill.serving.processes import held_by, list_processes, listening
 from modelmill.settings import DEV
@@ -52,11 +53,18 @@ class NodeInfo(msgspec.Struct, frozen=True):
     """A name under which requests may come although it has a dot; see `serving.door`."""
     watch: tuple[str, ...] = ()
     """The command that watches canaries; empty where nothing does."""
+    grpc_port: int = 0
+    """Where it answers over gRPC; 0 where it does not."""
 
     @property
     def url(self) -> str:
         """Return the address."""
         return f"http://{self.host}:{self.port}"
+
+    @property
+    def grpc(self) -> str:
+        """Return the address of gRPC, empty where it does not answer over it."""
+        return f"{self.host}:{self.grpc_port}" if self.grpc_port else ""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -76,6 +84,8 @@ class NodeOrder(msgspec.Struct, frozen=True):
     """The shared memory of the parent before this one."""
     workers: dict[int, int] = {}
     """The workers of the parent before this one, by slot: they serve until each is replaced."""
+    reserved: int | None = None
+    """The socket that keeps the port of gRPC; see `_reserve`."""
 
 
 def node_command(order: NodeOrder) -> list[str]:
@@ -119,31 +129,37 @@ def start_node(  # noqa: PLR0913 - a node and its options
     log: LogPlan = LogPlan(),  # noqa: B008 - immutable
     name: str = "",
     watch: tuple[str, ...] = (),
+    grpc_port: int = -1,
     timeout_s: float = _READY_S,
 ) -> NodeInfo:
-    """Start a node in the background and return once it answers; raises `PortInUse` or `NodeNotReady`."""
-    listening = _bind(host, port)
-    token = "" if _is_local(host) else str(make_token(store))
-    port = listening.getsockname()[1]
-    info = NodeInfo(
-        0,
-        host,
-        port,
-        environment,
-        workers,
-        datetime.now(UTC),
-        hot=hot,
-        token_file=token,
-        log=log,
-        name=name,
-        watch=watch,
-    )
+    """Start a node in the background and return once it answers; raises `PortInUse`, `ExtraMissing` or `NodeNotReady`.
+
+    It answers over gRPC, too, where `grpc_port` is not negative.
+    """
     folder = run_folder(store, environment)
     folder.mkdir(parents=True, exist_ok=True)
-    with listening, log_file(store, environment).open("ab") as output:
+    with ExitStack() as held:
+        listening = held.enter_context(_bind(host, port))
+        reserved = held.enter_context(_reserve(host, grpc_port)) if grpc_port >= 0 else None
+        info = NodeInfo(
+            0,
+            host,
+            listening.getsockname()[1],
+            environment,
+            workers,
+            datetime.now(UTC),
+            hot=hot,
+            token_file="" if _is_local(host) else str(make_token(store)),
+            log=log,
+            name=name,
+            watch=watch,
+            grpc_port=reserved.getsockname()[1] if reserved else 0,
+        )
+        output = held.enter_context(log_file(store, environment).open("ab"))
+        order = NodeOrder(info, str(store), listening.fileno(), reserved=reserved.fileno() if reserved else None)
         process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, *node_command(NodeOrder(info, str(store), listening.fileno()))],
-            pass_fds=[listening.fileno()],
+            [sys.executable, *node_command(order)],
+            pass_fds=[one.fileno() for one in (listening, reserved) if one is not None],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -218,9 +234,40 @@ def wait_until_applied(info: NodeInfo, revision: int, timeout_s: float = APPLY_S
     return laggards or [info.pid]
 
 
-def check_port(host: str, port: int) -> None:
-    """Raise `PortInUse` when a node could not listen there; better before a build than after it."""
+def check_port(host: str, port: int, grpc_port: int = -1) -> None:
+    """Raise `PortInUse` or `ExtraMissing` when a node could not listen there; better before a build than after it."""
     _bind(host, port).close()
+    if grpc_port >= 0:
+        _reserve(host, grpc_port).close()
+
+
+def _reserve(host: str, port: int) -> socket.socket:
+    """Return a socket that keeps a port for the workers, which listen at it each for itself.
+
+    gRPC takes no socket that listens already. One that is bound and does not listen takes no connection, and keeps the
+    port from everybody but processes of the same user that share it on purpose, as the workers do.
+    """
+    if not (_is_installed("grpc") and _is_installed("google.protobuf")):
+        raise ExtraMissing("`grpc_port` is set, and gRPC is not installed", next="pip install 'modelmill[grpc]'")
+    # Alone first: with the port shared, another node of this user there would not be noticed.
+    with _bind(host, port) as alone:
+        port = alone.getsockname()[1]
+    reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        reserved.bind((host, port))
+    except OSError as error:  # somebody was quicker
+        reserved.close()
+        raise _port_in_use(host, port, error) from error
+    return reserved
+
+
+def _is_installed(package: str) -> bool:
+    """Return whether a package could be imported; it is not, since no parent of a node may have gRPC's threads."""
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # nor is what it is part of
+        return False
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -49,7 +49,7 @@ class Node:
     def __init__(self, order: NodeOrder) -> None:
         """Take the socket and the description of the node."""
         self.info = msgspec.structs.replace(order.info, pid=os.getpid())
-        self.store, self.listening = Path(order.store), order.listening
+        self.store, self.listening, self.reserved = Path(order.store), order.listening, order.reserved
         self.state_descriptor = make_state() if order.state is None else order.state
         self.state = NodeState(self.state_descriptor)
         self.workers: dict[int, int] = {}
@@ -147,9 +147,12 @@ class Node:
 
     def _start_anew(self) -> None:
         """Become the code that is installed now; the workers serve on, and are replaced by that."""
-        order = NodeOrder(self.info, str(self.store), self.listening, self.state_descriptor, self.workers)
-        for descriptor in (self.listening, self.state_descriptor):
-            os.set_inheritable(descriptor, True)  # noqa: FBT003 - the name says it
+        order = NodeOrder(
+            self.info, str(self.store), self.listening, self.state_descriptor, self.workers, self.reserved
+        )
+        for descriptor in (self.listening, self.state_descriptor, self.reserved):
+            if descriptor is not None:
+                os.set_inheritable(descriptor, True)  # noqa: FBT003 - the name says it
         os.execv(sys.executable, [sys.executable, *node_command(order)])  # noqa: S606 - our own module
 
     def _replace_old(self) -> None:

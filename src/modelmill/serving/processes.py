@@ -19,6 +19,8 @@ from modelmill.store.files import started_at
 _PROC = Path("/proc")
 _LISTEN_STATE = "0A"
 _MEGABYTE_KB = 1024
+_IPV4_WITHIN = "0000000000000000FFFF0000"
+"""How an older address begins where the system keeps it as one of the newer kind, as for gRPC."""
 _REMOVED = " (deleted)"
 _MAP_FIELDS = 6
 
@@ -120,6 +122,8 @@ def _address(text: str) -> str:
     words = [bytes.fromhex(host[place : place + 8])[::-1] for place in range(0, len(host), 8)]
     if len(words) == 1:
         return f"{'.'.join(map(str, words[0]))}:{int(port, 16)}"
+    if host.upper().startswith(_IPV4_WITHIN):
+        return f"{'.'.join(map(str, words[3]))}:{int(port, 16)}"
     groups = b"".join(words).hex(":", 2)
     return f"[{groups}]:{int(port, 16)}"
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import uvicorn
@@ -38,6 +38,9 @@ from modelmill.serving.served import ServedModel
 from modelmill.serving.state import NodeState, WorkerState
 from modelmill.store.blobs import pointers_of
 from modelmill.store.tokens import read_token
+
+if TYPE_CHECKING:
+    from modelmill.serving.rpc import RpcServer
 
 POLL_S = 0.25
 _GRACE_S = 5.0
@@ -72,6 +75,7 @@ class _Server(uvicorn.Server):
     """Uvicorn's server with an end that fails no request."""
 
     plane: Plane
+    rpc: RpcServer | None = None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more connections, close each behind its next answer, and only then those that are idle.
@@ -79,12 +83,15 @@ class _Server(uvicorn.Server):
         Uvicorn closes idle connections at once: a request that is on its way to one of them fails.
         """
         self.plane.draining = True
+        rpc_ends = asyncio.create_task(self.rpc.stop()) if self.rpc else None
         for server in self.servers:
             server.close()
         deadline = time.monotonic() + _DRAIN_S
         while self.server_state.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - uvicorn tells no end
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
+        if rpc_ends is not None:
+            await rpc_ends
 
 
 class Worker:
@@ -127,13 +134,28 @@ class Worker:
         server.plane = self.plane
         polling = asyncio.create_task(self._poll())
         listening = socket.socket(fileno=self.order.socket)
+        server.rpc = self._listen_rpc()
         await self._first_look()
+        if server.rpc is not None:
+            await server.rpc.start()
         await server.serve(sockets=[listening])
         polling.cancel()
         self.log.finish()
         if self.plane.applied is not None:
             runs = [run.close() for several in self.plane.applied.runs.values() for run in several]
             await asyncio.gather(*(model.close() for model in self.plane.applied.releases), *runs)
+
+    def _listen_rpc(self) -> RpcServer | None:
+        """Listen for gRPC where that is declared; what connects waits until the first look was taken.
+
+        It is imported here, behind the fork, and takes no memory elsewhere.
+        """
+        host, port = self.order.node["host"], self.order.node["grpc_port"]
+        if not port:
+            return None
+        from modelmill.serving.rpc import RpcServer
+
+        return RpcServer(self.plane, host, port)
 
     async def _first_look(self) -> None:
         """Map what is published before the first connection is taken: nobody waits for it then."""

@@ -29,6 +29,14 @@ def test_this_very_process_is_found(tmp_path: Path) -> None:
     assert 0 < memory[1] <= memory[0]
 
 
+def test_an_older_address_within_a_newer_one_is_written_as_the_older() -> None:
+    with socket.socket(socket.AF_INET6) as both:
+        both.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        both.bind(("::ffff:127.0.0.1", 0))
+        both.listen()
+        assert f"127.0.0.1:{both.getsockname()[1]}" in listening().values()
+
+
 def test_an_address_of_the_newer_kind_is_written_in_brackets() -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
         port = server.getsockname()[1]
