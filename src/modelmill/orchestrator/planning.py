@@ -298,8 +298,8 @@ class _Planning:
 
     def _load(self) -> int:
         """Return how many bytes of packs the node has not mapped yet: its workers share them, and map each as a whole."""
-        known = set(self.old.packs) if self.old else set()
-        return sum(len(self.store.blobs.open(pack)) for pack in self.new.packs if pack not in known)
+        known = self.old.answering_packs() if self.old else set()
+        return sum(len(self.store.blobs.open(pack)) for pack in self.new.answering_packs() - known)
 
 
 READ = ("before", "version", "checks", "unmet", "steps", "of", "hold_s", "abort", "hold")

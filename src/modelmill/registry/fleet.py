@@ -189,6 +189,12 @@ class FleetMap:
         """Return the packs that hold the map's entries."""
         return [Digest(pack) for pack in self._columns.packs]
 
+    def answering_packs(self) -> set[Digest]:
+        """Return the packs of what answers: a segment whose answers are the pooled model's keeps its own, and is not asked."""
+        answers = np.array([state != "pooled" for _, _, state, _, _ in self._columns.kinds], dtype=bool)
+        used = np.unique(self.pack_index[answers[self.kind_index]]).tolist() if len(self) else []
+        return {self.packs[index] for index in used}
+
     @property
     def keys(self) -> list[str]:
         """Return the segments as text, sorted."""

@@ -112,3 +112,9 @@ def test_a_hundred_thousand_segments_are_one_small_blob() -> None:
     content = FleetMap.build(HEADER, entries).encode()
     assert len(content) < 100 * 100_000
     assert decode(content).find(("store-077777",)) == entry("store-077777", 77_777)
+
+
+def test_the_packs_that_answer_are_those_of_models_that_are_asked() -> None:
+    own, other = entry("a", 1), entry("b", 2)._replace(state="pooled", pack=digest_of(b"another"))
+    assert FleetMap.build(HEADER, [own, other]).answering_packs() == {own.pack}
+    assert FleetMap.build(HEADER, []).answering_packs() == set()
