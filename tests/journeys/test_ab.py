@@ -100,7 +100,13 @@ def write_bought(file: Path, asked: list[Asked]) -> int:
 
 
 def test_what_makes_no_test_is_refused(modelmill: Command, project: Path) -> None:
-    for words in (["2"], ["2", "--outcome", "bought", "--share", "100%"], ["1", "--outcome", "bought"], ["--stop"]):
+    for words in (
+        ["2"],
+        ["2", "--outcome", "price"],
+        ["2", "--outcome", "bought", "--share", "100%"],
+        ["1", "--outcome", "bought"],
+        ["--stop"],
+    ):
         refused = modelmill("ab", *words, "--in", "prod", cwd=project)
         assert refused.code == 2, (words, refused.out + refused.err)
     assert modelmill("ab", "--in", "prod", "--json", cwd=project).json["ab"] is None

@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from modelmill.data.joining import Joined
-from modelmill.data.labels import LABEL, list_label_files
+from modelmill.data.labels import LABEL, list_label_files, outcome_spec
 from modelmill.data.predictions import journal_folder, read_predictions
 from modelmill.errors import AbNeedsRelease, NotFound, UsageError
 from modelmill.model.conditions import parse_duration
@@ -92,7 +92,9 @@ def _begin(store: Store, settings: Settings, request: AbRequest, progress: Progr
             next=f"modelmill deploy {request.environment}",
         )
     if planned.outcome.nothing:
-        raise UsageError(f"{request.environment} serves version {request.version} already", next="modelmill list")
+        raise UsageError(f"{request.environment} serves version {request.version} already", next="modelmill search")
+    header = decode(store.blobs.get(planned.current_map)).header
+    outcome_spec(header.spec, goal.outcome)  # else none could ever be imported
     tested = _as_test(planned, Policy((share, 1.0), "requests", 0.0, _aborts(planned), goal))
     progress("line", {"text": f"{100 * share:g}% of entities are answered by version {request.version}"})
     return apply_plan(store, settings, tested, request.reason or f"A/B test of {goal.outcome}", None).confirmed
@@ -159,9 +161,7 @@ def facts_of(store: Store, settings: Settings, rollout: Rollout) -> AbFacts:
     header = fleets[rollout.candidate].header
     joined, answers = _joined(store, settings, rollout, goal, header)
     shares = {rollout.before: 1 - rollout.policy.steps[0], rollout.candidate: rollout.policy.steps[0]}
-    current, candidate = (
-        _side(number, fleets[number], shares[number], answers, entity_columns(header)) for number in fleets
-    )
+    current, candidate = (_side(number, fleets[number], shares[number], answers, header.entity) for number in fleets)
     verdict, unknown, bounds = _judged(current, candidate, goal, rollout.policy.steps[0])
     apart = None if bounds is None else candidate.measured.mean - current.measured.mean
     return AbFacts(
@@ -187,13 +187,6 @@ def facts_of(store: Store, settings: Settings, rollout: Rollout) -> AbFacts:
 def _map_of(store: Store, rollout: Rollout, number: int) -> FleetMap:
     release = get_release(store.database, rollout.environment, rollout.model, number)
     return decode(store.blobs.get(release.map))
-
-
-def entity_columns(header: Header) -> list[str]:
-    """Return the columns by which requests are shared: keys beyond those of the segments, else all (`serving.split`)."""
-    columns = header.spec.request_columns
-    keys = [column.name for column in columns if column.role == "key" and column.name not in header.by]
-    return keys or [column.name for column in columns]
 
 
 def _joined(

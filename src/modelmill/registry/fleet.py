@@ -122,6 +122,13 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     A map of a model that declares neither names neither: its bytes are what they were before there were any.
     """
 
+    @property
+    def entity(self) -> list[str]:
+        """Return the columns by which requests are shared: keys beyond those of the segments, else all."""
+        columns = self.spec.request_columns
+        keys = [column.name for column in columns if column.role == "key" and column.name not in self.by]
+        return keys or [column.name for column in columns]
+
 
 class _Columns(msgspec.Struct, frozen=True):
     """One row a segment; numbers little-endian, repeated texts as codes into a list."""

@@ -163,10 +163,9 @@ def _at(parts: Sequence[Part], places: Sequence[int] | None) -> Iterator[Part]:
 
 
 def entity_places(model: ServedModel) -> Sequence[int]:
-    """Return where in a row stands what requests are shared by: keys beyond those of the segments, else the whole row."""
-    columns = list(model.parser.columns.values())
-    keys = [place for place, one in enumerate(columns) if one.role == "key" and one.name not in model.header.by]
-    return keys or range(len(columns))
+    """Return where in a row stands what requests are shared by."""
+    columns = list(model.parser.columns)
+    return [columns.index(name) for name in model.header.entity]
 
 
 def open_ring(blobs: FolderBlobs, beside: Beside) -> frozenset[Segment]:
