@@ -89,6 +89,8 @@ class EnvironmentSettings:
     """Processes that answer; 0 means as many as `[serve]` says."""
     most_refused: float = 1.0
     """A release in which laws or the gate refused more than this share of the segments is refused as a whole."""
+    slo: str = ""
+    """What its models have to bear, such as `p99=20ms,qps=2000`: the floor `load` asks for it, and so does `loadtest`."""
     nodes: tuple[str, ...] = ()
     """The machines on which a node of it should run, by their host names; a plan names those that are not seen."""
 

@@ -114,10 +114,23 @@ def test_a_release_is_refused_until_a_load_test_has_passed(modelmill: Command, p
     marks = ET.parse(project / "load.svg").getroot()  # noqa: S314 - we have written it ourselves
     assert len([mark for mark in marks if mark.tag.endswith("circle")]) == 3 * len(found["curve"])
 
-    plan = modelmill("plan", "prod", "--json", cwd=project).json
-    (check,) = (check for check in plan["checks"] if check["floor"] == "load")
-    assert (plan["unmet"], check["ok"], check["text"].startswith("p99=10s,qps=50: pass")) == ([], True, True)
+    unmet, check = load_floor(modelmill, project)
+    assert (unmet, check["ok"], check["text"].startswith("p99=10s,qps=50: pass")) == ([], True, True)
+    toml = project / "modelmill.toml"
+    declared = toml.read_text()
+    toml.write_text(declared + 'slo = "p99=10s,qps=60"\n')  # more than was tested
+    unmet, check = load_floor(modelmill, project)
+    assert (unmet, check["text"]) == (["load"], "p99=10s,qps=60 is asked for; the last test was of p99=10s,qps=50")
+    toml.write_text(declared + 'slo = "p99=20s,qps=40"\n')
+    assert load_floor(modelmill, project)[0] == []
+    toml.write_text(declared)
     assert modelmill("promote", "1", "--to", "prod", cwd=project).code == 0
+
+
+def load_floor(modelmill: Command, folder: Path) -> tuple[Any, Any]:
+    """Return which floors of prod are not met, and what is said of the load."""
+    plan = modelmill("plan", "prod", "--json", cwd=folder).json
+    return plan["unmet"], next(check for check in plan["checks"] if check["floor"] == "load")
 
 
 def test_a_slow_candidate_fails_beside_the_live_version_and_is_not_released(modelmill: Command, project: Path) -> None:

@@ -264,13 +264,15 @@ def test_a_rollback_needs_no_database(modelmill: Command, project: Path) -> None
 def test_floors_that_are_not_reached_refuse(modelmill: Command, project: Path) -> None:
     assert modelmill("resume", "prod", cwd=project).code == 0
     toml = project / "modelmill.toml"
-    toml.write_text(toml.read_text().replace('["law"]', '["law", "clean commit", "gate"]'))
+    declared = toml.read_text()
+    toml.write_text(declared.replace('["law"]', '["law", "clean commit", "gate"]'))
     plan = modelmill("plan", "prod", "--json", cwd=project)
     assert (plan.code, plan.json["unmet"]) == (3, ["clean commit", "gate"])
     refused = modelmill("deploy", "prod", "--yes", cwd=project)
     assert (refused.code, "MM416" in refused.err) == (3, True)
-    toml.write_text(toml.read_text().replace('"gate"', '"magic"'))
+    toml.write_text(declared.replace('"law"', '"magic"'))
     assert "MM003" in modelmill("plan", "prod", cwd=project).err
+    toml.write_text(declared)  # what cannot be read would not let the node be stopped
 
 
 def test_a_canary_of_requests_is_sticky(modelmill: Command, tmp_path: Path) -> None:

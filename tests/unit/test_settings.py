@@ -106,7 +106,7 @@ def test_a_share_of_refused_segments_that_is_none_is_told(tmp_path: Path, share:
         load_settings(tmp_path, {})
 
 
-@pytest.mark.parametrize("name", ["most_refused", "nodes", "requires"])
+@pytest.mark.parametrize("name", ["most_refused", "nodes", "requires", "slo"])
 def test_what_an_environment_may_say_is_in_the_reference(name: str) -> None:
     page = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
     assert f"`environments.NAME.{name}`" in page.read_text(encoding="utf-8")

@@ -22,9 +22,9 @@ from modelmill.orchestrator.load_plot import draw_curves
 from modelmill.orchestrator.load_rows import Rows, as_requests, rows_to_ask
 from modelmill.orchestrator.requests import LoadtestRequest
 from modelmill.orchestrator.served import pick_model, pick_run
-from modelmill.orchestrator.slo import Slo, parse_slo
+from modelmill.orchestrator.slo import Slo, declared_slo, parse_slo
 from modelmill.outcomes import CheckFacts, LoadPoint, LoadtestOutcome, Progress, no_progress
-from modelmill.registry.evidence import LOADTEST, list_evidence, record_evidence
+from modelmill.registry.evidence import LOADTEST, Evidence, list_evidence, record_evidence
 from modelmill.registry.fleet import FleetMap, decode
 from modelmill.registry.host import user_name
 from modelmill.registry.records import Run
@@ -69,7 +69,8 @@ class _Asked(NamedTuple):
 
 def loadtest(settings: Settings, request: LoadtestRequest, progress: Progress = no_progress) -> LoadtestOutcome:
     """Send load until the knee is found and the SLO's rate is judged; keep what came of it as evidence."""
-    began, slo = time.monotonic(), parse_slo(request.slo)
+    began, declared = time.monotonic(), declared_slo(settings, request.environment)
+    slo = declared if declared is not None and not request.slo else parse_slo(request.slo)
     out = _plot_file(request.out)
     name, version = _model_and_version(request.model)
     node = _node(settings, request.environment)
@@ -111,13 +112,29 @@ def loadtest(settings: Settings, request: LoadtestRequest, progress: Progress = 
     return outcome
 
 
-def load_check(store: Store, run: Run) -> CheckFacts | None:
-    """Return what the newest load test of a version has found, None where there was none."""
+def load_check(store: Store, run: Run, declared: Slo | None = None) -> CheckFacts | None:
+    """Return what the newest load test of a version has found, None where there was none.
+
+    Of what an environment has declared, a test tells only where it was passed at as much load, or failed at no more.
+    """
     found = [one for one in list_evidence(store.database, run.model, run.number) if one.kind == LOADTEST]
+    telling = [one for one in found if declared is None or _tells(one, declared)]
+    if telling:
+        facts = telling[-1].facts
+        return CheckFacts(
+            floor=FLOOR, ok=telling[-1].verdict, text=f"{facts['slo']}: {facts['verdict']}, {facts['why']}"
+        )
     if not found:
         return None
-    facts = found[-1].facts
-    return CheckFacts(floor=FLOOR, ok=found[-1].verdict, text=f"{facts['slo']}: {facts['verdict']}, {facts['why']}")
+    return CheckFacts(
+        floor=FLOOR, ok=None, text=f"{declared} is asked for; the last test was of {found[-1].facts['slo']}"
+    )
+
+
+def _tells(test: Evidence, declared: Slo) -> bool:
+    """Return whether a load test of one SLO says anything of another."""
+    tested = parse_slo(test.facts["slo"])
+    return tested.covers(declared) if test.verdict else declared.covers(tested)
 
 
 def _keep(settings: Settings, run: Run, outcome: LoadtestOutcome) -> None:

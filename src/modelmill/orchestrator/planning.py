@@ -26,6 +26,7 @@ from modelmill.orchestrator.loadtest import load_check
 from modelmill.orchestrator.rehearsing import rehearsal_text
 from modelmill.orchestrator.requests import PlanRequest
 from modelmill.orchestrator.served import pick_model, pick_run
+from modelmill.orchestrator.slo import declared_slo
 from modelmill.outcomes import CheckFacts, PlanOutcome, Progress, no_progress
 from modelmill.registry import runs
 from modelmill.registry.change import Change, change_of
@@ -249,9 +250,12 @@ class _Planning:
         if refused:
             yield self._share(refused)
         requires = self.settings.environment(self.environment).requires
-        load = load_check(self.store, run)
+        slo = declared_slo(self.settings, self.environment)
+        load = load_check(self.store, run, slo)
         if load is not None or LOAD in requires:
-            yield load or CheckFacts(floor=LOAD, ok=None, text="no load test of it was recorded")
+            yield load or CheckFacts(
+                floor=LOAD, ok=None, text=f"no load test of it{f' at {slo}' if slo else ''} was recorded"
+            )
         approval = approval_check(self.store, self.model, run, self.environment)
         if approval.ok is not None or APPROVED in requires:
             yield approval

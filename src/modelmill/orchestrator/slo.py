@@ -6,7 +6,8 @@ import re
 
 import msgspec
 
-from modelmill.errors import SloInvalid, did_you_mean
+from modelmill.errors import SettingInvalid, SloInvalid, did_you_mean
+from modelmill.settings import Settings
 
 EXAMPLE = "p99=20ms,qps=2000"
 _KEYS = ("p50", "p99", "qps", "errors")
@@ -29,6 +30,12 @@ class Slo(msgspec.Struct, frozen=True, kw_only=True):
     def tightest_ms(self) -> float | None:
         """Return the smallest limit of a latency; None where there is none."""
         return min((limit for limit in (self.p50_ms, self.p99_ms) if limit is not None), default=None)
+
+    def covers(self, other: Slo) -> bool:
+        """Return whether whatever bears this bears the other as well: no less load, no wider limit."""
+        limits = ((self.p50_ms, other.p50_ms), (self.p99_ms, other.p99_ms))
+        within = all(limit is None or (own is not None and own <= limit) for own, limit in limits)
+        return within and self.qps >= other.qps and self.errors <= other.errors
 
     def __str__(self) -> str:
         """Return it as it is written; the limit of errors only where there is a share."""
@@ -59,6 +66,16 @@ def parse_slo(text: str) -> Slo:
         p99_ms=_milliseconds("p99", found["p99"]) if "p99" in found else None,
         errors=_share(found["errors"]) if "errors" in found else 0.0,
     )
+
+
+def declared_slo(settings: Settings, environment: str) -> Slo | None:
+    """Return what models have to bear in an environment, None where nothing is declared; raises `SettingInvalid`."""
+    text = settings.environment(environment).slo
+    try:
+        return parse_slo(text) if text else None
+    except SloInvalid as error:
+        name = f"environments.{environment}.slo"
+        raise SettingInvalid(f"setting `{name}`: {error.what}", got=text[:80], expected=f'"{EXAMPLE}"') from None
 
 
 def _rate(text: str) -> float:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmill.errors import SloInvalid
-from modelmill.orchestrator.slo import Slo, parse_slo
+from modelmill.errors import SettingInvalid, SloInvalid
+from modelmill.orchestrator.slo import Slo, declared_slo, parse_slo
+from modelmill.settings import EnvironmentSettings, Settings
 
 
 def test_what_is_written_is_meant() -> None:
@@ -68,3 +71,30 @@ def test_any_text_is_an_slo_or_a_mistake(text: str) -> None:
     except SloInvalid:
         return
     assert 1 <= found.qps <= 50_000
+
+
+@pytest.mark.parametrize(
+    ("harder", "covers"),
+    [
+        ("p99=20ms,qps=2000", True),
+        ("p99=15ms,qps=2500", True),
+        ("p50=2ms,p99=20ms,qps=2000", True),
+        ("p99=20ms,qps=1999", False),
+        ("p99=21ms,qps=2000", False),
+        ("p50=2ms,qps=2000", False),
+        ("p99=20ms,qps=2000,errors=1%", False),
+    ],
+)
+def test_what_bears_more_bears_less(harder: str, covers: bool) -> None:
+    assert parse_slo(harder).covers(parse_slo("p99=20ms,qps=2000")) is covers
+
+
+def settings_with(slo: str) -> Settings:
+    return Settings(root=Path("/"), environments={"prod": EnvironmentSettings(slo=slo)})
+
+
+def test_an_environment_declares_what_its_models_have_to_bear() -> None:
+    assert declared_slo(settings_with("p99=20ms,qps=2000"), "prod") == parse_slo("p99=20ms,qps=2000")
+    assert declared_slo(settings_with(""), "prod") is None
+    with pytest.raises(SettingInvalid, match=r"environments\.prod\.slo.*p98"):
+        declared_slo(settings_with("p98=20ms,qps=2000"), "prod")
