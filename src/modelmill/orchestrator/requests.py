@@ -291,7 +291,7 @@ class LoadtestRequest(Request, frozen=True, kw_only=True):
     slo: Annotated[
         str,
         Meta(
-            description="What it has to bear, such as p99=20ms,qps=2000 (also p50, errors); left out, what the environment declares.",
+            description="What it has to bear, such as p99=20ms,qps=2000; left out, what the environment declares.",
             extra={"metavar": "SLO"},
         ),
     ] = ""
