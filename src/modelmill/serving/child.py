@@ -30,13 +30,17 @@ from modelmill.model.loading import load_model_file, user_frames
 from modelmill.model.request import parser_of
 from modelmill.names import Digest, parse_segment
 from modelmill.registry.facts import extract_code
-from modelmill.registry.fleet import Entry, FleetMap
+from modelmill.registry.fleet import Entry, FleetMap, Home
 from modelmill.release.pointers import Pointer, open_map
 from modelmill.store.blobs import blobs_of
 from modelmill.store.packs import PackReader
 from modelmill.store.signing import public_key
 
 HEADER = struct.Struct("<I")
+PROTOCOL = 1
+"""What both sides speak. A child may be of another modelmill than its node, that of its version's environment: with any
+change of what the frames mean, this number changes. The setup stays a map, of which an older child reads what it knows, and
+the number stays where it is in what is told."""
 _READ = 1 << 18
 _KEPT = 50_000
 """Opened models; the oldest goes first. A small model is some kilobytes."""
@@ -58,6 +62,10 @@ class ChildSetup(msgspec.Struct, frozen=True):
     parent: int
     is_shadow: bool = False
     """Whether nobody waits for its answers."""
+    lock: Digest | None = None
+    """That of versions whose packages this child has: it opens one of them before it is asked."""
+    protocol: int = PROTOCOL
+    """What the node speaks."""
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True):
@@ -86,6 +94,8 @@ class Told(msgspec.Struct, frozen=True, array_like=True):
     shape: tuple[int, ...] = ()
     error: dict[str, Any] | None = None
     together: int = 0
+    protocol: int = 0
+    """In the first frame, what the child speaks; 0 of one that is older than these numbers."""
 
 
 class Child:
@@ -105,11 +115,11 @@ class Child:
         self._opened: dict[Digest, Any] = {}
         self._proofs: dict[str, int] = {}
         """How often it made no difference that a segment's model was asked together; below 0 where it once did."""
-        self._warm(setup.code)
+        self._warm(Home(setup.code, setup.lock))
 
-    def _warm(self, code: Digest) -> None:
+    def _warm(self, home: Home) -> None:
         """Open one entry: what it imports, such as scikit-learn, is then not imported while somebody waits."""
-        ours = (e for e in self._map if e.format != PACKED and (e.code or self._map.header.code) == code)
+        ours = (e for e in self._map if e.format != PACKED and self._map.home_of(e) == home)
         with suppress(Exception):  # a request for this entry will tell; the others can be answered
             for entry in islice(ours, 1):
                 self._open(entry)
@@ -184,7 +194,7 @@ def main() -> None:
     threading.Thread(target=die_with, args=(setup.parent,), daemon=True).start()
     sys.stdout = sys.stderr  # user code may print; the node's log takes it
     child, failed = _open_child(setup)
-    _write_frame(link, failed or Told())
+    _write_frame(link, msgspec.structs.replace(failed or Told(), protocol=PROTOCOL))
     frames = Frames(link)
     while child is not None and (asks := frames.read()):
         for some in alike(asks):
@@ -247,6 +257,8 @@ def _alike(one: Told, other: Told) -> bool:
 
 
 def _open_child(setup: ChildSetup) -> tuple[Child | None, Told | None]:
+    if setup.protocol != PROTOCOL:  # the node refuses as well: nothing of what it asks would mean what it means here
+        return None, Told()
     try:
         return Child(setup), None
     except ModelmillError as error:

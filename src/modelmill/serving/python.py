@@ -16,19 +16,28 @@ import time
 from collections import Counter, deque
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelmill.errors import AnswerInvalid, BlobBroken, ModelBusy, NodeNotReady, RequestError, every_error
+from modelmill.errors import (
+    AnswerInvalid,
+    BlobBroken,
+    ModelBusy,
+    NodeNotReady,
+    ProtocolUnknown,
+    RequestError,
+    every_error,
+)
 from modelmill.model.request import Batch
 from modelmill.names import Digest, Segment, format_segment
 from modelmill.registry.fleet import Entry
 from modelmill.release.pointers import Pointer
-from modelmill.serving.child import HEADER, Ask, ChildSetup, Told, numbers_of
+from modelmill.serving.child import HEADER, PROTOCOL, Ask, ChildSetup, Told, numbers_of
 
+_OWN = Path(sys.executable)
 _START_S = 60.0
 _ANSWER_S = 30.0
 _FATAL = 2
@@ -43,18 +52,41 @@ _FADES = 0.98
 _TOLD = {kind.code: kind for kind in every_error() if issubclass(kind, RequestError | BlobBroken)}
 
 
+class Place(NamedTuple):
+    """Where a child runs."""
+
+    python: Path = _OWN
+    """Its interpreter, with the packages that the model needs."""
+    lock: Digest | None = None
+    """The lock of versions whose packages these are."""
+    is_shadow: bool = False
+    """Whether it has the processor only when nobody else wants it."""
+
+
+_HERE = Place()
+
+
 class PythonRuntime:
     """Answers through a child process."""
 
     def __init__(
-        self, store: Path, pointer: Pointer, code: Digest, answer_s: float = _ANSWER_S, *, is_shadow: bool = False
+        self, store: Path, pointer: Pointer, code: Digest, answer_s: float = _ANSWER_S, place: Place = _HERE
     ) -> None:
-        """Say whose code the child runs and how long an answer may take; it starts with `start` or the first request.
+        """Say whose code the child runs, how long an answer may take, and where it runs.
 
-        A shadow's child has the processor when nobody else wants it.
+        It starts with `start` or the first request.
         """
         (store / "cache" / "code").mkdir(parents=True, exist_ok=True)
-        self._setup = ChildSetup(str(store), str(store / "cache" / "code"), pointer, code, os.getpid(), is_shadow)
+        self._setup = ChildSetup(
+            store=str(store),
+            cache=str(store / "cache" / "code"),
+            pointer=pointer,
+            code=code,
+            parent=os.getpid(),
+            is_shadow=place.is_shadow,
+            lock=place.lock,
+        )
+        self._python = place.python
         self._answer_s = answer_s
         self._link: _Link | None = None
         self._closed = False
@@ -75,7 +107,7 @@ class PythonRuntime:
             if self._closed:
                 raise NodeNotReady("this release has just been replaced", next="try again")
             if self._link is None or not self._link.lives:
-                self._link = await _start_child(self._setup)
+                self._link = await _start_child(self._setup, self._python)
             return self._link
 
     async def answer(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
@@ -241,12 +273,12 @@ class _Link:
             owed.set_exception(told)
 
 
-async def _start_child(setup: ChildSetup) -> _Link:
+async def _start_child(setup: ChildSetup, python: Path) -> _Link:
     ours, theirs = socket.socketpair()
     with theirs:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # the folder that the node was started in is no place to import from
+            str(python),
+            *_switches(python),
             "-m",
             "modelmill.serving.child",
             str(theirs.fileno()),
@@ -259,10 +291,26 @@ async def _start_child(setup: ChildSetup) -> _Link:
         ready = await link.send(msgspec.msgpack.encode(setup), _START_S)
     except (AnswerInvalid, _NotReached):
         raise NodeNotReady("the model's process ended while it started", next="see the node's log") from None
+    if ready.protocol != PROTOCOL:
+        await link.end()
+        raise ProtocolUnknown(
+            "the modelmill of the version's own environment is another one, with which this node cannot speak",
+            expected=f"protocol {PROTOCOL}",
+            got=f"protocol {ready.protocol or 'that it does not tell'}",
+            next="modelmill train --rebuild      (with the packages that are installed now)",
+        )
     if ready.error is not None:
         await link.end()
         raise NodeNotReady(f"the model's code cannot be opened: {ready.error['error']}", got=ready.error["code"])
     return link
+
+
+def _switches(python: Path) -> list[str]:
+    """Return how an interpreter is started: the folder that the node was started in is no place to import from.
+
+    Nor is, for another environment, what the variables of the node's own name.
+    """
+    return ["-P"] if python == _OWN else ["-I"]
 
 
 def _as_ours(error: dict[str, Any]) -> RequestError | BlobBroken:

@@ -19,13 +19,12 @@ from modelmill.data.journal import Answerer
 from modelmill.errors import AnswerInvalid, BlobBroken, ModelmillError, ModelUnknown, NodeNotReady
 from modelmill.model.request import Batch, parser_of
 from modelmill.model.safe import safe_answers
-from modelmill.names import POOLED, Digest, Segment, format_segment
+from modelmill.names import POOLED, Segment, format_segment
 from modelmill.registry.fleet import FAILED, NO_ANSWER, NOT_BUILT, SAFE, Beyond, Entry, FleetMap, why_after
 from modelmill.release.pointers import Pointer, check_packs, open_map, open_versions
+from modelmill.serving.children import Children
 from modelmill.serving.meters import UNKNOWN, Place
 from modelmill.serving.packed import PackedRuntime
-from modelmill.serving.python import PythonRuntime
-from modelmill.serving.runtime import Runtime
 from modelmill.store.blobs import FolderBlobs
 from modelmill.store.signing import public_key
 
@@ -150,10 +149,7 @@ class ServedModel:
             (AnswerInvalid, BlobBroken, NodeNotReady) if self.map.safe else (AnswerInvalid, BlobBroken)
         )
         self._packed: PackedRuntime = PackedRuntime(blobs, before._packed if before and not is_shadow else None)  # noqa: SLF001 - one of us
-        codes = self.map.codes(without=PACKED)
-        self._python: dict[Digest, Runtime] = {
-            code: PythonRuntime(store, pointer, code, is_shadow=is_shadow) for code in codes
-        }
+        self._python = Children(store, blobs, pointer, self.map, is_shadow=is_shadow)
         self._answering = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -170,7 +166,7 @@ class ServedModel:
 
     async def start(self) -> None:
         """Start what answers."""
-        await asyncio.gather(*(runtime.start() for runtime in self._python.values()))
+        await self._python.start()
 
     def open_at(self, number: int) -> ServedModel | None:
         """Return a version where it is open."""
@@ -204,7 +200,7 @@ class ServedModel:
         await asyncio.gather(*(version.close() for version in self.versions.values()), return_exceptions=True)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), _DRAIN_S)
-        await asyncio.gather(*(runtime.close() for runtime in self._python.values()), return_exceptions=True)
+        await self._python.close()
 
     def answer_now(self, batch: Batch) -> Answered:
         """Answer rows, each by its own segment's model; the pooled one answers where there is none that can."""
@@ -262,7 +258,7 @@ class ServedModel:
     async def _ask(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
         if entry.format in (PACKED, SAFE):
             return self._answer_here(entry, batch)
-        return await self._python[entry.code or self.header.code].answer(entry, batch)
+        return await self._python.answer(entry, batch)
 
     def _answer_here(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
         """Return what a packed entry answers, or the declared safe answer to each row."""
