@@ -622,6 +622,12 @@ class EnvironmentMissing(NodeNotReady):
     code = "MM537"
 
 
+class ModelQuarantined(NodeNotReady):
+    """The model's process ended again and again, and is not started for a while."""
+
+    code = "MM538"
+
+
 class StoreTooNew(PlatformError):
     """The store was written by a newer modelmill."""
 

@@ -111,6 +111,7 @@ def _start(settings: Settings, request: ServeRequest, running: NodeInfo | None) 
         name=declared.name,
         watch=watch_plan(settings, request.environment),
         grpc_port=declared.grpc_port,
+        child_memory_mb=declared.child_memory_mb,
     )
 
 

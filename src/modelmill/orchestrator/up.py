@@ -99,6 +99,7 @@ def _start(settings: Settings, store: Store, request: UpRequest) -> NodeInfo:
         name=serve.name,
         watch=watch_plan(settings, ENVIRONMENT),
         grpc_port=serve.grpc_port,
+        child_memory_mb=serve.child_memory_mb,
     )
 
 

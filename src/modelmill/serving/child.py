@@ -8,7 +8,9 @@ thirty times. Nobody waits for others to come, and it is proven first that it ma
 
 from __future__ import annotations
 
+import gc
 import os
+import resource
 import socket
 import struct
 import sys
@@ -24,7 +26,7 @@ import numpy as np
 
 from modelmill.artifact.saving import PACKED, unpickle
 from modelmill.compute.worker import die_with
-from modelmill.errors import ModelmillError, PlatformError, UserCodeFailed
+from modelmill.errors import AnswerInvalid, ModelmillError, PlatformError, UserCodeFailed
 from modelmill.model.fitted import answer, make_x
 from modelmill.model.loading import load_model_file, user_frames
 from modelmill.model.request import parser_of
@@ -41,6 +43,10 @@ PROTOCOL = 1
 """What both sides speak. A child may be of another modelmill than its node, that of its version's environment: with any
 change of what the frames mean, this number changes. The setup stays a map, of which an older child reads what it knows, and
 the number stays where it is in what is told."""
+ENDS = -1
+"""Told instead of a number of requests by a child that ends between two of them: what else has come is for its successor."""
+OUT_OF_MEMORY = 77
+"""The exit code of a child that has grown to its limit."""
 _READ = 1 << 18
 _KEPT = 50_000
 """Opened models; the oldest goes first. A small model is some kilobytes."""
@@ -64,6 +70,8 @@ class ChildSetup(msgspec.Struct, frozen=True):
     """Whether nobody waits for its answers."""
     lock: Digest | None = None
     """That of versions whose packages this child has: it opens one of them before it is asked."""
+    memory_mb: int = 0
+    """What the process may have of its own; 0 for as much as there is."""
     protocol: int = PROTOCOL
     """What the node speaks."""
 
@@ -87,7 +95,7 @@ class Ask(msgspec.Struct, frozen=True, array_like=True):
 class Told(msgspec.Struct, frozen=True, array_like=True):
     """One answer of a child: numbers with their shape, or an error's class, code, sentence and parts.
 
-    Or that so many of the next requests are now answered `together`, which is no answer.
+    Or that so many of the next requests are now answered `together`, which is no answer; `ENDS` where none will be.
     """
 
     numbers: bytes = b""
@@ -113,6 +121,8 @@ class Child:
         self._model = load_model_file(folder / file, folder).models[name]
         self._parser = parser_of(header.spec, header.by, header.feature_names)
         self._opened: dict[Digest, Any] = {}
+        self.has_run_out = False
+        """Whether an answer needed more memory than there is."""
         self._proofs: dict[str, int] = {}
         """How often it made no difference that a segment's model was asked together; below 0 where it once did."""
         self._warm(Home(setup.code, setup.lock))
@@ -128,6 +138,9 @@ class Child:
         """Answer one request; what the user's code raises is told, not raised."""
         try:
             return self._answer(ask)
+        except MemoryError:
+            self.has_run_out = True
+            return Told(error=AnswerInvalid("the model needs more memory than its process may have").as_dict())
         except ModelmillError as error:
             return Told(error=error.as_dict())
         except Exception as error:  # noqa: BLE001 - the border to user code
@@ -192,6 +205,7 @@ def main() -> None:
     if setup.is_shadow:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     threading.Thread(target=die_with, args=(setup.parent,), daemon=True).start()
+    _limit_memory(setup.memory_mb)
     sys.stdout = sys.stderr  # user code may print; the node's log takes it
     child, failed = _open_child(setup)
     _write_frame(link, msgspec.structs.replace(failed or Told(), protocol=PROTOCOL))
@@ -201,6 +215,31 @@ def main() -> None:
             if len(some) > 1:
                 _write_frame(link, Told(together=len(some)))
             _write_frame(link, *(child.answer_together(some) if len(some) > 1 else [child.answer(some[0])]))
+            if child.has_run_out:
+                _end_where_full(link, setup.memory_mb)
+                child.has_run_out = False
+
+
+def _limit_memory(megabytes: int) -> None:
+    """Let what would go beyond it fail as MemoryError: memory of the process's own, not what it maps of files."""
+    if megabytes:
+        limit = megabytes << 20
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _end_where_full(link: socket.socket, megabytes: int) -> None:
+    """End where half of the memory is gone although nothing is being answered: it was lost bit by bit, to a leak.
+
+    Where it is free again, one request alone has asked for too much, and the others need not suffer for it.
+    """
+    gc.collect()
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - one read
+        data = int(file.read().split()[5]) * resource.getpagesize()
+    if data > (megabytes << 20) // 2:
+        sys.stderr.write(f"the model's process has grown to its limit of {megabytes} MB, and is started again\n")
+        sys.stderr.flush()
+        _write_frame(link, Told(together=ENDS))
+        os._exit(OUT_OF_MEMORY)
 
 
 class Frames:

@@ -14,6 +14,7 @@ from modelmill.registry.fleet import Entry, FleetMap, Home
 from modelmill.release.pointers import Pointer
 from modelmill.serving.interpreter import interpreter_of
 from modelmill.serving.python import Place, PythonRuntime
+from modelmill.serving.upkeep import UPKEEP
 from modelmill.store.blobs import Blobs
 
 
@@ -35,12 +36,18 @@ class Children:
         for home in sorted(homes, key=str):
             key = home.code, pythons[home.lock]
             if key not in self._runtimes:
-                place = Place(key[1], home.lock, is_shadow)
+                known = UPKEEP.quarantine_of((pointer.map, *key, is_shadow))
+                place = Place(key[1], home.lock, is_shadow, known)
                 self._runtimes[key] = PythonRuntime(store, pointer, home.code, place=place)
             self._at[home] = self._runtimes[key]
 
     def __len__(self) -> int:
         return len(self._runtimes)
+
+    @property
+    def trouble(self) -> str:
+        """Return why one of them is not started, empty where all may be."""
+        return next(filter(None, (runtime.trouble for runtime in self._runtimes.values())), "")
 
     async def start(self) -> None:
         """Start all of them; return when they are ready."""

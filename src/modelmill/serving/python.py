@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,11 +36,14 @@ from modelmill.model.request import Batch
 from modelmill.names import Digest, Segment, format_segment
 from modelmill.registry.fleet import Entry
 from modelmill.release.pointers import Pointer
-from modelmill.serving.child import HEADER, PROTOCOL, Ask, ChildSetup, Told, numbers_of
+from modelmill.serving.child import HEADER, OUT_OF_MEMORY, PROTOCOL, Ask, ChildSetup, Told, numbers_of
+from modelmill.serving.upkeep import UPKEEP, Quarantine
 
 _OWN = Path(sys.executable)
 _START_S = 60.0
 _ANSWER_S = 30.0
+_END_S = 0.5
+"""How long a child that has closed its side may take to be gone by itself."""
 _FATAL = 2
 """How often a segment's model may end the child."""
 _TRIES = 5
@@ -61,6 +65,8 @@ class Place(NamedTuple):
     """The lock of versions whose packages these are."""
     is_shadow: bool = False
     """Whether it has the processor only when nobody else wants it."""
+    quarantine: Quarantine | None = None
+    """What is known of the ends of such children before this one; None begins anew."""
 
 
 _HERE = Place()
@@ -85,8 +91,10 @@ class PythonRuntime:
             parent=os.getpid(),
             is_shadow=place.is_shadow,
             lock=place.lock,
+            memory_mb=UPKEEP.memory_mb,
         )
         self._python = place.python
+        self._quarantine = place.quarantine or Quarantine()
         self._answer_s = answer_s
         self._link: _Link | None = None
         self._closed = False
@@ -107,8 +115,23 @@ class PythonRuntime:
             if self._closed:
                 raise NodeNotReady("this release has just been replaced", next="try again")
             if self._link is None or not self._link.lives:
-                self._link = await _start_child(self._setup, self._python)
+                if self._link is not None:
+                    await self._link.gone()  # how it has ended decides whether there is a next one
+                self._quarantine.check()
+                self._link = await _start_child(self._setup, self._python, self._note_end)
             return self._link
+
+    def _note_end(self, lived_s: float, code: int) -> None:
+        """Take note that a child has ended; one that was no longer wanted has done as it should."""
+        if not self._closed:
+            UPKEEP.ended += 1
+            UPKEEP.over_memory += code == OUT_OF_MEMORY
+            self._quarantine.note_end(lived_s)
+
+    @property
+    def trouble(self) -> str:
+        """Return why no child is started, empty where one may be."""
+        return self._quarantine.text
 
     async def answer(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
         """Return the answers to a batch; raises `AnswerInvalid` where the child ends or raises at it."""
@@ -167,10 +190,16 @@ class _Link:
     """One child process with the answers that it owes: a successor never answers what this one was asked."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        note_end: Callable[[float, int], None],
     ) -> None:
-        self.process, self._writer = process, writer
+        self.process, self._writer, self._note_end = process, writer, note_end
         self.lives = True
+        self.ready_at: float | None = None
+        """When it was ready to answer, on the monotonic clock."""
         self._owed: deque[asyncio.Future[Told]] = deque()
         self._pace = _Pace()
         self._begun = 0.0
@@ -235,7 +264,11 @@ class _Link:
         if self.process.returncode is None:
             with suppress(ProcessLookupError):
                 self.process.kill()
-        await self._listening
+        await self.gone()
+
+    async def gone(self) -> None:
+        """Return when the child is gone, and its end was taken note of."""
+        await asyncio.shield(self._listening)
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         decoder = msgspec.msgpack.Decoder(Told)
@@ -251,9 +284,12 @@ class _Link:
         self.lives = False
         self._disappoint()
         self._writer.close()
+        lived_s = 0.0 if self.ready_at is None else time.monotonic() - self.ready_at
+        with suppress(TimeoutError):  # how it ends by itself is worth a moment
+            await asyncio.wait_for(self.process.wait(), _END_S)
         with suppress(ProcessLookupError):
             self.process.kill()
-        await self.process.wait()
+        self._note_end(lived_s, await self.process.wait())
 
     def _disappoint(self) -> None:
         """Tell everybody who waits that the child has ended: those at whom it may have ended, and those behind them."""
@@ -273,7 +309,7 @@ class _Link:
             owed.set_exception(told)
 
 
-async def _start_child(setup: ChildSetup, python: Path) -> _Link:
+async def _start_child(setup: ChildSetup, python: Path, note_end: Callable[[float, int], None]) -> _Link:
     ours, theirs = socket.socketpair()
     with theirs:
         process = await asyncio.create_subprocess_exec(
@@ -286,7 +322,7 @@ async def _start_child(setup: ChildSetup, python: Path) -> _Link:
             stdin=asyncio.subprocess.DEVNULL,
         )
     reader, writer = await asyncio.open_connection(sock=ours)
-    link = _Link(process, reader, writer)
+    link = _Link(process, reader, writer, note_end)
     try:
         ready = await link.send(msgspec.msgpack.encode(setup), _START_S)
     except (AnswerInvalid, _NotReached):
@@ -302,6 +338,7 @@ async def _start_child(setup: ChildSetup, python: Path) -> _Link:
     if ready.error is not None:
         await link.end()
         raise NodeNotReady(f"the model's code cannot be opened: {ready.error['error']}", got=ready.error["code"])
+    link.ready_at = time.monotonic()
     return link
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from modelmill.artifact.packed import Packed
 from modelmill.artifact.saving import PACKED
 from modelmill.data.journal import Answerer
-from modelmill.errors import AnswerInvalid, BlobBroken, ModelmillError, ModelUnknown, NodeNotReady
+from modelmill.errors import AnswerInvalid, BlobBroken, ModelmillError, ModelQuarantined, ModelUnknown, NodeNotReady
 from modelmill.model.request import Batch, parser_of
 from modelmill.model.safe import safe_answers
 from modelmill.names import POOLED, Segment, format_segment
@@ -133,8 +133,7 @@ class ServedModel:
         A shadow takes nothing from what serves, neither what that has open nor its turn on the processor.
         """
         self.pointer, self._environment = pointer, environment
-        self.damage = ""
-        """What was found damaged when it was asked."""
+        self._damage = ""
         self._store, self._blobs = store, blobs
         self.versions: dict[int, ServedModel] = {}
         """Other versions that were asked, opened."""
@@ -146,7 +145,9 @@ class ServedModel:
         self.entry_for = lru_cache(maxsize=_MOST_FOUND)(self.map.entry_for)
         # Where nobody is to go without an answer, a child process that is down is a model that has none.
         self._failures: tuple[type[ModelmillError], ...] = (
-            (AnswerInvalid, BlobBroken, NodeNotReady) if self.map.safe else (AnswerInvalid, BlobBroken)
+            (AnswerInvalid, BlobBroken, NodeNotReady)
+            if self.map.safe
+            else (AnswerInvalid, BlobBroken, ModelQuarantined)
         )
         self._packed: PackedRuntime = PackedRuntime(blobs, before._packed if before and not is_shadow else None)  # noqa: SLF001 - one of us
         self._python = Children(store, blobs, pointer, self.map, is_shadow=is_shadow)
@@ -158,6 +159,13 @@ class ServedModel:
     def is_packed(self) -> bool:
         """Whether all its answers are given in this process: then `answer_now` gives them."""
         return not self._python
+
+    @property
+    def damage(self) -> str:
+        """Return what was found damaged when it was asked, or why a child is not started; empty where all is well."""
+        return self._damage or (
+            f"{why}: modelmill rollback, or see the node's log" if (why := self._python.trouble) else ""
+        )
 
     @property
     def opened(self) -> int:
@@ -269,7 +277,7 @@ class ServedModel:
         # What nobody has built is counted as unknown: callers make up as many names as they like.
         error.place = self.place_of(segment, NOT_BUILT if self.map.find(segment) is None else FAILED)
         if isinstance(error, BlobBroken):
-            self.damage = f"release {self.pointer.release} is damaged: {error.what}"
+            self._damage = f"release {self.pointer.release} is damaged: {error.what}"
         return asking.throw(error)
 
     def _asking(self, segment: Segment, beyond: Beyond) -> Asking:
