@@ -17,6 +17,7 @@ from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from modelmill.errors import BlobBroken, ModelUnknown, ReleasesDiffer, RuntimeUnknown
+from modelmill.model.batching import Batching
 from modelmill.model.schema import SchemaSpec
 from modelmill.names import POOLED, Digest, ModelName, Parent, Segment, format_segment, parse_segment
 from modelmill.store.signing import SigningKey, verify
@@ -130,6 +131,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
     A map of a model that declares neither names neither: its bytes are what they were before there were any.
     """
+    batching: Batching | UnsetType = UNSET
+    """What `@predict` declares of rows that are asked together."""
     locks: tuple[tuple[int, Digest], ...] | UnsetType = UNSET
     """The locks of versions that Python answers and that were built in another environment than the map, by their numbers."""
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import select
 import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby, islice
@@ -27,6 +29,7 @@ import numpy as np
 from modelmill.artifact.saving import PACKED, unpickle
 from modelmill.compute.worker import die_with
 from modelmill.errors import AnswerInvalid, ModelmillError, PlatformError, UserCodeFailed
+from modelmill.model.batching import Batching
 from modelmill.model.fitted import answer, make_x
 from modelmill.model.loading import load_model_file, user_frames
 from modelmill.model.request import parser_of
@@ -120,6 +123,7 @@ class Child:
         self._folder = folder
         self._model = load_model_file(folder / file, folder).models[name]
         self._parser = parser_of(header.spec, header.by, header.feature_names)
+        self.batching = header.batching or None
         self._opened: dict[Digest, Any] = {}
         self.has_run_out = False
         """Whether an answer needed more memory than there is."""
@@ -164,7 +168,9 @@ class Child:
             return [self.answer(ask) for ask in asks]
         ends = np.cumsum([len(ask.rows) for ask in asks])[:-1]
         found = [_told(some) for some in np.split(numbers, ends)]
-        return found if self._proofs.get(key, 0) >= _PROOFS else self._proven(asks, found)
+        if self.batching is not None or self._proofs.get(key, 0) >= _PROOFS:  # its author says so, or it was proven
+            return found
+        return self._proven(asks, found)
 
     def _proven(self, asks: Sequence[Ask], together: list[Told]) -> list[Told]:
         """Answer each alone as well, and note whether that makes a difference; these answers are given."""
@@ -209,7 +215,7 @@ def main() -> None:
     sys.stdout = sys.stderr  # user code may print; the node's log takes it
     child, failed = _open_child(setup)
     _write_frame(link, msgspec.structs.replace(failed or Told(), protocol=PROTOCOL))
-    frames = Frames(link)
+    frames = Frames(link, child.batching if child else None)
     while child is not None and (asks := frames.read()):
         for some in alike(asks):
             if len(some) > 1:
@@ -245,13 +251,19 @@ def _end_where_full(link: socket.socket, megabytes: int) -> None:
 class Frames:
     """The requests that have come over a socket."""
 
-    def __init__(self, link: socket.socket) -> None:
-        """Read a socket; nobody else does from now on."""
-        self._link, self._held = link, bytearray()
+    def __init__(self, link: socket.socket, batching: Batching | None = None) -> None:
+        """Read a socket; nobody else does from now on. `batching` is what the model declares."""
+        self._link, self._held, self._batching = link, bytearray(), batching
         self._decode = msgspec.msgpack.Decoder(Ask).decode
+        self._next: Ask | None = None
+        """One that has come, and was not taken together with those before it."""
 
     def read(self) -> list[Ask]:
-        """Return the requests that wait, at least one: the next that comes; none where the other side is gone."""
+        """Return the requests that wait, at least one: the next that comes; none where the other side is gone.
+
+        Where batching is declared, others are waited for, and no more rows are taken together than it says: a request of
+        more rows is one by itself.
+        """
         while (found := self._complete()) is None:
             part = self._link.recv(_READ)
             if not part:
@@ -259,11 +271,33 @@ class Frames:
             self._held += part
         asks = [found]
         self._take_what_waits()
-        while len(asks) < _MOST_TOGETHER and (found := self._complete()) is not None:
-            asks.append(found)
+        until = time.monotonic() + (self._batching.wait_s if self._batching else 0.0)
+        while (following := self._following(asks, until)) is not None:
+            asks.append(following)
         return asks
 
-    def _complete(self) -> Ask | None:
+    def _following(self, asks: Sequence[Ask], until: float) -> Ask | None:
+        """Return the next request that is taken together with some, None where there is none in time, or no place for it."""
+        room = _MOST_TOGETHER - len(asks)
+        if self._batching:
+            room = self._batching.rows - sum(len(ask.rows) for ask in asks)
+        if room <= 0:
+            return None
+        while (found := self._complete(room if self._batching else None)) is None:
+            left_s = until - time.monotonic()
+            if self._next is not None or left_s <= 0 or not select.select([self._link], [], [], left_s)[0]:
+                return None
+            if not self._take_what_waits():
+                return None
+        return found
+
+    def _complete(self, room: int | None = None) -> Ask | None:
+        """Return the next request where all of it has come; one of more rows than there is room for stays the next."""
+        found = self._next or self._decoded()
+        self._next = found if found and room is not None and len(found.rows) > room else None
+        return None if self._next else found
+
+    def _decoded(self) -> Ask | None:
         if len(self._held) < HEADER.size:
             return None
         end = HEADER.size + HEADER.unpack_from(self._held)[0]
@@ -273,9 +307,13 @@ class Frames:
         del self._held[:end]
         return found
 
-    def _take_what_waits(self) -> None:
+    def _take_what_waits(self) -> bool:
+        """Read what has come, without waiting; return whether it was anything."""
         with suppress(BlockingIOError):
-            self._held += self._link.recv(_READ, socket.MSG_DONTWAIT)
+            part = self._link.recv(_READ, socket.MSG_DONTWAIT)
+            self._held += part
+            return bool(part)
+        return False
 
 
 def alike(asks: Sequence[Ask]) -> Iterator[list[Ask]]:

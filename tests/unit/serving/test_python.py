@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import cloudpickle
+import msgspec
 import pytest
 
 from modelmill.errors import AnswerInvalid, ModelBusy, NodeNotReady, SignatureInvalid
@@ -86,6 +87,7 @@ class Released:
             code=self.code,
             entry=(file.name, "sales"),
             feature_names=("hour",),
+            batching=model.batching or msgspec.UNSET,
         )
         self.map = FleetMap.build(header, _write(self.store))
         signed = sign(self.key, self.map)
