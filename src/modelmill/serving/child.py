@@ -13,7 +13,6 @@ import os
 import resource
 import select
 import socket
-import struct
 import sys
 import threading
 import time
@@ -26,9 +25,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from modelmill.artifact.saving import PACKED, unpickle
+from modelmill.artifact.saving import PACKED, PICKLE, unpickle
 from modelmill.compute.worker import die_with
-from modelmill.errors import AnswerInvalid, ModelmillError, PlatformError, UserCodeFailed
+from modelmill.errors import AnswerInvalid, BlobBroken, ModelmillError, PlatformError, UserCodeFailed
 from modelmill.model.batching import Batching
 from modelmill.model.fitted import answer, make_x
 from modelmill.model.loading import load_model_file, user_frames
@@ -36,20 +35,12 @@ from modelmill.model.request import parser_of
 from modelmill.names import Digest, parse_segment
 from modelmill.registry.facts import extract_code
 from modelmill.registry.fleet import Entry, FleetMap, Home
-from modelmill.release.pointers import Pointer, open_map
+from modelmill.release.pointers import open_map
+from modelmill.serving.frames import ENDS, HEADER, OUT_OF_MEMORY, PROTOCOL, Ask, ChildSetup, Told, numbers_of
 from modelmill.store.blobs import blobs_of
 from modelmill.store.packs import PackReader
 from modelmill.store.signing import public_key
 
-HEADER = struct.Struct("<I")
-PROTOCOL = 1
-"""What both sides speak. A child may be of another modelmill than its node, that of its version's environment: with any
-change of what the frames mean, this number changes. The setup stays a map, of which an older child reads what it knows, and
-the number stays where it is in what is told."""
-ENDS = -1
-"""Told instead of a number of requests by a child that ends between two of them: what else has come is for its successor."""
-OUT_OF_MEMORY = 77
-"""The exit code of a child that has grown to its limit."""
 _READ = 1 << 18
 _KEPT = 50_000
 """Opened models; the oldest goes first. A small model is some kilobytes."""
@@ -59,54 +50,6 @@ _PROOFS = 3
 """How often answers to rows together have to be those to each alone before a model is only asked together."""
 _EQUAL = 1e-9
 """How far they may be apart, as a share: sums of another length are added in another order."""
-
-
-class ChildSetup(msgspec.Struct, frozen=True):
-    """What a child is started with."""
-
-    store: str
-    cache: str
-    pointer: Pointer
-    code: Digest
-    parent: int
-    is_shadow: bool = False
-    """Whether nobody waits for its answers."""
-    lock: Digest | None = None
-    """That of versions whose packages this child has: it opens one of them before it is asked."""
-    memory_mb: int = 0
-    """What the process may have of its own; 0 for as much as there is."""
-    protocol: int = PROTOCOL
-    """What the node speaks."""
-
-
-class Ask(msgspec.Struct, frozen=True, array_like=True):
-    """One request to a child."""
-
-    key: str
-    """The segment of the entry that is asked, as it is written."""
-    rows: list[dict[str, Any]]
-    alone: bool = False
-    """Whether it is answered by itself: it was among others at which the child ended."""
-
-    @property
-    def kind(self) -> tuple[str, frozenset[str]] | None:
-        """Return what requests have in common that may be answered together: the model, and which fields are given."""
-        given = {frozenset(row) for row in self.rows}
-        return (self.key, given.pop()) if len(given) == 1 and not self.alone else None
-
-
-class Told(msgspec.Struct, frozen=True, array_like=True):
-    """One answer of a child: numbers with their shape, or an error's class, code, sentence and parts.
-
-    Or that so many of the next requests are now answered `together`, which is no answer; `ENDS` where none will be.
-    """
-
-    numbers: bytes = b""
-    shape: tuple[int, ...] = ()
-    error: dict[str, Any] | None = None
-    together: int = 0
-    protocol: int = 0
-    """In the first frame, what the child speaks; 0 of one that is older than these numbers."""
 
 
 class Child:
@@ -194,6 +137,8 @@ class Child:
     def _open(self, entry: Entry) -> Any:
         fitted = self._opened.get(entry.artifact)
         if fitted is None:
+            if entry.format != PICKLE:  # the signed map says what it is, never the bytes themselves
+                raise BlobBroken(f"a model in the format `{entry.format}` is none that a process of Python opens")
             pack = PackReader(self._blobs.open(entry.pack))
             fitted = unpickle(pack.entry(entry.offset, entry.length, entry.artifact))
             if len(self._opened) >= _KEPT:
@@ -361,11 +306,6 @@ def _read_exactly(link: socket.socket, size: int) -> bytes:
 def _write_frame(link: socket.socket, *told: Told) -> None:
     contents = map(msgspec.msgpack.encode, told)
     link.sendall(b"".join(HEADER.pack(len(content)) + content for content in contents))
-
-
-def numbers_of(told: Told) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return the answers that a child told."""
-    return np.frombuffer(told.numbers, dtype="<f8").reshape(told.shape)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from modelmill.model.request import Batch
 from modelmill.names import Digest, Segment, format_segment
 from modelmill.registry.fleet import Entry
 from modelmill.release.pointers import Pointer
-from modelmill.serving.child import HEADER, OUT_OF_MEMORY, PROTOCOL, Ask, ChildSetup, Told, numbers_of
+from modelmill.serving.frames import HEADER, OUT_OF_MEMORY, PROTOCOL, Ask, ChildSetup, Told, numbers_of
 from modelmill.serving.upkeep import UPKEEP, Quarantine
 
 _OWN = Path(sys.executable)

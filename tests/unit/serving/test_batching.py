@@ -14,7 +14,8 @@ import pytest
 
 from modelmill.model.batching import Batching
 from modelmill.registry.fleet import Entry
-from modelmill.serving.child import HEADER, Ask, Frames
+from modelmill.serving.child import Frames
+from modelmill.serving.frames import HEADER, Ask
 from modelmill.serving.python import PythonRuntime
 
 from .test_python import FILE, Released, row

@@ -17,7 +17,7 @@ from modelmill.outcomes import no_progress
 from modelmill.registry.environment import environments_in
 from modelmill.registry.fleet import Entry, FleetMap, Header
 from modelmill.registry.lock import Lock, Package
-from modelmill.serving.child import PROTOCOL
+from modelmill.serving.frames import PROTOCOL
 from modelmill.serving.interpreter import interpreter_of
 from modelmill.serving.python import Place, PythonRuntime
 from modelmill.store.blobs import Blobs, blobs_of
