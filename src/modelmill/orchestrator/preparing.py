@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from modelmill.errors import EnvironmentRefused, ReproductionError
+from modelmill.errors import EnvironmentRefused, ModelmillError, ReproductionError
 from modelmill.names import Digest
 from modelmill.outcomes import Progress
 from modelmill.registry.environment import environment_for, environments_in, find_environment, wanted_by
@@ -56,10 +56,17 @@ def prepare_environments(store: Path, blobs: Blobs, fleets: Iterable[FleetMap], 
 
 
 def prepare_published(store: Path, published: Published, progress: Progress) -> int:
-    """Make what is missing for all that is published: another machine may have released it, or a cache was emptied."""
-    blobs, public = blobs_of(store), public_key(store)
-    pointers = (one for pointer in published.models.values() for one in _all_of(pointer))
-    return prepare_environments(store, blobs, (open_map(blobs, one, public) for one in pointers), progress)
+    """Make what is missing for all that is published: another machine may have released it, or a cache was emptied.
+
+    What cannot be made, or not even be opened, is told and left to the node, which answers for all other models.
+    """
+    blobs, public, made = blobs_of(store), public_key(store), 0
+    for pointer in (one for found in published.models.values() for one in _all_of(found)):
+        try:
+            made += prepare_environments(store, blobs, [open_map(blobs, pointer, public)], progress)
+        except ModelmillError as error:
+            progress("line", {"text": "   ".join(error.lines())})
+    return made
 
 
 def _all_of(pointer: Pointer) -> Iterator[Pointer]:

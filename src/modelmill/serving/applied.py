@@ -69,13 +69,18 @@ async def apply(store: Path, published: Published, before: Applied | None) -> Ap
             same = known is not None and known.pointer == pointer.unshadowed()
             models[name] = known if known is not None and same else await opening.open(name, pointer, known)
         except ModelmillError as error:
-            unopened[name] = f"release {_newest(pointer)} cannot be opened: {error.what}"
+            unopened[name] = f"release {_newest(pointer)} cannot be opened: {_told(error)}"
             if known is not None:
                 models[name] = known
         if name in models:
             await shading.open(name, pointer.shadows, models[name].sides[0])
     kept = opening.kept(published.models.values())
     return Applied(published.revision, models, unopened, kept, shading.runs, shading.unopened)
+
+
+def _told(error: ModelmillError) -> str:
+    """Return what is wrong, and what to do about it where there is one command for that."""
+    return "; next: ".join(filter(None, (error.what, error.parts.get("next", ""))))
 
 
 def _newest(pointer: Pointer) -> int:

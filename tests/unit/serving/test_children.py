@@ -12,11 +12,13 @@ import pytest
 
 from modelmill.errors import EnvironmentMissing, EnvironmentRefused, ProtocolUnknown
 from modelmill.names import Digest, ModelName
-from modelmill.orchestrator.preparing import needed_environments, prepare_environments
+from modelmill.orchestrator.preparing import needed_environments, prepare_environments, prepare_published
 from modelmill.outcomes import no_progress
 from modelmill.registry.environment import environments_in
-from modelmill.registry.fleet import Entry, FleetMap, Header
+from modelmill.registry.fleet import Entry, FleetMap, Header, sign
 from modelmill.registry.lock import Lock, Package
+from modelmill.release.pointers import Pointer, Published
+from modelmill.serving.applied import apply
 from modelmill.serving.frames import PROTOCOL
 from modelmill.serving.interpreter import interpreter_of
 from modelmill.serving.python import Place, PythonRuntime
@@ -116,3 +118,21 @@ def test_a_child_that_speaks_otherwise_is_told_apart_in_its_first_frame(
         await runtime.close()
 
     asyncio.run(start())
+
+
+def test_a_node_tells_what_is_missing_and_serve_goes_on_without_it(
+    released: Released, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release of packages that are nowhere: the node names the command, and `serve` tells why it could not help."""
+    blobs = blobs_of(released.store)
+    header = msgspec.structs.replace(released.map.header, lock=lock_of(blobs, numpy="0.0.1"))
+    signed = sign(released.key, FleetMap.build(header, list(released.map)))
+    pointer = Pointer(1, blobs.put([signed.content])[0], signed.signature)
+    published = Published("dev", 1, {ModelName("sales"): pointer})
+    applied = asyncio.run(apply(released.store, published, None))
+    assert "next: modelmill serve --restart" in applied.broken[ModelName("sales")]
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    told: list[str] = []
+    assert prepare_published(released.store, published, lambda _, facts: told.append(facts["text"])) == 0
+    assert "making the environment" in told[0]
+    assert "MM429" in told[1]
