@@ -27,8 +27,8 @@ docs: setup ## write the generated reference pages and build the documentation i
 bench: setup ## measure: cost per model beside plain loops, the registry at a million versions
 	@$(RUN) python bench/fleet.py --flights --mlflow && $(RUN) python bench/growth.py && $(RUN) python bench/registry.py && $(RUN) python bench/release.py
 
-campaign: setup ## kill -9 at 100 random moments and at every step of a release, faults of a node, canaries, ten minutes of fuzzing, known clients
-	@$(RUN) python bench/campaign.py $(CAMPAIGN) && $(RUN) python bench/restarts.py --kill && $(RUN) python bench/faults.py && \
+campaign: setup ## kill -9 at 100 random moments and at every step of a release, faults of a node, bad models, canaries, ten minutes of fuzzing, known clients
+	@$(RUN) python bench/campaign.py $(CAMPAIGN) && $(RUN) python bench/restarts.py --kill && $(RUN) python bench/faults.py && $(RUN) python bench/bad_models.py && \
 	$(RUN) python bench/release_faults.py && $(RUN) python bench/canaries.py && \
 	$(RUN) python bench/fuzz.py --seconds 600 && $(RUN) python bench/foreign_clients.py
 

@@ -527,6 +527,12 @@ class AbNeedsRelease(Refused):
     code = "MM428"
 
 
+class EnvironmentRefused(Refused):
+    """The package environment that a version needs cannot be made here."""
+
+    code = "MM429"
+
+
 # ------------------------------------------------------------------ MM5xx: the platform
 
 
@@ -602,6 +608,24 @@ class ModelBusy(NodeNotReady):
     """More requests wait for the model than it answers in time."""
 
     code = "MM530"
+
+
+class ProtocolUnknown(NodeNotReady):
+    """The modelmill of a version's environment speaks to its node in frames that this node does not know."""
+
+    code = "MM536"
+
+
+class EnvironmentMissing(NodeNotReady):
+    """The package environment that a version needs has not been made here."""
+
+    code = "MM537"
+
+
+class ModelQuarantined(NodeNotReady):
+    """The model's process ended again and again, and is not started for a while."""
+
+    code = "MM538"
 
 
 class StoreTooNew(PlatformError):

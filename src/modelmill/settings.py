@@ -52,6 +52,8 @@ class ServeSettings:
     """The port of inference over gRPC, with `pip install 'modelmill[grpc]'`; 0 takes any free one. Left out, there is none."""
     workers: int = 1
     """Processes that answer."""
+    child_memory_mb: int = 2048
+    """What the process of a model that Python answers may have of its own; one that leaks is started again when it has it."""
     name: str = ""
     """A name with a dot under which requests may come to a node without a token, such as a proxy's; others are refused."""
 
@@ -281,7 +283,12 @@ def _environment(name: str, values: Any, path: Path) -> EnvironmentSettings:
 _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}
 
 
-_LEAST = {"build.worker_memory_mb": 512, "predictions.keep_mb": 1, "predictions.keep_days": 1}
+_LEAST = {
+    "build.worker_memory_mb": 512,
+    "serve.child_memory_mb": 512,
+    "predictions.keep_mb": 1,
+    "predictions.keep_days": 1,
+}
 _MOST = {"predictions.sample": 1}
 _SHARES = (".most_refused",)
 _CHOICES = {"predictions.level": ("off", "memory", "os", "fsync")}

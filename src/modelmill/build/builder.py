@@ -25,7 +25,7 @@ from modelmill.errors import NotFound
 from modelmill.model.loading import imported_files
 from modelmill.names import POOLED, Digest, Parent, Segment, is_shared
 from modelmill.registry import runs
-from modelmill.registry.fleet import Entry, FleetMap, Header, sign
+from modelmill.registry.fleet import Entry, FleetMap, Header, sign, with_locks
 from modelmill.registry.records import GATE, ChunkRecord, FailureRecord, Run, RunState
 from modelmill.registry.refusing import Refusal, settle_versions
 from modelmill.registry.versions import candidate_entries, candidate_version, current_entries
@@ -343,6 +343,7 @@ class Builder:
         failures = list(runs.list_failures(self.store.database, self.run))
         failed = [failure.segment for failure in failures if failure.stage != GATE]
         refused = [failure.segment for failure in failures if failure.stage == GATE]
+        header = with_locks(header, entries, runs.list_locks(self.store.database, self.run.model))
         fleet = FleetMap.build(header, [*entries, *self._answered_by_pooled(entries, failed, refused)])
         counts = {
             "built": len(self.plan.steps) + len(self.plan.parents) + bool(self.plan.pooled) - len(failed),

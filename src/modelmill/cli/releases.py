@@ -28,6 +28,8 @@ def render_plan(plan: o.PlanOutcome) -> Iterator[str]:
         yield line("", "canary: no", "the model declares none", "required here")
     yield line("", "rehearsal", plan.rehearsed or "done by `deploy`, before anything is moved")
     yield line("cost", "nothing is built", f"{number(plan.load_mb, 3)} MB to map")
+    for text in plan.environments:
+        yield line("", text)
     yield line("where", plan.url, count(plan.workers, "worker"), "" if plan.runs else "no node runs there now")
     if plan.unseen:
         yield line("", f"declared, and not seen from here: {', '.join(plan.unseen)}")

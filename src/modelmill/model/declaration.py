@@ -6,9 +6,10 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from modelmill.errors import DeclarationInvalid, did_you_mean
+from modelmill.model.batching import Batching, read_batching
 from modelmill.model.conditions import (
     Canary,
     Condition,
@@ -93,6 +94,7 @@ class Model:
         self.needs, self.gate, self.retrain, self.canary = tuple(needs), tuple(gate), tuple(retrain), canary
         self.safe = read_safe(safe, self.spec.target, self.labels)
         self.metrics = tuple(metrics) or default_metrics(self.task)
+        self.batching: Batching | None = None
         self._functions: dict[str, RoleFunction] = {}
         self.laws: dict[str, RoleFunction] = {}
         self.own_metrics: dict[str, RoleFunction] = {}
@@ -127,9 +129,27 @@ class Model:
         """Register the function that fits: it may ask for x, y, rows, segment, run, seed; defaults are parameters."""
         return self._decorate("train", function)
 
-    def predict(self, function: F) -> F:
-        """Register the function that answers a batch: ``predict(model, x)``; without it the fitted object's own."""
-        return self._decorate("predict", function)
+    @overload
+    def predict(self, function: F) -> F: ...
+
+    @overload
+    def predict(self, function: None = None, *, batch: int | None = None, wait: str = "") -> Callable[[F], F]: ...
+
+    def predict(self, function: F | None = None, *, batch: int | None = None, wait: str = "") -> F | Callable[[F], F]:
+        """Register the function that answers a batch: ``predict(model, x)``; without it the fitted object's own.
+
+        ``@m.predict(batch=64, wait="5ms")`` says that its answer to a row does not depend on the rows beside it, and that
+        a process that serves it asks it up to 64 rows at once, for which the first request may wait 5 ms. Called by
+        yourself it is the function that you wrote.
+        """
+        batching = read_batching(batch, wait, _caller())
+
+        def register(function: F) -> F:
+            found = self._decorate("predict", function)
+            self.batching = batching
+            return found
+
+        return register if function is None else register(function)
 
     def test(self, function: F) -> F:
         """Register a law or an example: ``test(ask)`` asserts something that must hold for every segment."""
@@ -224,6 +244,7 @@ class Model:
             # Named only where it is declared: a declaration that was recorded before must keep its digest.
             **({"levels": [list(level) for level in self.levels]} if self.levels else {}),
             **({"safe": list(self.safe)} if self.safe else {}),
+            **({"batching": self.batching} if self.batching else {}),
         }
 
     # ---------------------------------------------------------------- inside

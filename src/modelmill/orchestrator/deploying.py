@@ -28,6 +28,7 @@ from modelmill.orchestrator.approving import FLOOR as APPROVED
 from modelmill.orchestrator.canaries import follow, holds_of, rollout_facts
 from modelmill.orchestrator.champions import known_verdicts
 from modelmill.orchestrator.planning import READ, Planned, make_plan, read_plan
+from modelmill.orchestrator.preparing import prepare_environments
 from modelmill.orchestrator.rehearsing import rehearsal_text, rehearse_release
 from modelmill.orchestrator.requests import (
     DeployRequest,
@@ -179,7 +180,8 @@ def apply_plan(
     if planned.candidate.map is None:
         raise NotFound(f"run {plan.version} of `{plan.model}` built nothing")
     if not plan.nothing:
-        _check_sound(store, planned, planned.candidate.map)
+        fleet = _check_sound(store, planned, planned.candidate.map)
+        prepare_environments(store.folder, store.blobs, [fleet], progress or no_progress)
     rehearsed = _rehearse(store, planned, progress or no_progress) if rehearsal and not plan.nothing else ""
     if planned.policy.steps and not plan.nothing:
         rollout, begun = _begin_canary(store, settings, planned, planned.candidate.map, reason)
@@ -218,12 +220,13 @@ def _rehearse(store: Store, planned: Planned, progress: Progress) -> str:
     return rehearsal_text(msgspec.structs.asdict(found))
 
 
-def _check_sound(store: Store, planned: Planned, fleet: Digest) -> None:
-    """Raise what any node would stumble over, before anything is moved: a byte, a signature, a runtime that is not right."""
+def _check_sound(store: Store, planned: Planned, fleet: Digest) -> FleetMap:
+    """Return the map; raise what any node would stumble over: a byte, a signature, a runtime that is not right."""
     signature = get_signature(store.database, planned.model, fleet)
     found = open_map(store.blobs, Pointer(0, fleet, signature), store.public_key)
     known = decode(store.blobs.get(planned.current.map)).packs if planned.current else ()
     check_packs(store.blobs, set(found.packs) - set(known))
+    return found
 
 
 def _begin_canary(

@@ -12,6 +12,7 @@ import msgspec
 
 from modelmill.data.taking import get_snapshot, load_segments
 from modelmill.errors import ModelmillError, NotFound, UsageError, did_you_mean
+from modelmill.model.batching import Batching
 from modelmill.names import (
     ModelName,
     Parent,
@@ -256,6 +257,7 @@ def _show_model(store: Store, name: ModelName) -> ShowOutcome:
             f"{count:,} {_runtime_text(*runtime)}"
             for runtime, count in itertools.islice(current_runtimes(store.database, name).items(), _RUNTIMES)
         ),
+        "batching": str(msgspec.convert(declared["batching"], Batching)) if declared.get("batching") else "",
         "released": releases or "nowhere yet",
         **_proven(store, run),
         **_policies(declared),

@@ -23,6 +23,7 @@ from modelmill.orchestrator.approving import approval_check
 from modelmill.orchestrator.diffing import declared_differences
 from modelmill.orchestrator.loadtest import FLOOR as LOAD
 from modelmill.orchestrator.loadtest import load_check
+from modelmill.orchestrator.preparing import needed_environments
 from modelmill.orchestrator.rehearsing import rehearsal_text
 from modelmill.orchestrator.requests import PlanRequest
 from modelmill.orchestrator.served import pick_model, pick_run
@@ -154,6 +155,7 @@ class _Planning:
             checks=checks,
             unmet=tuple(unmet(floors, {check.floor: check.ok for check in checks}, declared)) if not same else (),
             rehearsed=self._rehearsed(),
+            environments=tuple(one.text for one in needed_environments(self.store.folder, self.store.blobs, self.new)),
             load_mb=self._load() / _MEGABYTE,
             url=node.url if node else f"http://{serving.host}:{serving.port}",
             workers=node.workers if node else serving.workers,

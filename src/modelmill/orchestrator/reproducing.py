@@ -25,7 +25,6 @@ import msgspec
 
 from modelmill.build.builder import libraries_named
 from modelmill.build.comparing import DIFFERENT, EQUAL, FAILED, IDENTICAL, TOLERANCE, Comparison, Recorded, completed
-from modelmill.build.environment import Environment, Wanted, environment_for
 from modelmill.build.rerun import Finding, Order
 from modelmill.data.snapshot import Segments, Snapshot, encode_segments
 from modelmill.data.taking import get_snapshot, load_frame, load_rows, load_segments
@@ -33,6 +32,7 @@ from modelmill.errors import (
     BlobBroken,
     NotFound,
     NotRecorded,
+    ReproductionError,
     RerunFailed,
     StoreFull,
     StoreLocked,
@@ -44,11 +44,12 @@ from modelmill.orchestrator.requests import ReproduceRequest
 from modelmill.orchestrator.served import pick_model
 from modelmill.outcomes import Cause, Progress, Rebuilt, ReproduceOutcome, no_progress
 from modelmill.registry import runs
+from modelmill.registry.environment import environment_for, environments_in, wanted_by
 from modelmill.registry.evidence import REPRODUCED, record_evidence
 from modelmill.registry.facts import extract_code
 from modelmill.registry.fleet import Header, decode, parents_of
 from modelmill.registry.host import Facts, host_differences, read_host, user_name
-from modelmill.registry.lock import Lock, lock_differences, make_lock, read_lock
+from modelmill.registry.lock import lock_differences, make_lock, read_lock
 from modelmill.registry.records import Run
 from modelmill.registry.versions import Version, get_version, list_members
 from modelmill.settings import Settings
@@ -175,7 +176,7 @@ class _Reproduction:
         lock = read_lock(self.store.blobs, run.lock)
         host = read_host(self.store.blobs, run.host)
         code = extract_code(self.store.blobs, run.code, self.scratch / "code")
-        python = self._python(lock)
+        python = self._python()
         self.progress("line", {"text": f"building {len(self.asked.versions):,} again   {self.asked.target}"})
         reply = self._ask(python, self._order(code, workers, settings))
         if reply["failed"]:
@@ -194,16 +195,19 @@ class _Reproduction:
         finding = msgspec.convert(reply["finding"], Finding | None)
         return self._outcome(comparisons, finding, differs, host, time.monotonic() - began)
 
-    def _python(self, lock: Lock) -> Path:
+    def _python(self) -> Path:
         if self.in_here:
             return Path(sys.executable)
-        wheel = self.store.blobs.get(lock.wheel)
-        packages = [package.requirement for package in lock.packages]
-        wanted = Wanted(self.run_then.lock, lock.python, packages, lock.wheel_name, wheel)
+        wanted = wanted_by(self.store.blobs, self.run_then.lock)
         began = time.monotonic()
-        environment: Environment = environment_for(
-            self.store.folder / "cache" / "environments", wanted, lambda text: self.progress("line", {"text": text})
-        )
+        try:
+            environment = environment_for(
+                environments_in(self.store.folder), wanted, lambda text: self.progress("line", {"text": text})
+            )
+        except ReproductionError as error:
+            parts = error.parts | {"safe": "nothing was recorded"}
+            parts["next"] = f"{error.parts['next']}; or `--in here` with what is installed"
+            raise type(error)(error.what, **parts) from error
         self.environment_s = time.monotonic() - began if environment.made else 0.0
         return environment.python
 

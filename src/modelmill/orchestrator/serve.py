@@ -16,6 +16,7 @@ import msgspec
 
 from modelmill.errors import NodeNotReady, NodesLagging, StoreLocked
 from modelmill.names import ModelName
+from modelmill.orchestrator.preparing import prepare_published
 from modelmill.orchestrator.requests import DownRequest, ServeRequest
 from modelmill.outcomes import DownOutcome, NodeFacts, Progress, ServeOutcome, no_progress
 from modelmill.release.pointers import Published, find_published, pointer_name
@@ -46,6 +47,7 @@ def serve(settings: Settings, request: ServeRequest, progress: Progress = no_pro
     settings.environment(environment)
     published = _published(folder, environment)
     running = find_node(folder, environment)
+    prepare_published(folder, published, progress)
     if request.restart:
         node, restarted = _restart(running, progress)
     else:
@@ -109,6 +111,7 @@ def _start(settings: Settings, request: ServeRequest, running: NodeInfo | None) 
         name=declared.name,
         watch=watch_plan(settings, request.environment),
         grpc_port=declared.grpc_port,
+        child_memory_mb=declared.child_memory_mb,
     )
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from modelmill.errors import NotFound, UsageError
 from modelmill.names import Digest, ModelName
+from modelmill.orchestrator.preparing import prepare_environments
 from modelmill.orchestrator.requests import ShadowRequest
 from modelmill.orchestrator.serve import wait_for_node
 from modelmill.orchestrator.served import pick_model, pick_run
@@ -40,6 +41,8 @@ def shadow(settings: Settings, request: ShadowRequest, progress: Progress = no_p
         if request.version is None:
             shown = tuple(one for one in running_shadows(store, place) if one.model == model)
             return ShadowOutcome(environment=place, model=model, done="", shadows=shown, next="modelmill status")
+        fleet = _map_of(store, model, request.version)
+        prepare_environments(store.folder, store.blobs, [decode(store.blobs.get(fleet))], progress)
         return _begun(store, settings, request, model, began)
 
 

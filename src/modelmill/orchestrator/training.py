@@ -267,6 +267,7 @@ class _Training:
             lock=run.lock,
             levels=model.levels or UNSET,
             safe=model.safe or UNSET,
+            batching=model.batching or UNSET,
         )
 
     def _record_steadiness(self, result: BuildResult) -> None:

@@ -13,6 +13,7 @@ from modelmill.model.request import parser_of
 from modelmill.names import Digest
 from modelmill.orchestrator.deploying import apply_plan
 from modelmill.orchestrator.planning import make_plan
+from modelmill.orchestrator.preparing import prepare_environments
 from modelmill.orchestrator.project import open_project
 from modelmill.orchestrator.requests import TrainRequest, UpRequest
 from modelmill.orchestrator.rows import ENVIRONMENT
@@ -49,7 +50,7 @@ def up(settings: Settings, request: UpRequest, progress: Progress = no_progress)
                 serve = settings.serving(ENVIRONMENT)
                 check_port(serve.host, _port(settings, request), serve.grpc_port)
             trained = train_in(store, project, TrainRequest(**options), progress)
-            deployed = _deploy(settings, store, trained)
+            deployed = _deploy(settings, store, trained, progress)
             node = running or _start(settings, store, request)
             facts = _confirm(store, node, deployed)
         outcome = UpOutcome(
@@ -67,8 +68,9 @@ def up(settings: Settings, request: UpRequest, progress: Progress = no_progress)
     return outcome
 
 
-def _deploy(settings: Settings, store: Store, trained: Trained) -> DeployOutcome:
+def _deploy(settings: Settings, store: Store, trained: Trained, progress: Progress) -> DeployOutcome:
     """Plan the release and apply the plan, as `deploy dev` does; here the node itself is the rehearsal."""
+    prepare_environments(store.folder, store.blobs, [decode(store.blobs.get(trained.map_digest))], progress)
     planned = make_plan(store, settings, ENVIRONMENT, trained.project.model.name, None)
     return apply_plan(store, settings, planned, "up", None, rehearsal=False)
 
@@ -97,6 +99,7 @@ def _start(settings: Settings, store: Store, request: UpRequest) -> NodeInfo:
         name=serve.name,
         watch=watch_plan(settings, ENVIRONMENT),
         grpc_port=serve.grpc_port,
+        child_memory_mb=serve.child_memory_mb,
     )
 
 

@@ -60,6 +60,8 @@ class PlanOutcome(Outcome, frozen=True, kw_only=True):
     checks: tuple[CheckFacts, ...]
     unmet: tuple[str, ...]
     """What the environment requires and the release lacks."""
+    environments: tuple[str, ...] = ()
+    """Package environments that the version needs and the node's own is not, each with whether `deploy` will make it."""
     rehearsed: str = ""
     """What came of the last rehearsal of the version; empty where there was none. `deploy` has one."""
     taking: str = ""

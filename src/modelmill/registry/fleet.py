@@ -17,6 +17,7 @@ from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from modelmill.errors import BlobBroken, ModelUnknown, ReleasesDiffer, RuntimeUnknown
+from modelmill.model.batching import Batching
 from modelmill.model.schema import SchemaSpec
 from modelmill.names import POOLED, Digest, ModelName, Parent, Segment, format_segment, parse_segment
 from modelmill.store.signing import SigningKey, verify
@@ -95,6 +96,15 @@ def why_after(segment: Segment, failed: Segment, why: str) -> str:
     return f"{why}; {whose} {NO_ANSWER}" if why else FAILED
 
 
+class Home(NamedTuple):
+    """Where the Python of an entry runs: with which of the user's files, and in which package environment."""
+
+    code: Digest
+    """The archive."""
+    lock: Digest | None
+    """Of the run that built the entry."""
+
+
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """What a fleet map says once for all its segments."""
 
@@ -121,6 +131,14 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
     A map of a model that declares neither names neither: its bytes are what they were before there were any.
     """
+    batching: Batching | UnsetType = UNSET
+    """What `@predict` declares of rows that are asked together."""
+    locks: tuple[tuple[int, Digest], ...] | UnsetType = UNSET
+    """The locks of versions that Python answers and that were built in another environment than the map, by their numbers."""
+
+    def lock_of(self, number: int) -> Digest | None:
+        """Return the lock of the run that built a version."""
+        return dict(self.locks or ()).get(number, self.lock)
 
     @property
     def entity(self) -> list[str]:
@@ -215,6 +233,21 @@ class FleetMap:
     def runtimes(self) -> set[str]:
         """Return what has to be there for all entries to be answered."""
         return {kind[1] for kind in self._columns.kinds}
+
+    def home_of(self, entry: Entry) -> Home:
+        """Return where the Python of an entry runs."""
+        return Home(entry.code or self.header.code, self.header.lock_of(entry.number))
+
+    def homes(self) -> set[Home]:
+        """Return where Python has to run for all entries that it answers for."""
+        asked = [runtime == "python" and state != "pooled" for _, runtime, state, _, _ in self._columns.kinds]
+        which = np.array(asked, dtype=bool)[self.kind_index] if len(self) else np.zeros(0, dtype=bool)
+        found = np.unique(np.stack([self.kind_index[which], self.numbers[which]]), axis=1).T.tolist()
+        codes = [self._columns.kinds[kind][-1] for kind, _ in found]
+        return {
+            Home(Digest(code) if code else self.header.code, self.header.lock_of(number))
+            for code, (_, number) in zip(codes, found, strict=True)
+        }
 
     def answers(self) -> dict[str, tuple[bytes, str]]:
         """Return what answers for each segment, by its text: the digest of the bytes, and whose they are."""
@@ -336,7 +369,17 @@ def compose(base: FleetMap, other: FleetMap, segments: Collection[Segment]) -> F
     chosen = set(segments)
     kept = [entry for entry in base if entry.segment not in chosen]
     taken = [entry._replace(code=entry.code or other.header.code) for entry in other if entry.segment in chosen]
-    return FleetMap.build(base.header, [*kept, *taken])
+    locks = {entry.number: base.header.lock_of(entry.number) for entry in kept}
+    locks |= {entry.number: other.header.lock_of(entry.number) for entry in taken}
+    return FleetMap.build(with_locks(base.header, [*kept, *taken], locks), [*kept, *taken])
+
+
+def with_locks(header: Header, entries: Iterable[Entry], locks: Mapping[int, Digest | None]) -> Header:
+    """Return a header that names the locks of these entries, by the numbers of their versions, where they are not its own."""
+    numbers = {entry.number for entry in entries if entry.runtime == "python"}
+    known = ((number, locks.get(number)) for number in sorted(numbers))
+    found = tuple((number, lock) for number, lock in known if lock is not None and lock != header.lock)
+    return msgspec.structs.replace(header, locks=found or UNSET)
 
 
 def check_answer_alike(one: FleetMap, other: FleetMap) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.tags import sys_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
@@ -30,6 +31,8 @@ from modelmill.store.files import temporary, told
 
 FORMAT = 2
 OWN = "modelmill"
+_ARRAYS = "numpy"
+"""Every answer goes through it, and most fitted objects hold some of its arrays."""
 _LOCK_FILES = ("uv.lock", "pylock.toml")
 
 
@@ -61,6 +64,11 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True):
     wheel_name: str
     origin: str = ""
     """The lock file that knew the hashes; empty where there was none."""
+    needed: tuple[str, ...] | UnsetType = UNSET
+    """Those of the packages that the project's files need, with all that these require: what fitted objects are made of.
+
+    The others are modelmill's own. A lock that does not say is one of a modelmill before it was asked.
+    """
 
 
 def capture_lock(blobs: Blobs, root: Path, files: Sequence[Path], cache: Path) -> Digest:
@@ -86,13 +94,15 @@ def make_lock(root: Path, files: Sequence[Path]) -> tuple[Lock, bytes]:
     """Return the lock of what runs now, and modelmill as a wheel; see `capture_lock`."""
     origin = _lock_file(root)
     wheel_name, wheel = build_wheel()
+    needed = _providers(imported_names(files)) - {OWN}
     lock = Lock(
         python=platform.python_version(),
         implementation=sys.implementation.name,
-        packages=tuple(_packages(imported_names(files), _known_hashes(origin))),
+        packages=tuple(_packages(needed, _known_hashes(origin))),
         wheel=digest_of(wheel),
         wheel_name=wheel_name,
         origin=origin.name if origin else "",
+        needed=tuple(sorted({name for name, _ in _required_by({_ARRAYS, *needed})})),
     )
     return lock, wheel
 
@@ -127,6 +137,28 @@ def lock_differences(recorded: Lock, here: Lock) -> list[str]:
     return found
 
 
+def differences_here(lock: Lock) -> list[str]:
+    """Return in what this process differs from a lock that a fitted object would notice, a line each; empty where in nothing.
+
+    That is another Python than 3.x of the lock, whose byte code is another one, or another version of a package that the
+    recorded code needs. A lock that does not say which these are is taken for no other: its versions were always answered here.
+    """
+    if lock.needed is UNSET:
+        return []
+    minor, here = (".".join(version.split(".")[:2]) for version in (lock.python, platform.python_version()))
+    found = [] if (lock.implementation, minor) == (sys.implementation.name, here) else [f"python {minor} / {here}"]
+    versions = {package.name: package.version for package in lock.packages}
+    pairs = ((name, versions.get(name, ""), _installed_version(name)) for name in lock.needed)
+    return found + [f"{name} {then or 'absent'} / {now or 'absent'}" for name, then, now in pairs if then != now]
+
+
+def _installed_version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 def _build_of(lock: Lock) -> str:
     return f"{lock.wheel_name.split('-')[1]} ({lock.wheel[:8]})"
 
@@ -150,9 +182,13 @@ def imported_names(files: Iterable[Path]) -> set[str]:
     return found - set(sys.stdlib_module_names)
 
 
-def _packages(imports: set[str], hashes: Mapping[tuple[str, str], tuple[str, ...]]) -> Iterator[Package]:
+def _providers(imports: set[str]) -> set[str]:
+    """Return the installed distributions that these modules come from."""
     providers = metadata.packages_distributions()
-    needed = {canonicalize_name(name) for module in imports for name in providers.get(module, ())}
+    return {canonicalize_name(name) for module in imports for name in providers.get(module, ())}
+
+
+def _packages(needed: set[str], hashes: Mapping[tuple[str, str], tuple[str, ...]]) -> Iterator[Package]:
     for name, version in sorted(_required_by({OWN, *needed})):
         if name != OWN:
             yield Package(name, version, hashes.get((name, version), ()))

@@ -125,6 +125,13 @@ def list_maps(c: Connection, model: ModelName) -> dict[int, tuple[Digest, bytes]
     return {row.number: (row.map, row.signature) for row in rows}
 
 
+def list_locks(database: Database, model: ModelName) -> dict[int, Digest]:
+    """Return the lock of every run of a model, by its number."""
+    query = select(runs.c.number, runs.c.lock).join_from(runs, models).where(models.c.name == model)
+    with database.read() as c:
+        return {row.number: row.lock for row in c.execute(query)}
+
+
 def get_signature(database: Database, model: ModelName, map_digest: Digest) -> bytes:
     """Return the signature under which a run of a model has recorded this fleet map."""
     query = select(runs.c.signature).join_from(runs, models).where(models.c.name == model, runs.c.map == map_digest)

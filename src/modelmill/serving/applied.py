@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from modelmill.errors import ModelmillError, ModelUnknown, did_you_mean
+from modelmill.errors import BlobBroken, ModelmillError, ModelUnknown, did_you_mean
 from modelmill.names import ModelName
 from modelmill.release.pointers import Pointer, Published, Shadow
 from modelmill.serving.copies import Run, open_run
@@ -67,15 +67,20 @@ async def apply(store: Path, published: Published, before: Applied | None) -> Ap
         known = before.models.get(name) if before else None
         try:
             same = known is not None and known.pointer == pointer.unshadowed()
-            models[name] = known if known is not None and same else await opening.open(pointer, known)
+            models[name] = known if known is not None and same else await opening.open(name, pointer, known)
         except ModelmillError as error:
-            unopened[name] = f"release {_newest(pointer)} cannot be opened: {error.what}"
+            unopened[name] = f"release {_newest(pointer)} cannot be opened: {_told(error)}"
             if known is not None:
                 models[name] = known
         if name in models:
             await shading.open(name, pointer.shadows, models[name].sides[0])
     kept = opening.kept(published.models.values())
     return Applied(published.revision, models, unopened, kept, shading.runs, shading.unopened)
+
+
+def _told(error: ModelmillError) -> str:
+    """Return what is wrong, and what to do about it where there is one command for that."""
+    return "; next: ".join(filter(None, (error.what, error.parts.get("next", ""))))
 
 
 def _newest(pointer: Pointer) -> int:
@@ -89,9 +94,15 @@ class _Opening:
         self.store, self.environment, self.blobs = store, environment, blobs_of(store)
         self.known = {_identity(one.pointer): one for one in before.releases} if before else {}
 
-    async def open(self, pointer: Pointer, known: Model | None) -> Model:
-        """Return a model as it is published, be it one release or two that share the traffic."""
+    async def open(self, name: ModelName, pointer: Pointer, known: Model | None) -> Model:
+        """Return a model as it is published, be it one release or two that share the traffic.
+
+        Raises `BlobBroken` where the map is that of another model, which this installation has signed as well.
+        """
         stable = await self._one(pointer.alone(), known.sides[0] if known else None)
+        if stable.header.model != name:
+            await stable.close()
+            raise BlobBroken(f"what is published as `{name}` is the map of `{stable.header.model}`")
         if pointer.beside is None:
             return stable
         beside = pointer.beside

@@ -8,11 +8,14 @@ thirty times. Nobody waits for others to come, and it is proven first that it ma
 
 from __future__ import annotations
 
+import gc
 import os
+import resource
+import select
 import socket
-import struct
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby, islice
@@ -22,21 +25,22 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from modelmill.artifact.saving import PACKED, unpickle
+from modelmill.artifact.saving import PACKED, PICKLE, unpickle
 from modelmill.compute.worker import die_with
-from modelmill.errors import ModelmillError, PlatformError, UserCodeFailed
+from modelmill.errors import AnswerInvalid, BlobBroken, ModelmillError, PlatformError, UserCodeFailed
+from modelmill.model.batching import Batching
 from modelmill.model.fitted import answer, make_x
 from modelmill.model.loading import load_model_file, user_frames
 from modelmill.model.request import parser_of
 from modelmill.names import Digest, parse_segment
 from modelmill.registry.facts import extract_code
-from modelmill.registry.fleet import Entry, FleetMap
-from modelmill.release.pointers import Pointer, open_map
+from modelmill.registry.fleet import Entry, FleetMap, Home
+from modelmill.release.pointers import open_map
+from modelmill.serving.frames import ENDS, HEADER, OUT_OF_MEMORY, PROTOCOL, Ask, ChildSetup, Told, numbers_of
 from modelmill.store.blobs import blobs_of
 from modelmill.store.packs import PackReader
 from modelmill.store.signing import public_key
 
-HEADER = struct.Struct("<I")
 _READ = 1 << 18
 _KEPT = 50_000
 """Opened models; the oldest goes first. A small model is some kilobytes."""
@@ -46,46 +50,6 @@ _PROOFS = 3
 """How often answers to rows together have to be those to each alone before a model is only asked together."""
 _EQUAL = 1e-9
 """How far they may be apart, as a share: sums of another length are added in another order."""
-
-
-class ChildSetup(msgspec.Struct, frozen=True):
-    """What a child is started with."""
-
-    store: str
-    cache: str
-    pointer: Pointer
-    code: Digest
-    parent: int
-    is_shadow: bool = False
-    """Whether nobody waits for its answers."""
-
-
-class Ask(msgspec.Struct, frozen=True, array_like=True):
-    """One request to a child."""
-
-    key: str
-    """The segment of the entry that is asked, as it is written."""
-    rows: list[dict[str, Any]]
-    alone: bool = False
-    """Whether it is answered by itself: it was among others at which the child ended."""
-
-    @property
-    def kind(self) -> tuple[str, frozenset[str]] | None:
-        """Return what requests have in common that may be answered together: the model, and which fields are given."""
-        given = {frozenset(row) for row in self.rows}
-        return (self.key, given.pop()) if len(given) == 1 and not self.alone else None
-
-
-class Told(msgspec.Struct, frozen=True, array_like=True):
-    """One answer of a child: numbers with their shape, or an error's class, code, sentence and parts.
-
-    Or that so many of the next requests are now answered `together`, which is no answer.
-    """
-
-    numbers: bytes = b""
-    shape: tuple[int, ...] = ()
-    error: dict[str, Any] | None = None
-    together: int = 0
 
 
 class Child:
@@ -102,14 +66,17 @@ class Child:
         self._folder = folder
         self._model = load_model_file(folder / file, folder).models[name]
         self._parser = parser_of(header.spec, header.by, header.feature_names)
+        self.batching = header.batching or None
         self._opened: dict[Digest, Any] = {}
+        self.has_run_out = False
+        """Whether an answer needed more memory than there is."""
         self._proofs: dict[str, int] = {}
         """How often it made no difference that a segment's model was asked together; below 0 where it once did."""
-        self._warm(setup.code)
+        self._warm(Home(setup.code, setup.lock))
 
-    def _warm(self, code: Digest) -> None:
+    def _warm(self, home: Home) -> None:
         """Open one entry: what it imports, such as scikit-learn, is then not imported while somebody waits."""
-        ours = (e for e in self._map if e.format != PACKED and (e.code or self._map.header.code) == code)
+        ours = (e for e in self._map if e.format != PACKED and self._map.home_of(e) == home)
         with suppress(Exception):  # a request for this entry will tell; the others can be answered
             for entry in islice(ours, 1):
                 self._open(entry)
@@ -118,6 +85,9 @@ class Child:
         """Answer one request; what the user's code raises is told, not raised."""
         try:
             return self._answer(ask)
+        except MemoryError:
+            self.has_run_out = True
+            return Told(error=AnswerInvalid("the model needs more memory than its process may have").as_dict())
         except ModelmillError as error:
             return Told(error=error.as_dict())
         except Exception as error:  # noqa: BLE001 - the border to user code
@@ -141,7 +111,9 @@ class Child:
             return [self.answer(ask) for ask in asks]
         ends = np.cumsum([len(ask.rows) for ask in asks])[:-1]
         found = [_told(some) for some in np.split(numbers, ends)]
-        return found if self._proofs.get(key, 0) >= _PROOFS else self._proven(asks, found)
+        if self.batching is not None or self._proofs.get(key, 0) >= _PROOFS:  # its author says so, or it was proven
+            return found
+        return self._proven(asks, found)
 
     def _proven(self, asks: Sequence[Ask], together: list[Told]) -> list[Told]:
         """Answer each alone as well, and note whether that makes a difference; these answers are given."""
@@ -165,6 +137,8 @@ class Child:
     def _open(self, entry: Entry) -> Any:
         fitted = self._opened.get(entry.artifact)
         if fitted is None:
+            if entry.format != PICKLE:  # the signed map says what it is, never the bytes themselves
+                raise BlobBroken(f"a model in the format `{entry.format}` is none that a process of Python opens")
             pack = PackReader(self._blobs.open(entry.pack))
             fitted = unpickle(pack.entry(entry.offset, entry.length, entry.artifact))
             if len(self._opened) >= _KEPT:
@@ -182,27 +156,59 @@ def main() -> None:
     if setup.is_shadow:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     threading.Thread(target=die_with, args=(setup.parent,), daemon=True).start()
+    _limit_memory(setup.memory_mb)
     sys.stdout = sys.stderr  # user code may print; the node's log takes it
     child, failed = _open_child(setup)
-    _write_frame(link, failed or Told())
-    frames = Frames(link)
+    _write_frame(link, msgspec.structs.replace(failed or Told(), protocol=PROTOCOL))
+    frames = Frames(link, child.batching if child else None)
     while child is not None and (asks := frames.read()):
         for some in alike(asks):
             if len(some) > 1:
                 _write_frame(link, Told(together=len(some)))
             _write_frame(link, *(child.answer_together(some) if len(some) > 1 else [child.answer(some[0])]))
+            if child.has_run_out:
+                _end_where_full(link, setup.memory_mb)
+                child.has_run_out = False
+
+
+def _limit_memory(megabytes: int) -> None:
+    """Let what would go beyond it fail as MemoryError: memory of the process's own, not what it maps of files."""
+    if megabytes:
+        limit = megabytes << 20
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _end_where_full(link: socket.socket, megabytes: int) -> None:
+    """End where half of the memory is gone although nothing is being answered: it was lost bit by bit, to a leak.
+
+    Where it is free again, one request alone has asked for too much, and the others need not suffer for it.
+    """
+    gc.collect()
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - one read
+        data = int(file.read().split()[5]) * resource.getpagesize()
+    if data > (megabytes << 20) // 2:
+        sys.stderr.write(f"the model's process has grown to its limit of {megabytes} MB, and is started again\n")
+        sys.stderr.flush()
+        _write_frame(link, Told(together=ENDS))
+        os._exit(OUT_OF_MEMORY)
 
 
 class Frames:
     """The requests that have come over a socket."""
 
-    def __init__(self, link: socket.socket) -> None:
-        """Read a socket; nobody else does from now on."""
-        self._link, self._held = link, bytearray()
+    def __init__(self, link: socket.socket, batching: Batching | None = None) -> None:
+        """Read a socket; nobody else does from now on. `batching` is what the model declares."""
+        self._link, self._held, self._batching = link, bytearray(), batching
         self._decode = msgspec.msgpack.Decoder(Ask).decode
+        self._next: Ask | None = None
+        """One that has come, and was not taken together with those before it."""
 
     def read(self) -> list[Ask]:
-        """Return the requests that wait, at least one: the next that comes; none where the other side is gone."""
+        """Return the requests that wait, at least one: the next that comes; none where the other side is gone.
+
+        Where batching is declared, others are waited for, and no more rows are taken together than it says: a request of
+        more rows is one by itself.
+        """
         while (found := self._complete()) is None:
             part = self._link.recv(_READ)
             if not part:
@@ -210,11 +216,33 @@ class Frames:
             self._held += part
         asks = [found]
         self._take_what_waits()
-        while len(asks) < _MOST_TOGETHER and (found := self._complete()) is not None:
-            asks.append(found)
+        until = time.monotonic() + (self._batching.wait_s if self._batching else 0.0)
+        while (following := self._following(asks, until)) is not None:
+            asks.append(following)
         return asks
 
-    def _complete(self) -> Ask | None:
+    def _following(self, asks: Sequence[Ask], until: float) -> Ask | None:
+        """Return the next request that is taken together with some, None where there is none in time, or no place for it."""
+        room = _MOST_TOGETHER - len(asks)
+        if self._batching:
+            room = self._batching.rows - sum(len(ask.rows) for ask in asks)
+        if room <= 0:
+            return None
+        while (found := self._complete(room if self._batching else None)) is None:
+            left_s = until - time.monotonic()
+            if self._next is not None or left_s <= 0 or not select.select([self._link], [], [], left_s)[0]:
+                return None
+            if not self._take_what_waits():
+                return None
+        return found
+
+    def _complete(self, room: int | None = None) -> Ask | None:
+        """Return the next request where all of it has come; one of more rows than there is room for stays the next."""
+        found = self._next or self._decoded()
+        self._next = found if found and room is not None and len(found.rows) > room else None
+        return None if self._next else found
+
+    def _decoded(self) -> Ask | None:
         if len(self._held) < HEADER.size:
             return None
         end = HEADER.size + HEADER.unpack_from(self._held)[0]
@@ -224,9 +252,13 @@ class Frames:
         del self._held[:end]
         return found
 
-    def _take_what_waits(self) -> None:
+    def _take_what_waits(self) -> bool:
+        """Read what has come, without waiting; return whether it was anything."""
         with suppress(BlockingIOError):
-            self._held += self._link.recv(_READ, socket.MSG_DONTWAIT)
+            part = self._link.recv(_READ, socket.MSG_DONTWAIT)
+            self._held += part
+            return bool(part)
+        return False
 
 
 def alike(asks: Sequence[Ask]) -> Iterator[list[Ask]]:
@@ -247,6 +279,8 @@ def _alike(one: Told, other: Told) -> bool:
 
 
 def _open_child(setup: ChildSetup) -> tuple[Child | None, Told | None]:
+    if setup.protocol != PROTOCOL:  # the node refuses as well: nothing of what it asks would mean what it means here
+        return None, Told()
     try:
         return Child(setup), None
     except ModelmillError as error:
@@ -272,11 +306,6 @@ def _read_exactly(link: socket.socket, size: int) -> bytes:
 def _write_frame(link: socket.socket, *told: Told) -> None:
     contents = map(msgspec.msgpack.encode, told)
     link.sendall(b"".join(HEADER.pack(len(content)) + content for content in contents))
-
-
-def numbers_of(told: Told) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return the answers that a child told."""
-    return np.frombuffer(told.numbers, dtype="<f8").reshape(told.shape)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import msgspec
 from modelmill.errors import ExtraMissing, NodeNotReady, PortInUse
 from modelmill.serving.log import LogPlan
 from modelmill.serving.processes import held_by, list_processes, listening
+from modelmill.serving.upkeep import MEMORY_MB
 from modelmill.settings import DEV
 from modelmill.store.files import started_at, write_durably
 from modelmill.store.tokens import make_token, read_token
@@ -55,6 +56,8 @@ class NodeInfo(msgspec.Struct, frozen=True):
     """The command that watches canaries; empty where nothing does."""
     grpc_port: int = 0
     """Where it answers over gRPC; 0 where it does not."""
+    child_memory_mb: int = MEMORY_MB
+    """What the process of a model that Python answers may have of its own."""
 
     @property
     def url(self) -> str:
@@ -130,6 +133,7 @@ def start_node(  # noqa: PLR0913 - a node and its options
     name: str = "",
     watch: tuple[str, ...] = (),
     grpc_port: int = -1,
+    child_memory_mb: int = MEMORY_MB,
     timeout_s: float = _READY_S,
 ) -> NodeInfo:
     """Start a node in the background and return once it answers; raises `PortInUse`, `ExtraMissing` or `NodeNotReady`.
@@ -154,6 +158,7 @@ def start_node(  # noqa: PLR0913 - a node and its options
             name=name,
             watch=watch,
             grpc_port=reserved.getsockname()[1] if reserved else 0,
+            child_memory_mb=child_memory_mb,
         )
         output = held.enter_context(log_file(store, environment).open("ab"))
         order = NodeOrder(info, str(store), listening.fileno(), reserved=reserved.fileno() if reserved else None)

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from modelmill.serving.history import Burden
 from modelmill.serving.meters import BOUNDS, added
-from modelmill.serving.state import WorkerState
+from modelmill.serving.state import ChildCounts, WorkerState
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 WORST = 20
@@ -52,6 +52,8 @@ class Facts(NamedTuple):
     models: Mapping[str, ModelFacts]
     broken: int
     worst: Sequence[Burden]
+    children: ChildCounts = ChildCounts()
+    """The processes that run Python for the workers."""
 
 
 def exposition(facts: Facts) -> bytes:
@@ -84,11 +86,28 @@ class _Node(Collector):
         for outcome, count in facts.log._asdict().items():
             log.add_metric([outcome], count)
         yield log
+        yield from self._of_children()
         yield GaugeMetricFamily("modelmill_workers", "Workers that run.", len(facts.workers))
         yield GaugeMetricFamily("modelmill_workers_declared", "Workers that should run.", facts.declared)
         revision = min((worker.revision for worker in facts.workers), default=-1)
         yield GaugeMetricFamily("modelmill_revision", "The revision that every worker has applied.", revision)
         yield GaugeMetricFamily("modelmill_broken_models", "Models whose release cannot be opened.", facts.broken)
+
+    def _of_children(self) -> Iterator[Metric]:
+        counts = self._facts.children
+        ended = CounterMetricFamily(
+            "modelmill_children_ended",
+            "Processes of models that ended by themselves, by what ended them.",
+            labels=["by"],
+        )
+        ended.add_metric(["memory"], counts.over_memory)
+        ended.add_metric(["other"], counts.ended - counts.over_memory)
+        yield ended
+        yield GaugeMetricFamily(
+            "modelmill_children_quarantined",
+            "Processes of models that are not started for a while.",
+            counts.quarantined,
+        )
 
     def _of_models(self) -> Iterator[Metric]:
         releases = GaugeMetricFamily("modelmill_release", "The release that is served.", labels=["model"])

@@ -14,23 +14,36 @@ import socket
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelmill.errors import AnswerInvalid, BlobBroken, ModelBusy, NodeNotReady, RequestError, every_error
+from modelmill.errors import (
+    AnswerInvalid,
+    BlobBroken,
+    ModelBusy,
+    NodeNotReady,
+    ProtocolUnknown,
+    RequestError,
+    every_error,
+)
 from modelmill.model.request import Batch
 from modelmill.names import Digest, Segment, format_segment
 from modelmill.registry.fleet import Entry
 from modelmill.release.pointers import Pointer
-from modelmill.serving.child import HEADER, Ask, ChildSetup, Told, numbers_of
+from modelmill.serving.frames import HEADER, OUT_OF_MEMORY, PROTOCOL, Ask, ChildSetup, Told, numbers_of
+from modelmill.serving.upkeep import UPKEEP, Quarantine
 
+_OWN = Path(sys.executable)
 _START_S = 60.0
 _ANSWER_S = 30.0
+_END_S = 0.5
+"""How long a child that has closed its side may take to be gone by itself."""
 _FATAL = 2
 """How often a segment's model may end the child."""
 _TRIES = 5
@@ -43,18 +56,45 @@ _FADES = 0.98
 _TOLD = {kind.code: kind for kind in every_error() if issubclass(kind, RequestError | BlobBroken)}
 
 
+class Place(NamedTuple):
+    """Where a child runs."""
+
+    python: Path = _OWN
+    """Its interpreter, with the packages that the model needs."""
+    lock: Digest | None = None
+    """The lock of versions whose packages these are."""
+    is_shadow: bool = False
+    """Whether it has the processor only when nobody else wants it."""
+    quarantine: Quarantine | None = None
+    """What is known of the ends of such children before this one; None begins anew."""
+
+
+_HERE = Place()
+
+
 class PythonRuntime:
     """Answers through a child process."""
 
     def __init__(
-        self, store: Path, pointer: Pointer, code: Digest, answer_s: float = _ANSWER_S, *, is_shadow: bool = False
+        self, store: Path, pointer: Pointer, code: Digest, answer_s: float = _ANSWER_S, place: Place = _HERE
     ) -> None:
-        """Say whose code the child runs and how long an answer may take; it starts with `start` or the first request.
+        """Say whose code the child runs, how long an answer may take, and where it runs.
 
-        A shadow's child has the processor when nobody else wants it.
+        It starts with `start` or the first request.
         """
         (store / "cache" / "code").mkdir(parents=True, exist_ok=True)
-        self._setup = ChildSetup(str(store), str(store / "cache" / "code"), pointer, code, os.getpid(), is_shadow)
+        self._setup = ChildSetup(
+            store=str(store),
+            cache=str(store / "cache" / "code"),
+            pointer=pointer,
+            code=code,
+            parent=os.getpid(),
+            is_shadow=place.is_shadow,
+            lock=place.lock,
+            memory_mb=UPKEEP.memory_mb,
+        )
+        self._python = place.python
+        self._quarantine = place.quarantine or Quarantine()
         self._answer_s = answer_s
         self._link: _Link | None = None
         self._closed = False
@@ -75,8 +115,23 @@ class PythonRuntime:
             if self._closed:
                 raise NodeNotReady("this release has just been replaced", next="try again")
             if self._link is None or not self._link.lives:
-                self._link = await _start_child(self._setup)
+                if self._link is not None:
+                    await self._link.gone()  # how it has ended decides whether there is a next one
+                self._quarantine.check()
+                self._link = await _start_child(self._setup, self._python, self._note_end)
             return self._link
+
+    def _note_end(self, lived_s: float, code: int) -> None:
+        """Take note that a child has ended; one that was no longer wanted has done as it should."""
+        if not self._closed:
+            UPKEEP.ended += 1
+            UPKEEP.over_memory += code == OUT_OF_MEMORY
+            self._quarantine.note_end(lived_s)
+
+    @property
+    def trouble(self) -> str:
+        """Return why no child is started, empty where one may be."""
+        return self._quarantine.text
 
     async def answer(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
         """Return the answers to a batch; raises `AnswerInvalid` where the child ends or raises at it."""
@@ -135,10 +190,16 @@ class _Link:
     """One child process with the answers that it owes: a successor never answers what this one was asked."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        note_end: Callable[[float, int], None],
     ) -> None:
-        self.process, self._writer = process, writer
+        self.process, self._writer, self._note_end = process, writer, note_end
         self.lives = True
+        self.ready_at: float | None = None
+        """When it was ready to answer, on the monotonic clock."""
         self._owed: deque[asyncio.Future[Told]] = deque()
         self._pace = _Pace()
         self._begun = 0.0
@@ -203,7 +264,11 @@ class _Link:
         if self.process.returncode is None:
             with suppress(ProcessLookupError):
                 self.process.kill()
-        await self._listening
+        await self.gone()
+
+    async def gone(self) -> None:
+        """Return when the child is gone, and its end was taken note of."""
+        await asyncio.shield(self._listening)
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         decoder = msgspec.msgpack.Decoder(Told)
@@ -219,9 +284,12 @@ class _Link:
         self.lives = False
         self._disappoint()
         self._writer.close()
+        lived_s = 0.0 if self.ready_at is None else time.monotonic() - self.ready_at
+        with suppress(TimeoutError):  # how it ends by itself is worth a moment
+            await asyncio.wait_for(self.process.wait(), _END_S)
         with suppress(ProcessLookupError):
             self.process.kill()
-        await self.process.wait()
+        self._note_end(lived_s, await self.process.wait())
 
     def _disappoint(self) -> None:
         """Tell everybody who waits that the child has ended: those at whom it may have ended, and those behind them."""
@@ -241,12 +309,12 @@ class _Link:
             owed.set_exception(told)
 
 
-async def _start_child(setup: ChildSetup) -> _Link:
+async def _start_child(setup: ChildSetup, python: Path, note_end: Callable[[float, int], None]) -> _Link:
     ours, theirs = socket.socketpair()
     with theirs:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # the folder that the node was started in is no place to import from
+            str(python),
+            *_switches(python),
             "-m",
             "modelmill.serving.child",
             str(theirs.fileno()),
@@ -254,15 +322,32 @@ async def _start_child(setup: ChildSetup) -> _Link:
             stdin=asyncio.subprocess.DEVNULL,
         )
     reader, writer = await asyncio.open_connection(sock=ours)
-    link = _Link(process, reader, writer)
+    link = _Link(process, reader, writer, note_end)
     try:
         ready = await link.send(msgspec.msgpack.encode(setup), _START_S)
     except (AnswerInvalid, _NotReached):
         raise NodeNotReady("the model's process ended while it started", next="see the node's log") from None
+    if ready.protocol != PROTOCOL:
+        await link.end()
+        raise ProtocolUnknown(
+            "the modelmill of the version's own environment is another one, with which this node cannot speak",
+            expected=f"protocol {PROTOCOL}",
+            got=f"protocol {ready.protocol or 'that it does not tell'}",
+            next="modelmill train --rebuild      (with the packages that are installed now)",
+        )
     if ready.error is not None:
         await link.end()
         raise NodeNotReady(f"the model's code cannot be opened: {ready.error['error']}", got=ready.error["code"])
+    link.ready_at = time.monotonic()
     return link
+
+
+def _switches(python: Path) -> list[str]:
+    """Return how an interpreter is started: the folder that the node was started in is no place to import from.
+
+    Nor is, for another environment, what the variables of the node's own name.
+    """
+    return ["-P"] if python == _OWN else ["-I"]
 
 
 def _as_ours(error: dict[str, Any]) -> RequestError | BlobBroken:

@@ -16,16 +16,15 @@ from numpy.typing import NDArray
 from modelmill.artifact.packed import Packed
 from modelmill.artifact.saving import PACKED
 from modelmill.data.journal import Answerer
-from modelmill.errors import AnswerInvalid, BlobBroken, ModelmillError, ModelUnknown, NodeNotReady
+from modelmill.errors import AnswerInvalid, BlobBroken, ModelmillError, ModelQuarantined, ModelUnknown, NodeNotReady
 from modelmill.model.request import Batch, parser_of
 from modelmill.model.safe import safe_answers
-from modelmill.names import POOLED, Digest, Segment, format_segment
+from modelmill.names import POOLED, Segment, format_segment
 from modelmill.registry.fleet import FAILED, NO_ANSWER, NOT_BUILT, SAFE, Beyond, Entry, FleetMap, why_after
 from modelmill.release.pointers import Pointer, check_packs, open_map, open_versions
+from modelmill.serving.children import Children
 from modelmill.serving.meters import UNKNOWN, Place
 from modelmill.serving.packed import PackedRuntime
-from modelmill.serving.python import PythonRuntime
-from modelmill.serving.runtime import Runtime
 from modelmill.store.blobs import FolderBlobs
 from modelmill.store.signing import public_key
 
@@ -134,8 +133,7 @@ class ServedModel:
         A shadow takes nothing from what serves, neither what that has open nor its turn on the processor.
         """
         self.pointer, self._environment = pointer, environment
-        self.damage = ""
-        """What was found damaged when it was asked."""
+        self._damage = ""
         self._store, self._blobs = store, blobs
         self.versions: dict[int, ServedModel] = {}
         """Other versions that were asked, opened."""
@@ -147,13 +145,12 @@ class ServedModel:
         self.entry_for = lru_cache(maxsize=_MOST_FOUND)(self.map.entry_for)
         # Where nobody is to go without an answer, a child process that is down is a model that has none.
         self._failures: tuple[type[ModelmillError], ...] = (
-            (AnswerInvalid, BlobBroken, NodeNotReady) if self.map.safe else (AnswerInvalid, BlobBroken)
+            (AnswerInvalid, BlobBroken, NodeNotReady)
+            if self.map.safe
+            else (AnswerInvalid, BlobBroken, ModelQuarantined)
         )
         self._packed: PackedRuntime = PackedRuntime(blobs, before._packed if before and not is_shadow else None)  # noqa: SLF001 - one of us
-        codes = self.map.codes(without=PACKED)
-        self._python: dict[Digest, Runtime] = {
-            code: PythonRuntime(store, pointer, code, is_shadow=is_shadow) for code in codes
-        }
+        self._python = Children(store, blobs, pointer, self.map, is_shadow=is_shadow)
         self._answering = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -164,13 +161,20 @@ class ServedModel:
         return not self._python
 
     @property
+    def damage(self) -> str:
+        """Return what was found damaged when it was asked, or why a child is not started; empty where all is well."""
+        return self._damage or (
+            f"{why}: modelmill rollback, or see the node's log" if (why := self._python.trouble) else ""
+        )
+
+    @property
     def opened(self) -> int:
         """Return how many packed models were asked, and are open."""
         return self._packed.opened
 
     async def start(self) -> None:
         """Start what answers."""
-        await asyncio.gather(*(runtime.start() for runtime in self._python.values()))
+        await self._python.start()
 
     def open_at(self, number: int) -> ServedModel | None:
         """Return a version where it is open."""
@@ -204,7 +208,7 @@ class ServedModel:
         await asyncio.gather(*(version.close() for version in self.versions.values()), return_exceptions=True)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), _DRAIN_S)
-        await asyncio.gather(*(runtime.close() for runtime in self._python.values()), return_exceptions=True)
+        await self._python.close()
 
     def answer_now(self, batch: Batch) -> Answered:
         """Answer rows, each by its own segment's model; the pooled one answers where there is none that can."""
@@ -262,7 +266,7 @@ class ServedModel:
     async def _ask(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
         if entry.format in (PACKED, SAFE):
             return self._answer_here(entry, batch)
-        return await self._python[entry.code or self.header.code].answer(entry, batch)
+        return await self._python.answer(entry, batch)
 
     def _answer_here(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
         """Return what a packed entry answers, or the declared safe answer to each row."""
@@ -273,7 +277,7 @@ class ServedModel:
         # What nobody has built is counted as unknown: callers make up as many names as they like.
         error.place = self.place_of(segment, NOT_BUILT if self.map.find(segment) is None else FAILED)
         if isinstance(error, BlobBroken):
-            self.damage = f"release {self.pointer.release} is damaged: {error.what}"
+            self._damage = f"release {self.pointer.release} is damaged: {error.what}"
         return asking.throw(error)
 
     def _asking(self, segment: Segment, beyond: Beyond) -> Asking:

@@ -15,7 +15,9 @@ _NUMBERS = 8
 MOST_WORKERS = 64
 _COUNTS = struct.Struct("<3q")
 _COUNTS_AT = _SLOT.size * (MOST_WORKERS + 1)
-SIZE = _COUNTS_AT + _COUNTS.size * (MOST_WORKERS + 1)
+_CHILDREN = struct.Struct("<3q")
+_CHILDREN_AT = _COUNTS_AT + _COUNTS.size * (MOST_WORKERS + 1)
+SIZE = _CHILDREN_AT + _CHILDREN.size * (MOST_WORKERS + 1)
 _RETIRED = MOST_WORKERS
 """The slot in which the counts of workers that have ended are added up: a counter never goes back."""
 
@@ -62,6 +64,17 @@ class LogCounts(NamedTuple):
         return self.accepted - self.written - self.dropped
 
 
+class ChildCounts(NamedTuple):
+    """What became of the processes that run Python for a worker."""
+
+    ended: int = 0
+    """Those that ended although nobody had wanted it."""
+    over_memory: int = 0
+    """Those of them that had grown to their limit."""
+    quarantined: int = 0
+    """Those that are not started now, after they have ended again and again."""
+
+
 class NodeState:
     """The slots of all workers of a node, in memory that they share."""
 
@@ -87,6 +100,21 @@ class NodeState:
         for place, count in enumerate(self.log_at(slot)):
             cells[place] += count
         self.clear_log(slot)
+        gone, before = self._children_at(slot), self._children_at(_RETIRED)
+        self.write_children(_RETIRED, ChildCounts(gone.ended + before.ended, gone.over_memory + before.over_memory))
+        self.write_children(slot, ChildCounts())
+
+    def write_children(self, slot: int, counts: ChildCounts) -> None:
+        """Replace what one worker's children have come to."""
+        _CHILDREN.pack_into(self._memory, _CHILDREN_AT + slot * _CHILDREN.size, *counts)
+
+    def _children_at(self, slot: int) -> ChildCounts:
+        return ChildCounts(*_CHILDREN.unpack_from(self._memory, _CHILDREN_AT + slot * _CHILDREN.size))
+
+    def children(self) -> ChildCounts:
+        """Return what the children of all workers have come to, of those that have ended as well."""
+        every = [self._children_at(slot) for slot in (*self._slots(), _RETIRED)]
+        return ChildCounts(*map(sum, zip(*every, strict=True)))
 
     def clear_log(self, slot: int) -> None:
         """Count anew in a slot."""

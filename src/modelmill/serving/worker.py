@@ -35,7 +35,8 @@ from modelmill.serving.meters import added, quantile
 from modelmill.serving.metrics import WORST, Facts, LogFacts, ModelFacts, exposition
 from modelmill.serving.plane import Plane
 from modelmill.serving.served import ServedModel
-from modelmill.serving.state import NodeState, WorkerState
+from modelmill.serving.state import ChildCounts, NodeState, WorkerState
+from modelmill.serving.upkeep import UPKEEP
 from modelmill.store.blobs import pointers_of
 from modelmill.store.tokens import read_token
 
@@ -104,6 +105,7 @@ class Worker:
         self.state = NodeState(order.state)
         token_file = order.node["token_file"]
         plan = msgspec.convert(order.node["log"], LogPlan)
+        UPKEEP.memory_mb = order.node["child_memory_mb"]
         self.log = PredictionLog(plan, self.state.log_cells(order.slot))
         door = Door(read_token(Path(token_file)) if token_file else b"", order.node["name"])
         self.plane = Plane(self, self.log, door)
@@ -236,6 +238,7 @@ class Worker:
             latencies=tuple(meters.latencies),
         )
         self.state.write(self.order.slot, state)
+        self.state.write_children(self.order.slot, ChildCounts(UPKEEP.ended, UPKEEP.over_memory, UPKEEP.quarantined))
 
     def _recent(self) -> tuple[tuple[int, ...], float]:
         """Return the latencies of about the last minute, and how long that was; one mark is kept a second."""
@@ -292,6 +295,7 @@ class Worker:
             models={name: ModelFacts(model.pointer.release, len(model.map)) for name, model in models},
             broken=len(applied.broken) if applied else 0,
             worst=await self._find_worst(),
+            children=self.state.children(),
         )
         return exposition(facts)
 
@@ -318,6 +322,7 @@ class Worker:
             },
             "workers": [_described(worker, memory=memory) for worker in workers],
             "predictions": self._log_facts()._asdict(),
+            "children": self.state.children()._asdict(),
         }
 
     def _log_facts(self) -> LogFacts:

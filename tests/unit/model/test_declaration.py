@@ -136,3 +136,50 @@ def test_two_functions_in_one_role_are_refused() -> None:
     model.train(first)
     with pytest.raises(DeclarationInvalid, match="two @train"):
         model.train(second)
+
+
+class _Sale(mm.Schema):
+    a: float = mm.col()
+    y: float = mm.target()
+
+
+def test_a_declared_batch_leaves_the_function_as_it_was_written() -> None:
+    m = mm.Model("m", _Sale)
+
+    @m.predict(batch=64, wait="5ms")
+    def predict(model: float, x: np.ndarray) -> np.ndarray:
+        return model * x[:, 0]
+
+    assert predict(2.0, np.array([[1.0], [2.0]])).tolist() == [2.0, 4.0]
+    assert m.roles["predict"] is predict
+    assert (m.batching.rows, m.batching.wait_s) == (64, 0.005) if m.batching else False
+    assert str(m.batching) == "up to 64 rows together, a request waits for others for up to 5 ms"
+    assert m.declaration()["batching"] == m.batching
+
+
+def test_without_a_batch_nothing_is_declared() -> None:
+    m = mm.Model("m", _Sale)
+
+    @m.predict
+    def predict(model: float, x: np.ndarray) -> np.ndarray:
+        return model * x[:, 0]
+
+    assert predict(2.0, np.array([[1.0]])).tolist() == [2.0]
+    assert m.batching is None
+    assert "batching" not in m.declaration()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"batch": 0}, "`batch` is 0"),
+        ({"batch": True}, "`batch` is True"),
+        ({"batch": 5000}, "`batch` is 5000"),
+        ({"batch": 8, "wait": "5"}, "`wait` is '5'"),
+        ({"batch": 8, "wait": "2s"}, "`wait` is '2s'"),
+        ({"wait": "5ms"}, "only where `batch` says"),
+    ],
+)
+def test_a_batch_that_means_nothing_is_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(DeclarationInvalid, match=told):
+        mm.Model("m", _Sale).predict(**options)

@@ -11,7 +11,7 @@ from modelmill.errors import BlobBroken, SignatureInvalid
 from modelmill.model.columns import Column
 from modelmill.model.schema import SchemaSpec
 from modelmill.names import ModelName, digest_of
-from modelmill.registry.fleet import Entry, FleetMap, Header, SignedMap, decode, sign
+from modelmill.registry.fleet import Entry, FleetMap, Header, Home, SignedMap, compose, decode, sign, with_locks
 from modelmill.store.signing import SigningKey
 
 SPEC = SchemaSpec("Flight", "A flight.", (Column("carrier", "key", "str"), Column("delay", "target", "float")))
@@ -118,3 +118,43 @@ def test_the_packs_that_answer_are_those_of_models_that_are_asked() -> None:
     own, other = entry("a", 1), entry("b", 2)._replace(state="pooled", pack=digest_of(b"another"))
     assert FleetMap.build(HEADER, [own, other]).answering_packs() == {own.pack}
     assert FleetMap.build(HEADER, []).answering_packs() == set()
+
+
+# ---------------------------------------------------------------- where Python runs
+
+NOW, BEFORE, OTHER = (digest_of(text) for text in (b"lock now", b"lock before", b"another code"))
+PYTHON = [
+    entry("AA", number=2, format="pickle", runtime="python"),
+    entry("DL", number=3, format="pickle", runtime="python"),
+    entry("OO", number=1, format="pickle", runtime="python", state="pooled", why="it lost"),
+    entry("UA", number=1),
+]
+
+
+def header_of(run: int, lock: Any) -> Header:
+    return msgspec.structs.replace(HEADER, run=run, lock=lock)
+
+
+def test_what_was_not_built_again_stays_in_the_environment_that_it_was_built_in() -> None:
+    locks = {1: BEFORE, 2: BEFORE, 3: NOW}
+    fleet = FleetMap.build(with_locks(header_of(3, NOW), PYTHON, locks), PYTHON)
+    # Of those that nobody asks, and of packed ones, no environment is needed.
+    assert fleet.header.locks == ((1, BEFORE), (2, BEFORE))
+    assert fleet.homes() == {Home(HEADER.code, BEFORE), Home(HEADER.code, NOW)}
+    assert [fleet.home_of(one).lock for one in PYTHON[:2]] == [BEFORE, NOW]
+
+
+def test_a_map_of_one_environment_names_no_other() -> None:
+    fleet = FleetMap.build(with_locks(header_of(3, NOW), PYTHON, dict.fromkeys((1, 2, 3), NOW)), PYTHON)
+    assert fleet.header.locks is msgspec.UNSET
+    assert fleet.homes() == {Home(HEADER.code, NOW)}
+    assert FleetMap.build(HEADER, []).homes() == set()
+
+
+def test_a_composed_map_keeps_the_environment_of_either_side() -> None:
+    base = FleetMap.build(header_of(3, NOW), [PYTHON[1]])
+    other = FleetMap.build(msgspec.structs.replace(header_of(2, BEFORE), code=OTHER), [PYTHON[0]])
+    both = compose(base, other, [("AA",)])
+    assert both.homes() == {Home(HEADER.code, NOW), Home(OTHER, BEFORE)}
+    back = compose(other, both, [("DL",)])
+    assert back.homes() == {Home(HEADER.code, NOW), Home(OTHER, BEFORE)}

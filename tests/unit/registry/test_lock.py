@@ -14,7 +14,15 @@ import pytest
 from modelmill.errors import BlobBroken
 from modelmill.names import digest_of
 from modelmill.registry.host import host_differences, host_facts
-from modelmill.registry.lock import Lock, Package, capture_lock, imported_names, lock_differences, read_lock
+from modelmill.registry.lock import (
+    Lock,
+    Package,
+    capture_lock,
+    differences_here,
+    imported_names,
+    lock_differences,
+    read_lock,
+)
 from modelmill.registry.wheel import build_wheel
 from modelmill.testing.memory import MemoryBlobs
 
@@ -62,6 +70,19 @@ def test_a_lock_holds_what_is_needed_and_nothing_else(root: Path) -> None:
     assert {"lightgbm", "polars", "msgspec", "scipy"} <= names.keys()
     assert not {"modelmill", "ruff", "pytest", "hypothesis"} & names.keys()
     assert lock.python == ".".join(map(str, sys.version_info[:3]))
+
+
+def test_a_lock_says_what_the_code_needs_and_what_is_another_here(root: Path) -> None:
+    lock = captured(root)
+    assert {"lightgbm", "numpy", "scipy"} <= set(lock.needed or ())
+    assert not {"uvicorn", "polars", "modelmill"} & set(lock.needed or ())
+    assert differences_here(lock) == []
+    others = tuple(Package(one.name, "0.0.1") if one.name != "numpy" else one for one in lock.packages)
+    changed = msgspec.structs.replace(lock, packages=others)
+    assert f"lightgbm 0.0.1 / {version('lightgbm')}" in differences_here(changed)
+    assert not any(text.startswith(("numpy ", "uvicorn ")) for text in differences_here(changed))
+    before_it_was_asked = msgspec.structs.replace(changed, needed=msgspec.UNSET)
+    assert differences_here(before_it_was_asked) == []
 
 
 def test_the_same_packages_are_the_same_lock(root: Path) -> None:

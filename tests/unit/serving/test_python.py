@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import cloudpickle
+import msgspec
 import pytest
 
 from modelmill.errors import AnswerInvalid, ModelBusy, NodeNotReady, SignatureInvalid
@@ -19,7 +20,7 @@ from modelmill.registry.facts import capture_code
 from modelmill.registry.fleet import Entry, FleetMap, Header, sign
 from modelmill.release.pointers import Pointer, Published
 from modelmill.serving.applied import Applied, apply
-from modelmill.serving.python import PythonRuntime
+from modelmill.serving.python import Place, PythonRuntime
 from modelmill.serving.served import ServedModel
 from modelmill.store.blobs import blobs_of
 from modelmill.store.packs import PackWriter
@@ -68,11 +69,11 @@ Test = Callable[[PythonRuntime, dict[str, Entry]], Awaitable[None]]
 class Released:
     """A store with one released model, made through the code that makes real ones."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, text: str = FILE) -> None:
         project = folder / "project"
         project.mkdir()
         file = project / "serving_sample.py"
-        file.write_text(FILE)
+        file.write_text(text)
         self.store = folder / "store"
         self.store.mkdir()
         blobs, self.key = blobs_of(self.store), SigningKey.create(self.store)
@@ -86,17 +87,18 @@ class Released:
             code=self.code,
             entry=(file.name, "sales"),
             feature_names=("hour",),
+            batching=model.batching or msgspec.UNSET,
         )
         self.map = FleetMap.build(header, _write(self.store))
         signed = sign(self.key, self.map)
         self.pointer = Pointer(1, blobs.put([signed.content])[0], signed.signature)
         self.entries = {entry.segment[0] if entry.segment else "": entry for entry in self.map}
 
-    def ask(self, test: Test, answer_s: float = 30) -> None:
+    def ask(self, test: Test, answer_s: float = 30, place: Place = Place()) -> None:  # noqa: B008 - immutable
         """Run a test against a runtime that is closed in the end."""
 
         async def run() -> None:
-            runtime = PythonRuntime(self.store, self.pointer, self.code, answer_s)
+            runtime = PythonRuntime(self.store, self.pointer, self.code, answer_s, place)
             try:
                 await test(runtime, self.entries)
             finally:

@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modelmill.errors import IndexUnreachable, InterpreterMissing, LockUnsatisfiable
+from modelmill.names import Digest, parse_digest
+from modelmill.registry.lock import read_lock
+from modelmill.store.blobs import Blobs
 from modelmill.store.files import temporary
 from modelmill.store.locks import ProjectLock
 
@@ -47,6 +50,18 @@ class Wanted(NamedTuple):
     """Of modelmill itself."""
 
 
+def wanted_by(blobs: Blobs, lock: Digest) -> Wanted:
+    """Return the environment that a recorded lock describes."""
+    found = read_lock(blobs, lock)
+    packages = [package.requirement for package in found.packages]
+    return Wanted(lock, found.python, packages, found.wheel_name, blobs.get(found.wheel))
+
+
+def environments_in(store: Path) -> Path:
+    """Return the folder of a store in which environments are made, each named by its lock."""
+    return store / "cache" / "environments"
+
+
 class Environment(NamedTuple):
     """A package environment that is ready."""
 
@@ -75,6 +90,12 @@ def environment_for(folder: Path, wanted: Wanted, tell: Callable[[str], None] = 
             shutil.rmtree(place, ignore_errors=True)
             raise
     return Environment(place / "bin" / "python", made=True)
+
+
+def find_environment(folder: Path, lock: Digest) -> Path | None:
+    """Return the interpreter of a lock's environment, None where it was not made, or was changed since; nothing is made."""
+    place = folder / parse_digest(lock)
+    return place / "bin" / "python" if _is_finished(place) else None
 
 
 @contextmanager
@@ -121,15 +142,13 @@ def _refusal(said: str, wanted: Wanted) -> LockUnsatisfiable | IndexUnreachable:
         return IndexUnreachable(
             "the packages of the lock are not in the cache, and the package index cannot be reached",
             got=got,
-            next="the same command where the index can be reached; or `--in here` with what is installed",
-            safe="nothing was recorded",
+            next="the same command where the index can be reached",
         )
     return LockUnsatisfiable(
         f"lock `{wanted.key[:12]}` cannot be installed",
         got=got,
         likely="a version is gone from the index, or its file was exchanged",
-        next="point uv at an index that has it (UV_INDEX_URL); or `--in here` with what is installed",
-        safe="nothing was recorded",
+        next="point uv at an index that has it (UV_INDEX_URL)",
     )
 
 
@@ -145,7 +164,6 @@ def find_python(version: str) -> Path:
             f"Python {version} is not installed here",
             got=f"Python {here}",
             next=f"uv python install {version}",
-            safe="nothing was recorded",
         )
     return Path(path)
 
@@ -153,7 +171,9 @@ def find_python(version: str) -> Path:
 def _uv(*arguments: str) -> None:
     done = _run(list(arguments))
     if done.returncode:
-        raise LockUnsatisfiable("uv cannot make an environment", got=done.stderr.decode(errors="replace")[-400:])
+        raise LockUnsatisfiable(
+            "uv cannot make an environment", got=done.stderr.decode(errors="replace")[-400:], next="modelmill doctor"
+        )
 
 
 def _run(arguments: Sequence[str], seconds: float = _INSTALL_S) -> subprocess.CompletedProcess[bytes]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from modelmill.build.environment import Wanted, environment_for, find_python
 from modelmill.errors import IndexUnreachable, InterpreterMissing, LockUnsatisfiable
+from modelmill.registry.environment import Wanted, environment_for, find_python
 from modelmill.registry.wheel import build_wheel
 
 HERE = ".".join(map(str, sys.version_info[:3]))
