@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby, islice
@@ -68,6 +69,8 @@ class Ask(msgspec.Struct, frozen=True, array_like=True):
     rows: list[dict[str, Any]]
     alone: bool = False
     """Whether it is answered by itself: it was among others at which the child ended."""
+    until: float = 0.0
+    """When its caller waits no more, as `serving.waiting` has it."""
 
     @property
     def kind(self) -> tuple[str, frozenset[str]] | None:
@@ -86,6 +89,8 @@ class Told(msgspec.Struct, frozen=True, array_like=True):
     shape: tuple[int, ...] = ()
     error: dict[str, Any] | None = None
     together: int = 0
+    is_late: bool = False
+    """Whether the model was not asked, since the caller waits no more."""
 
 
 class Child:
@@ -116,6 +121,8 @@ class Child:
 
     def answer(self, ask: Ask) -> Told:
         """Answer one request; what the user's code raises is told, not raised."""
+        if ask.until and time.perf_counter() > ask.until:
+            return Told(is_late=True)
         try:
             return self._answer(ask)
         except ModelmillError as error:

@@ -25,7 +25,7 @@ from modelmill.release.pointers import Pointer, check_packs, open_map, open_vers
 from modelmill.serving.meters import UNKNOWN, Place
 from modelmill.serving.packed import PackedRuntime
 from modelmill.serving.python import PythonRuntime
-from modelmill.serving.runtime import Runtime
+from modelmill.serving.waiting import Line
 from modelmill.store.blobs import FolderBlobs
 from modelmill.store.signing import public_key
 
@@ -151,9 +151,13 @@ class ServedModel:
         )
         self._packed: PackedRuntime = PackedRuntime(blobs, before._packed if before and not is_shadow else None)  # noqa: SLF001 - one of us
         codes = self.map.codes(without=PACKED)
-        self._python: dict[Digest, Runtime] = {
+        self._python: dict[Digest, PythonRuntime] = {
             code: PythonRuntime(store, pointer, code, is_shadow=is_shadow) for code in codes
         }
+        lines = [runtime.line for runtime in self._python.values()]
+        alone = len(lines) == 1 and self.map.runtimes() == {"python"} and not self.map.safe
+        self.line: Line | None = lines[0] if alone else None
+        """Where everybody waits who asks this model, where that is one line; nobody is answered by what is safe then."""
         self._answering = 0
         self._idle = asyncio.Event()
         self._idle.set()
