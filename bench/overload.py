@@ -251,7 +251,7 @@ def main() -> None:
         modelmill(folder, "serve", "--detach", "--port", "0", "--workers", "1")
         try:
             port = json.loads((folder / ".modelmill/run/dev/node.json").read_text())["port"]
-            ways = {"forest": ("forest", 1), "batch": ("quiet-00", 1000), "child": ("child", 1)}
+            ways = {"forest": ("forest", 4), "batch": ("quiet-00", 1000), "child": ("child", 1)}
             for turn in range(told.rounds):
                 for name in told.only:
                     asked = [request(*ways[name])]

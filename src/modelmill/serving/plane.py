@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import ceil
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from modelmill.errors import BodyUnreadable, DeadlinePassed, NodeNotReady
+from modelmill.errors import BodyUnreadable, DeadlinePassed, ModelBusy, NodeNotReady
 from modelmill.model.decoding import read_json
 from modelmill.names import Segment, parse_target
 from modelmill.serving import invocations, protocol
@@ -171,7 +172,7 @@ class Plane:
         error = line.refusal(Asked(kind_of(length), until), began, share)
         if error is None:
             return None
-        reply = refusal(error)
+        reply = _render(error)
         self.meters.count(reply.status, perf_counter() - began)
         return reply
 
@@ -349,6 +350,17 @@ class Plane:
             return reply_of({"predictions": invocations.predictions(model.header.labels, answered.numbers())})
 
         return Question(model.parser.batch(rows), tell)
+
+
+_rendered: dict[tuple[str, int], Reply] = {}
+
+
+def _render(error: ModelBusy) -> Reply:
+    """Return a refusal as it is sent again and again: there are few sentences, and few whole seconds."""
+    key = error.what, ceil(error.after_s)
+    if key not in _rendered:
+        _rendered[key] = refusal(error)
+    return _rendered[key]
 
 
 def _failed_at(error: Exception) -> Sequence[tuple[Place, bool]]:

@@ -19,10 +19,13 @@ from contextvars import ContextVar
 from enum import IntEnum
 from typing import NamedTuple
 
-from modelmill.errors import DeadlineTooShort, ModelBusy, ModelmillError, NodeOverloaded
+from modelmill.errors import DeadlineTooShort, ModelBusy, NodeOverloaded
 
-PATIENCE_S = 1.0
-"""How long a request may wait for its turn where its caller does not say how long it waits."""
+PATIENCE_S = 2.5
+"""How long a request may wait for its turn where its caller does not say how long it waits: half of the five seconds after
+which clients give up that were told nothing."""
+_WORSE = 2.0
+"""How much longer than foreseen waiting may take: refusing others takes time, too, and so does whoever shares the machine."""
 MOST_WAITING = 1_000
 """Requests that may wait for one, however fast it is."""
 FEW = 4
@@ -119,13 +122,13 @@ class Line:
             self._level -= 1
         return self._level
 
-    def refusal(self, who: Asked, now: float, share: int = 1) -> ModelmillError | None:
+    def refusal(self, who: Asked, now: float, share: int = 1) -> ModelBusy | None:
         """Return why somebody may not wait, None where it may; it is counted."""
         if not self.waiting:
             return None
         wait_s, level = self.wait_s(share), self.level(share)
         error: ModelBusy | None = None
-        if who.until and now + wait_s + self.pace.seconds > who.until:
+        if who.until and now + _WORSE * wait_s + self.pace.seconds > who.until:
             error, reason = (
                 DeadlineTooShort("the answer would come later than its caller waits for it", next="try again"),
                 "deadline",
