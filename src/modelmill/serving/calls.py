@@ -19,6 +19,9 @@ Headers = Sequence[tuple[bytes, bytes]]
 Pairs = tuple[tuple[bytes, bytes], ...]
 
 MOST_BYTES = 32 << 20
+MOST_HELD_BYTES = 256 << 20
+"""How much of bodies a worker holds that arrive or wait; beyond that, those that are large are refused."""
+LARGE_BYTES = 1 << 20
 TIMEOUTS = frozenset({b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms"})
 """How many milliseconds the caller waits: as a client says it, and as Envoy tells a server of its own accord."""
 REQUEST_ID = b"x-request-id"

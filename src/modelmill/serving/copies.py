@@ -260,11 +260,11 @@ class Copies:
             with suppress(Exception):  # a client waits: whatever cannot be copied, its answer goes out
                 run.drop(item)
 
-    def keep_answered(self, runs: Sequence[Run], answered: Answered) -> None:
-        """Take the answers to a request of the general way, a group of rows at a time."""
+    def keep_answered(self, runs: Sequence[Run], answered: Answered, *, is_busy: bool = False) -> None:
+        """Take the answers to a request of the general way, a group of rows at a time; none where its model is busy."""
         with suppress(Exception):  # as above
             for rows in _grouped(answered):
-                self.keep(runs, rows)
+                (self._drop if is_busy else self.keep)(runs, rows)
 
     def _turn(self) -> None:
         """Answer copies for a short time, and again when the loop has looked for requests."""

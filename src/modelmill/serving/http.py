@@ -23,7 +23,9 @@ from modelmill.errors import BodyUnreadable, ModelmillError, TooMuchHeld
 from modelmill.serving.calls import (
     CHANGING,
     JSON,
+    LARGE_BYTES,
     MOST_BYTES,
+    MOST_HELD_BYTES,
     REQUEST_ID,
     TIMEOUTS,
     Call,
@@ -50,9 +52,7 @@ _TRACING = frozenset(
 """Headers that differ from request to request: there is no use in knowing a head that has one."""
 _WATCHED = CHANGING | _TRACING | TIMEOUTS | {b"expect", REQUEST_ID}
 _MOST_HEADER_BYTES = 64 << 10
-_MOST_HELD_BYTES = 256 << 20
-"""How much of bodies that are still arriving a worker holds; beyond that, those that are large are refused."""
-_LARGE_BYTES = 1 << 20
+_MOST_HELD_BYTES, _LARGE_BYTES = MOST_HELD_BYTES, LARGE_BYTES
 
 
 class Head(NamedTuple):

@@ -13,7 +13,7 @@ from math import ceil
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from modelmill.errors import BodyUnreadable, DeadlinePassed, ModelBusy, NodeNotReady
+from modelmill.errors import BodyUnreadable, ModelBusy, NodeNotReady
 from modelmill.model.decoding import read_json
 from modelmill.names import Segment, parse_target
 from modelmill.serving import invocations, protocol
@@ -41,7 +41,7 @@ from modelmill.serving.quick import Quick, SplitQuick
 from modelmill.serving.served import Answered, describe_answers
 from modelmill.serving.split import Split
 from modelmill.serving.turns import Lines, Turns, kind_of
-from modelmill.serving.waiting import Asked, Line, asking
+from modelmill.serving.waiting import Asked, Kind, Line, asking, too_late
 
 _MOST_TARGETS = 100_000
 _NOBODY: Sequence[tuple[Place, bool]] = ()
@@ -89,7 +89,7 @@ class Plane:
         self.draining = False
         """Whether the worker is about to end: it is not ready, and closes each connection behind its answer."""
         self.held = 0
-        """How many bytes have come of bodies that are still arriving, over all connections."""
+        """How many bytes have come of bodies that arrive or wait, over all connections."""
         self._targets: dict[bytes, Target] = {}
         self._targets_of: Applied | None = None
         self._quick: dict[Model, Quick | SplitQuick] = {}
@@ -181,7 +181,8 @@ class Plane:
         seconds = perf_counter() - began
         self.meters.count(reply.status, seconds, answered.about())
         if target.runs:
-            self.copies.keep_answered(target.runs, answered)
+            is_busy = target.line is not None and target.line.level() >= Kind.COPY
+            self.copies.keep_answered(target.runs, answered, is_busy=is_busy)
         share = self._log.share(target.model.header.model)
         if not share:
             return reply
@@ -233,7 +234,7 @@ class Plane:
         ends = [until for until in (call.until, began + question.timeout_s if question.timeout_s else 0.0) if until]
         until, length = min(ends, default=0.0), len(call.body)
         if until and perf_counter() > until:
-            raise DeadlinePassed("the caller waits no more", safe="the model was not asked")
+            raise too_late()
         self.held += length
         try:
             with asking(kind_of(length), until):

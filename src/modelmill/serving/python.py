@@ -21,13 +21,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelmill.errors import AnswerInvalid, BlobBroken, DeadlinePassed, NodeNotReady, RequestError, every_error
+from modelmill.errors import AnswerInvalid, BlobBroken, NodeNotReady, RequestError, every_error
 from modelmill.model.request import Batch
 from modelmill.names import Digest, Segment, format_segment
 from modelmill.registry.fleet import Entry
 from modelmill.release.pointers import Pointer
 from modelmill.serving.child import HEADER, Ask, ChildSetup, Told, numbers_of
-from modelmill.serving.waiting import Line, asked, now
+from modelmill.serving.waiting import Line, asked, now, too_late
 
 _START_S = 60.0
 _ANSWER_S = 30.0
@@ -81,7 +81,7 @@ class PythonRuntime:
         ask = Ask(format_segment(entry.segment), batch.objects(), until=asked().until)
         told = await self._told(entry, ask)
         if told.is_late:
-            raise DeadlinePassed("the caller waits no more", safe="the model was not asked")
+            raise too_late()
         if told.error is not None:
             raise _as_ours(told.error)
         return numbers_of(told)
@@ -161,7 +161,7 @@ class _Link:
             return await asyncio.wait_for(told, min(timeout_s, who.until - began) if who.until else timeout_s)
         except TimeoutError:
             if who.until and now() - began < timeout_s:
-                raise DeadlinePassed("the caller waits no more") from None
+                raise too_late() from None
             guilty = bool(self._owed) and self._owed[0] is told and self._together == 1
             stuck = self._is_stuck(timeout_s)
             if stuck:

@@ -16,8 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
-from modelmill.errors import DeadlinePassed
-from modelmill.serving.waiting import BATCH_BYTES, Asked, Kind, Line, now
+from modelmill.serving.waiting import BATCH_BYTES, Asked, Kind, Line, now, too_late
 
 HEAVY_S = 250e-6
 """What takes longer waits where others do; what takes less costs less than a refusal and a second visit."""
@@ -137,7 +136,7 @@ class Turns:
             return
         began = self._clock()
         if one.who.until and began > one.who.until:
-            one.told.set_exception(DeadlinePassed("the caller waits no more", safe="the model was not asked"))
+            one.told.set_exception(too_late())
             return
         try:
             one.told.set_result(one.work())

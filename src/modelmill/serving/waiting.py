@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from enum import IntEnum
 from typing import NamedTuple
 
-from modelmill.errors import DeadlineTooShort, ModelBusy, NodeOverloaded
+from modelmill.errors import DeadlinePassed, DeadlineTooShort, ModelBusy, NodeOverloaded
 
 PATIENCE_S = 2.5
 """How long a request may wait for its turn where its caller does not say how long it waits: half of the five seconds after
@@ -58,6 +58,8 @@ class Asked(NamedTuple):
     """When its caller waits no more, on the clock of `time.perf_counter`; 0 where it did not say."""
 
 
+REASONS = ("busy", "deadline", "late", "batch", "canary")
+"""Why requests are refused: too many wait, the caller waits for less, or no more; or their kind, under pressure."""
 refused: Counter[str] = Counter()
 """Whom this process refused, by reason; a worker is a process."""
 _NOTHING = Asked()
@@ -150,6 +152,12 @@ class Line:
 
 
 _SHED = {Kind.COPY: "copies", Kind.BATCH: "large requests", Kind.CANARY: "requests that a canary would answer"}
+
+
+def too_late() -> DeadlinePassed:
+    """Return what is told where a caller waits no more; it is counted."""
+    refused["late"] += 1
+    return DeadlinePassed("the caller waits no more", safe="the model was not asked, or its answer is not waited for")
 
 
 def now() -> float:
