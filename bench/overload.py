@@ -224,7 +224,7 @@ def fairness(port: int, hot: list[bytes], highest: float, times: float, seconds:
         "quiet p50 ms alone": _ms(alone.times("200"), 0.5),
         "p50 beside": _ms(beside.times("200"), 0.5),
         "quiet not answered": beside.due - len(beside.times("200")),
-        "of": beside.due,
+        "quiet": beside.due,
         "hot answered": len(shot.times("200")),
         "hot refused": len(shot.times("503")),
         "load": round(os.getloadavg()[0], 1),

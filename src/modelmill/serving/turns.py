@@ -81,6 +81,10 @@ class Turns:
         if moment > self.until:
             self._look(moment)
         if line.pace.seconds < HEAVY_S:
+            if not self._queues and moment - self._began > LATE_S:
+                self.until = (
+                    moment + _LOOK_S
+                )  # small ones after one another make a long turn, too, and are not looked at each
             return False
         return bool(self._queues) or (self._is_watching and moment - self._began > LATE_S)
 
