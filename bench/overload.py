@@ -254,13 +254,14 @@ def main() -> None:
             ways = {"forest": ("forest", 4), "batch": ("quiet-00", 1000), "child": ("child", 1)}
             for turn in range(told.rounds):
                 for name in told.only:
-                    asked = [request(*ways[name])]
-                    highest = peak(port, [request(*ways[name], deadline_s=0)], 3.0)
+                    asked, patient = [request(*ways[name])], [request(*ways[name], deadline_s=0)]
                     for times in told.times:
+                        highest = peak(port, patient, 2.0)
                         if told.fair:
                             found = fairness(port, asked, highest, times, told.seconds, turn)
                         else:
                             found = overload(port, asked, times, highest, told.seconds, turn)
+                            found["peak after"] = round(peak(port, patient, 2.0))
                         print(json.dumps({"of": name, "times": times, "peak": round(highest), **found}), flush=True)
         finally:
             modelmill(folder, "down")

@@ -181,7 +181,7 @@ class Plane:
         seconds = perf_counter() - began
         self.meters.count(reply.status, seconds, answered.about())
         if target.runs:
-            is_busy = target.line is not None and target.line.level() >= Kind.COPY
+            is_busy = target.line is not None and target.line.pressure() >= Kind.COPY
             self.copies.keep_answered(target.runs, answered, is_busy=is_busy)
         share = self._log.share(target.model.header.model)
         if not share:

@@ -38,11 +38,11 @@ _FADES = 0.98
 """How much of what was measured counts when the next request is answered."""
 _RISES = (0.25, 0.5, 0.75)
 _FALLS = (0.1, 0.3, 0.6)
-"""How full a queue is where its level rises to the next one, and where it falls again: apart, so that it does not flicker."""
+"""How full a line is where its pressure rises to the next one, and where it falls: apart, so that it does not flicker."""
 
 
 class Kind(IntEnum):
-    """What a request is, as the level from which on it is refused."""
+    """What a request is, as the pressure from which on it is refused."""
 
     COPY = 1
     BATCH = 2
@@ -109,26 +109,26 @@ class Line:
         self.pace = Pace()
         self.waiting = 0
         """How many stand in it, with the one that is being answered."""
-        self._level = 0
+        self._pressure = 0
 
     def wait_s(self, share: int = 1) -> float:
         """Return how long the next one would wait; `share` lines are answered in turn."""
         return self.waiting * self.pace.seconds * share
 
-    def level(self, share: int = 1) -> int:
+    def pressure(self, share: int = 1) -> int:
         """Return how full it is, from 0 to 3."""
         filled = max(self.wait_s(share) / self._patience_s, self.waiting / MOST_WAITING) if self.waiting >= FEW else 0.0
-        while self._level < len(_RISES) and filled >= _RISES[self._level]:
-            self._level += 1
-        while self._level and filled < _FALLS[self._level - 1]:
-            self._level -= 1
-        return self._level
+        while self._pressure < len(_RISES) and filled >= _RISES[self._pressure]:
+            self._pressure += 1
+        while self._pressure and filled < _FALLS[self._pressure - 1]:
+            self._pressure -= 1
+        return self._pressure
 
     def refusal(self, who: Asked, now: float, share: int = 1) -> ModelBusy | None:
         """Return why somebody may not wait, None where it may; it is counted."""
         if not self.waiting:
             return None
-        wait_s, level = self.wait_s(share), self.level(share)
+        wait_s, pressure = self.wait_s(share), self.pressure(share)
         error: ModelBusy | None = None
         if who.until and now + _WORSE * wait_s + self.pace.seconds > who.until:
             error, reason = (
@@ -140,7 +140,7 @@ class Line:
                 ModelBusy("more requests wait for this model than it answers in time", next="try again"),
                 "busy",
             )
-        elif who.kind <= level:
+        elif who.kind <= pressure:
             error = NodeOverloaded(
                 f"{_SHED[who.kind]} are not answered while others wait for this model", next="try again"
             )

@@ -77,16 +77,16 @@ def test_copies_go_first_then_batches_then_canaries() -> None:
     assert bounds == pytest.approx({Kind.COPY: 0.25, Kind.BATCH: 0.5, Kind.CANARY: 0.75, Kind.PLAIN: 1.0}, abs=0.01)
 
 
-def test_a_level_does_not_flicker() -> None:
+def test_a_pressure_does_not_flicker() -> None:
     line = line_of(waiting=330)
-    assert line.level() == 2
+    assert line.pressure() == 2
     line.waiting = 230  # below where it rose, above where it falls
-    assert line.level() == 2
+    assert line.pressure() == 2
     assert reason(line, Asked(Kind.BATCH)) is NodeOverloaded
     line.waiting = 100
-    assert line.level() == 1
+    assert line.pressure() == 1
     line.waiting = 0
-    assert line.level() == 0
+    assert line.pressure() == 0
 
 
 def test_refusals_are_counted_by_reason() -> None:
