@@ -628,6 +628,32 @@ class ModelQuarantined(NodeNotReady):
     code = "MM538"
 
 
+class DeadlineTooShort(ModelBusy):
+    """The answer would come later than its caller waits for it."""
+
+    code = "MM541"
+
+
+class DeadlinePassed(PlatformError):
+    """The caller waits no more."""
+
+    code = "MM542"
+    status = 504
+    retryable = True
+
+
+class NodeOverloaded(ModelBusy):
+    """What can wait is not answered while others wait."""
+
+    code = "MM543"
+
+
+class TooMuchHeld(NodeNotReady):
+    """Too many large requests are arriving at once."""
+
+    code = "MM544"
+
+
 class StoreTooNew(PlatformError):
     """The store was written by a newer modelmill."""
 

@@ -9,8 +9,19 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from modelmill.errors import BodyUnreadable, ModelmillError
-from modelmill.serving.calls import MOST_BYTES, REQUEST_ID, Call, Reply, refusal, too_large, usable_id
+from modelmill.serving.calls import (
+    MOST_BYTES,
+    REQUEST_ID,
+    TIMEOUTS,
+    Call,
+    Reply,
+    refusal,
+    timeout_of,
+    too_large,
+    usable_id,
+)
 from modelmill.serving.plane import Plane
+from modelmill.serving.waiting import now
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -37,14 +48,23 @@ class App:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
 
     async def _reply(self, scope: Scope, receive: Receive) -> Reply:
-        path: bytes = scope.get("raw_path") or scope["path"].encode()
+        path: bytes = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]
+        until, length = _until(scope), _length(scope)
+        refused = self._plane.refused(path, length or 0, until) if scope["method"] == "POST" else None
+        if refused is not None:
+            return refused
         try:
-            body = await _read(receive, _length(scope)) if scope["method"] == "POST" else b""
+            body = await _read(receive, length) if scope["method"] == "POST" else b""
         except ModelmillError as error:
             return refusal(error)
         query, given = scope.get("query_string", b""), _given_id(scope)
-        call = Call(scope["method"], path.partition(b"?")[0], scope["headers"], body, query, given)
+        call = Call(scope["method"], path, scope["headers"], body, query, given, until)
         return await self._plane.respond(call)
+
+
+def _until(scope: Scope) -> float:
+    waits_s = max((timeout_of(value) for name, value in scope["headers"] if name in TIMEOUTS), default=0.0)
+    return now() + waits_s if waits_s else 0.0
 
 
 def _given_id(scope: Scope) -> bytes:

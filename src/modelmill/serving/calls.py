@@ -19,6 +19,11 @@ Headers = Sequence[tuple[bytes, bytes]]
 Pairs = tuple[tuple[bytes, bytes], ...]
 
 MOST_BYTES = 32 << 20
+MOST_HELD_BYTES = 256 << 20
+"""How much of bodies a worker holds that arrive or wait; beyond that, those that are large are refused."""
+LARGE_BYTES = 1 << 20
+TIMEOUTS = frozenset({b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms"})
+"""How many milliseconds the caller waits: as a client says it, and as Envoy tells a server of its own accord."""
 REQUEST_ID = b"x-request-id"
 """Answers that are logged tell the request's id in it; a caller may give its own."""
 _USABLE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
@@ -40,6 +45,8 @@ class Call(NamedTuple):
     query: bytes = b""
     request: bytes = b""
     """The id that the caller gave it."""
+    until: float = 0.0
+    """When the caller waits no more, as `waiting` has it; 0 where it did not say."""
 
     def header(self, name: bytes) -> bytes | None:
         """Return a header, None where there is none."""
@@ -103,6 +110,11 @@ def body_of(call: Call) -> bytes:
 def usable_id(given: bytes) -> bytes:
     """Return a caller's id for its request, empty where it is none that can be logged and told again."""
     return given if _USABLE_ID.fullmatch(given) else b""
+
+
+def timeout_of(given: bytes) -> float:
+    """Return for how many seconds a caller waits; 0 where it said none that makes sense."""
+    return int(given) / 1000 if given.isdigit() and len(given) < 10 else 0.0
 
 
 def too_large(got: str = "") -> BodyTooLarge:

@@ -83,6 +83,8 @@ class Child:
 
     def answer(self, ask: Ask) -> Told:
         """Answer one request; what the user's code raises is told, not raised."""
+        if ask.until and time.perf_counter() > ask.until:
+            return Told(is_late=True)
         try:
             return self._answer(ask)
         except MemoryError:

@@ -15,6 +15,7 @@ from modelmill.release.pointers import Pointer
 from modelmill.serving.interpreter import interpreter_of
 from modelmill.serving.python import Place, PythonRuntime
 from modelmill.serving.upkeep import UPKEEP
+from modelmill.serving.waiting import Line
 from modelmill.store.blobs import Blobs
 
 
@@ -48,6 +49,12 @@ class Children:
     def trouble(self) -> str:
         """Return why one of them is not started, empty where all may be."""
         return next(filter(None, (runtime.trouble for runtime in self._runtimes.values())), "")
+
+    @property
+    def line(self) -> Line | None:
+        """Return where everybody waits, None where that is not one line."""
+        lines = [runtime.line for runtime in self._runtimes.values()]
+        return lines[0] if len(lines) == 1 else None
 
     async def start(self) -> None:
         """Start all of them; return when they are ready."""

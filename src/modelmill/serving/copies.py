@@ -228,9 +228,16 @@ class _Behind:
 class Copies:
     """The copies that wait in one worker, of all models."""
 
-    def __init__(self, schedule: Callable[[Callable[[], None]], object] | None = None) -> None:
-        """Take what has a function called when the event loop comes to it; the running loop's `call_soon` by default."""
-        self._schedule = schedule or _soon
+    def __init__(
+        self,
+        schedule: Callable[[Callable[[], None]], object] | None = None,
+        is_busy: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Take what has a function called when the event loop comes to it; the running loop's `call_soon` by default.
+
+        And what says whether requests wait for the loop: copies are the first to go.
+        """
+        self._schedule, self._is_busy = schedule or _soon, is_busy
         self._waiting: deque[tuple[Sequence[Run], Item]] = deque()
         self._is_due = False
         self._ended = 0.0
@@ -240,25 +247,30 @@ class Copies:
 
     def keep(self, runs: Sequence[Run], item: Item) -> None:
         """Take what was answered, for shadows to answer it too; called while a client waits."""
-        if len(self._waiting) >= MOST_WAITING:
-            for run in runs:
-                with suppress(Exception):  # a client waits: whatever cannot be copied, its answer goes out
-                    run.drop(item)
+        if len(self._waiting) >= MOST_WAITING or self._is_busy():
+            self._drop(runs, item)
             return
         self._waiting.append((runs, item))
         if not self._is_due:
             self._is_due = True
             self._schedule(self._turn)
 
-    def keep_answered(self, runs: Sequence[Run], answered: Answered) -> None:
-        """Take the answers to a request of the general way, a group of rows at a time."""
+    def _drop(self, runs: Sequence[Run], item: Item) -> None:
+        for run in runs:
+            with suppress(Exception):  # a client waits: whatever cannot be copied, its answer goes out
+                run.drop(item)
+
+    def keep_answered(self, runs: Sequence[Run], answered: Answered, *, is_busy: bool = False) -> None:
+        """Take the answers to a request of the general way, a group of rows at a time; none where its model is busy."""
         with suppress(Exception):  # as above
             for rows in _grouped(answered):
-                self.keep(runs, rows)
+                (self._drop if is_busy else self.keep)(runs, rows)
 
     def _turn(self) -> None:
         """Answer copies for a short time, and again when the loop has looked for requests."""
         began = perf_counter()
+        while self._waiting and self._is_busy():
+            self._drop(*self._waiting.popleft())
         until = began + min(max(_TURN_S, _BUSY_SHARE * (began - self._ended)), _LONGEST_S)
         while self._waiting and perf_counter() < until:
             self._answer(*self._waiting.popleft())

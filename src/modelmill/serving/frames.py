@@ -51,6 +51,8 @@ class Ask(msgspec.Struct, frozen=True, array_like=True):
     rows: list[dict[str, Any]]
     alone: bool = False
     """Whether it is answered by itself: it was among others at which the child ended."""
+    until: float = 0.0
+    """When its caller waits no more, as `serving.waiting` has it."""
 
     @property
     def kind(self) -> tuple[str, frozenset[str]] | None:
@@ -71,6 +73,8 @@ class Told(msgspec.Struct, frozen=True, array_like=True):
     together: int = 0
     protocol: int = 0
     """In the first frame, what the child speaks; 0 of one that is older than these numbers."""
+    is_late: bool = False
+    """Whether the model was not asked, since the caller waits no more."""
 
 
 def numbers_of(told: Told) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -19,9 +19,23 @@ from typing import Any, NamedTuple
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from modelmill.errors import BodyUnreadable, ModelmillError, NodeNotReady
-from modelmill.serving.calls import CHANGING, JSON, MOST_BYTES, REQUEST_ID, Call, Pairs, usable_id
+from modelmill.errors import BodyUnreadable, ModelmillError, TooMuchHeld
+from modelmill.serving.calls import (
+    CHANGING,
+    JSON,
+    LARGE_BYTES,
+    MOST_BYTES,
+    MOST_HELD_BYTES,
+    REQUEST_ID,
+    TIMEOUTS,
+    Call,
+    Pairs,
+    Reply,
+    timeout_of,
+    usable_id,
+)
 from modelmill.serving.plane import Plane
+from modelmill.serving.waiting import now
 
 _HEAD = b"%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
 _IDLE_S = 75.0
@@ -36,11 +50,9 @@ _TRACING = frozenset(
     {b"traceparent", b"tracestate", b"x-b3-traceid", b"b3", b"x-amzn-trace-id", b"x-cloud-trace-context"}
 )
 """Headers that differ from request to request: there is no use in knowing a head that has one."""
-_WATCHED = CHANGING | _TRACING | {b"expect", REQUEST_ID}
+_WATCHED = CHANGING | _TRACING | TIMEOUTS | {b"expect", REQUEST_ID}
 _MOST_HEADER_BYTES = 64 << 10
-_MOST_HELD_BYTES = 256 << 20
-"""How much of bodies that are still arriving a worker holds; beyond that, those that are large are refused."""
-_LARGE_BYTES = 1 << 20
+_MOST_HELD_BYTES, _LARGE_BYTES = MOST_HELD_BYTES, LARGE_BYTES
 
 
 class Head(NamedTuple):
@@ -51,6 +63,8 @@ class Head(NamedTuple):
     keep_alive: bool
     length: int
     """Of the body."""
+    waits_s: float
+    """How long its caller waits; 0 where it does not say."""
 
 
 Heads = dict[bytes, Head]
@@ -81,6 +95,10 @@ class HttpProtocol(HttpToolsProtocol):
         """Whether the head is unlike all others."""
         self._request = b""
         """The id that the caller gave its request."""
+        self._waits_s = self._until = 0.0
+        """How long its caller waits, and until when."""
+        self._refused: Reply | None = None
+        """What is sent when the body has come, which nobody reads."""
         self._in_headers = False
         self._read = 0
         """How much was read at once."""
@@ -123,6 +141,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
         self._collected, self._size = None, 0
         self._is_plain, self._is_too_long, self._is_unique, self._request = True, False, False, b""
+        self._waits_s, self._refused = 0.0, None
         self._since, self._arriving, self._in_headers = self.loop.time(), True, True
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -139,6 +158,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._is_too_long = value.isdigit() and int(value) > MOST_BYTES
         elif name in CHANGING:
             self._is_plain = False
+        elif name in TIMEOUTS:
+            self._waits_s = max(self._waits_s, timeout_of(value))
         else:
             self._is_unique = True
             self._request = usable_id(value) if name == REQUEST_ID else self._request
@@ -150,6 +171,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._check_headers()
         if self._is_hot and self._may_take():
             self._collected, self._size = [], 0
+            self._until = now() + self._waits_s if self._waits_s else 0.0
+            self._refused = self._plane.refused(self._path, self._length(), self._until)
         else:
             self._hand_over()
 
@@ -180,9 +203,10 @@ class HttpProtocol(HttpToolsProtocol):
         if self._collected is None:
             super().on_body(body)
             return
-        self._collected.append(body)
+        if self._refused is None:
+            self._collected.append(body)
         self._size += len(body)
-        if self._size > MOST_BYTES:
+        if self._size > MOST_BYTES and self._refused is None:
             self._hand_over()
 
     def on_message_complete(self) -> None:
@@ -193,9 +217,11 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         body = self._collected[0] if len(self._collected) == 1 else b"".join(self._collected)
-        path = self.url if b"?" not in self.url else self.url.partition(b"?")[0]
-        call = Call("POST", path, self.headers, body, request=self._request)
-        reply = self._plane.now(call, is_plain=self._is_plain)
+        path = self._path
+        reply = self._refused
+        if reply is None:
+            call = Call("POST", path, self.headers, body, request=self._request, until=self._until)
+            reply = self._plane.now(call, is_plain=self._is_plain)
         if reply is None:
             self._hand_over()
             super().on_message_complete()
@@ -203,8 +229,15 @@ class HttpProtocol(HttpToolsProtocol):
         self._collected = None
         keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
         if reply.status < 400:  # what was refused may have been so for its head
-            self._taken.append(Head(path, self._is_plain, keep_alive, len(body)))
+            self._taken.append(Head(path, self._is_plain, keep_alive, len(body), self._waits_s))
         self._send(reply.status, reply.headers, reply.body, reply.request, keep_alive=keep_alive)
+
+    @property
+    def _path(self) -> bytes:
+        return self.url if b"?" not in self.url else self.url.partition(b"?")[0]
+
+    def _length(self) -> int:
+        return next((int(value) for name, value in self.headers if name == b"content-length" and value.isdigit()), 0)
 
     def _let_go(self) -> None:
         self._plane.held -= self._held
@@ -280,10 +313,20 @@ class HttpProtocol(HttpToolsProtocol):
             return False
         found = self._plane.quick(head.path, data[end:]) if head.is_plain else None
         if found is None:
-            return False
+            return self._refuse_known(head)
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         self._send(200, JSON, *found, keep_alive=head.keep_alive)
+        return True
+
+    def _refuse_known(self, head: Head) -> bool:
+        """Refuse a request whose head is known, and whose model too many wait for; return whether that is so."""
+        refused = self._plane.refused(head.path, head.length, now() + head.waits_s if head.waits_s else 0.0)
+        if refused is None:
+            return False
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        self._send(refused.status, refused.headers, refused.body, b"", keep_alive=head.keep_alive)
         return True
 
     def _remember(self, data: bytes, head: Head) -> None:
@@ -303,7 +346,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _wrong(self, msg: str) -> tuple[int, ModelmillError]:
         if self._plane.held > _MOST_HELD_BYTES and self._held > _LARGE_BYTES:
-            return 503, NodeNotReady("too many large requests are arriving at once", next="try again")
+            return 503, TooMuchHeld("too many large requests are arriving at once", next="try again")
         if len(self.headers or ()) > MOST_HEADERS or self._size > _MOST_HEADER_BYTES:
             return 431, BodyUnreadable("the request has too many headers", got=msg)
         return 400, BodyUnreadable("this is not a valid HTTP request", got=msg)

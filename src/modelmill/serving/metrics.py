@@ -47,6 +47,8 @@ class Facts(NamedTuple):
     retired: WorkerState
     """What workers that have ended counted."""
     log: LogFacts
+    refused: Mapping[str, int]
+    """Requests that nobody had time for, by reason."""
     declared: int
     """How many workers there should be."""
     models: Mapping[str, ModelFacts]
@@ -80,6 +82,12 @@ class _Node(Collector):
             requests.add_metric([outcome], sum(getattr(worker, outcome) for worker in ever))
         yield requests
         yield _latencies(ever)
+        early = CounterMetricFamily(
+            "modelmill_refused_early", "Requests that nobody had time for, by reason.", labels=["reason"]
+        )
+        for reason, count in facts.refused.items():
+            early.add_metric([reason], count)
+        yield early
         log = CounterMetricFamily(
             "modelmill_predictions_logged", "Records of the prediction log, by what became of them.", labels=["outcome"]
         )

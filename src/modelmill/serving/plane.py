@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
+from math import ceil
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from modelmill.errors import BodyUnreadable, NodeNotReady
+from modelmill.errors import BodyUnreadable, ModelBusy, NodeNotReady
 from modelmill.model.decoding import read_json
 from modelmill.names import Segment, parse_target
 from modelmill.serving import invocations, protocol
@@ -38,6 +40,8 @@ from modelmill.serving.pages import Host, Pages
 from modelmill.serving.quick import Quick, SplitQuick
 from modelmill.serving.served import Answered, describe_answers
 from modelmill.serving.split import Split
+from modelmill.serving.turns import Lines, Turns, kind_of
+from modelmill.serving.waiting import Asked, Kind, Line, asking, too_late
 
 _MOST_TARGETS = 100_000
 _NOBODY: Sequence[tuple[Place, bool]] = ()
@@ -49,6 +53,10 @@ class Target(NamedTuple):
     ask: Callable[[Plane, Target, Call], Question]
     model: Model
     segment: Segment | None
+    lines: Lines
+    """Who waits for the model in this process."""
+    line: Line | None
+    """Who waits for its child process, where all do who ask it."""
     quick: Callable[[bytes, Segment | None, Choice | None], Found | None] | None
     """The quick way, where the model has one."""
     here: Choice | None = None
@@ -64,6 +72,8 @@ class Question(NamedTuple):
 
     batch: Any
     tell: Callable[[Answered], Reply]
+    timeout_s: float = 0.0
+    """How long its caller waits, where the request itself says so."""
 
 
 class Plane:
@@ -74,14 +84,16 @@ class Plane:
         self._log, self._door, self._pages = log, door, Pages(host, self)
         self.applied: Applied | None = None
         self.meters = Meters()
-        self.copies = Copies()
+        self.turns = Turns()
+        self.copies = Copies(is_busy=lambda: self.turns.is_busy)
         self.draining = False
         """Whether the worker is about to end: it is not ready, and closes each connection behind its answer."""
         self.held = 0
-        """How many bytes have come of bodies that are still arriving, over all connections."""
+        """How many bytes have come of bodies that arrive or wait, over all connections."""
         self._targets: dict[bytes, Target] = {}
         self._targets_of: Applied | None = None
         self._quick: dict[Model, Quick | SplitQuick] = {}
+        self._lines: dict[Model, Lines] = {}
 
     # ---------------------------------------------------------------- the two ways in
 
@@ -95,9 +107,14 @@ class Plane:
         if target is None or target.quick is None or self._targets_of is not self.applied:
             return None
         began = perf_counter()
+        is_looked_at = began > self.turns.until
+        if is_looked_at and self.turns.holds(target.lines.few, began):
+            return None
         found = target.quick(body, target.segment, target.here)
         if found is None:
             return None
+        if is_looked_at:
+            target.lines.few.pace.add(perf_counter() - began)
         if target.runs:
             self.copies.keep(target.runs, found)
         return found.body, self._count(found, began)
@@ -121,26 +138,51 @@ class Plane:
             target = self._target(call)
             if target is None or target.opens or not target.model.is_packed or self._log.waits:
                 return None
+            line = target.lines.of(len(call.body))
+            if self.turns.holds(line, began):
+                return None
             found = target.quick(call.body, target.segment, target.here) if is_plain and target.quick else None
             if found is not None:
                 if target.runs:
                     self.copies.keep(target.runs, found)
+                line.pace.add(perf_counter() - began)
                 return Reply(200, found.body, JSON, self._count(found, began, call.request))
-            question = target.ask(self, target, call)
-            answered = target.model.answer_now(question.batch)
-            reply = question.tell(answered)
+            reply = self._answer_now(call, target, began)
+            line.pace.add(perf_counter() - began)
         except Exception as error:  # noqa: BLE001 - the border: no request may see a traceback
             reply = refusal(error)
             self.meters.count(reply.status, perf_counter() - began, _failed_at(error))
-            return reply
-        return self._counted(reply, call, target, answered, began)
+        return reply
+
+    def _answer_now(self, call: Call, target: Target, began: float) -> Reply:
+        question = target.ask(self, target, call)
+        answered = target.model.answer_now(question.batch)
+        return self._counted(question.tell(answered), call, target, answered, began)
+
+    def refused(self, path: bytes, length: int, until: float) -> Reply | None:
+        """Return the refusal of a request whose body has not been read, and that need not be: too many wait before it."""
+        target = self._targets.get(path)
+        if target is None or self._targets_of is not self.applied:
+            return None
+        line = target.line or target.lines.of(length)
+        if not line.waiting:
+            return None
+        began = perf_counter()
+        share = 1 if target.line else self.turns.share
+        error = line.refusal(Asked(kind_of(length), until), began, share)
+        if error is None:
+            return None
+        reply = _render(error)
+        self.meters.count(reply.status, perf_counter() - began)
+        return reply
 
     def _counted(self, reply: Reply, call: Call, target: Target, answered: Answered, began: float) -> Reply:
         """Count and log an answer of the general way; return it with the request's id."""
         seconds = perf_counter() - began
         self.meters.count(reply.status, seconds, answered.about())
         if target.runs:
-            self.copies.keep_answered(target.runs, answered)
+            is_busy = target.line is not None and target.line.pressure() >= Kind.COPY
+            self.copies.keep_answered(target.runs, answered, is_busy=is_busy)
         share = self._log.share(target.model.header.model)
         if not share:
             return reply
@@ -168,12 +210,38 @@ class Plane:
     async def _answer(self, call: Call, target: Target, began: float) -> Reply:
         if target.opens:
             target = await self._opened(call, target)
-        question = target.ask(self, target, call)
-        answered = await target.model.answer(question.batch)
-        reply = self._counted(question.tell(answered), call, target, answered, began)
+        reply = await (self._answer_here if target.model.is_packed else self._answer_there)(call, target, began)
         if self._log.waits:
             await self._log.settled()
         return reply
+
+    async def _answer_here(self, call: Call, target: Target, began: float) -> Reply:
+        """Answer in this process, now or when it is the request's turn."""
+        length = len(call.body)
+        line = target.lines.of(length)
+        if not self.turns.holds(line, perf_counter()):
+            return self._answer_now(call, target, began)
+        self.held += length
+        try:
+            who = Asked(kind_of(length), call.until)
+            return await self.turns.take(line, who, partial(self._answer_now, call, target, began))
+        finally:
+            self.held -= length
+
+    async def _answer_there(self, call: Call, target: Target, began: float) -> Reply:
+        """Answer by a model of which some run in other processes."""
+        question = target.ask(self, target, call)
+        ends = [until for until in (call.until, began + question.timeout_s if question.timeout_s else 0.0) if until]
+        until, length = min(ends, default=0.0), len(call.body)
+        if until and perf_counter() > until:
+            raise too_late()
+        self.held += length
+        try:
+            with asking(kind_of(length), until):
+                answered = await target.model.answer(question.batch)
+        finally:
+            self.held -= length
+        return self._counted(question.tell(answered), call, target, answered, began)
 
     def serving(self) -> Applied:
         """Return what is applied; raises `NodeNotReady` before anything is."""
@@ -189,6 +257,7 @@ class Plane:
             self._targets, self._targets_of = {}, self.applied
             served = set(self.applied.models.values()) if self.applied else set()
             self._quick = {model: quick for model, quick in self._quick.items() if model in served}
+            self._lines = {model: lines for model, lines in self._lines.items() if model in served}
         target = self._targets.get(call.path)
         if target is None:
             target = self._find_target(call.path.decode("ascii", "replace"))
@@ -209,7 +278,11 @@ class Plane:
                 runs = (
                     () if version else self.serving().runs.get(model.header.model, ())
                 )  # a version is asked for itself
-                target = Target(ask, opened or model, segment, None, opens=0 if opened else version, runs=runs)
+                lines = self._lines.setdefault(model, Lines(Line(), Line()))
+                line = getattr(opened or model, "line", None)
+                target = Target(
+                    ask, opened or model, segment, lines, line, None, opens=0 if opened else version, runs=runs
+                )
                 return self._with_quick_way(target, quick)
         return None
 
@@ -263,7 +336,7 @@ class Plane:
             content = (b"content-type", b"application/octet-stream")
             return Reply(200, reply.body, (content, (protocol.LENGTH_HEADER, length)))
 
-        return Question(batch, tell)
+        return Question(batch, tell, protocol.timeout_of(request))
 
     def invoke(self, target: Target, call: Call) -> Question:
         """Read a request as MLflow's scoring servers take it; the answer has `predictions`, one a row."""
@@ -278,6 +351,17 @@ class Plane:
             return reply_of({"predictions": invocations.predictions(model.header.labels, answered.numbers())})
 
         return Question(model.parser.batch(rows), tell)
+
+
+_rendered: dict[tuple[str, int], Reply] = {}
+
+
+def _render(error: ModelBusy) -> Reply:
+    """Return a refusal as it is sent again and again: there are few sentences, and few whole seconds."""
+    key = error.what, ceil(error.after_s)
+    if key not in _rendered:
+        _rendered[key] = refusal(error)
+    return _rendered[key]
 
 
 def _failed_at(error: Exception) -> Sequence[tuple[Place, bool]]:

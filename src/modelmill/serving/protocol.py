@@ -118,6 +118,12 @@ def read_request(body: bytes, json_bytes: int | None) -> tuple[InferRequest, mem
     return request, memoryview(body)[len(text) :]
 
 
+def timeout_of(request: InferRequest) -> float:
+    """Return for how many seconds the caller waits; 0 where it does not say. In microseconds, as Triton's clients send it."""
+    told = request.parameters.get("timeout")
+    return told / 1e6 if type(told) is int and told > 0 else 0.0
+
+
 def batch_of(model: Model, request: InferRequest, behind: memoryview, address: Segment | None) -> Batch:
     """Return the rows of a request; raises as `RequestParser.read` does."""
     parser = model.parser

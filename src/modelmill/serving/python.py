@@ -23,21 +23,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelmill.errors import (
-    AnswerInvalid,
-    BlobBroken,
-    ModelBusy,
-    NodeNotReady,
-    ProtocolUnknown,
-    RequestError,
-    every_error,
-)
+from modelmill.errors import AnswerInvalid, BlobBroken, NodeNotReady, ProtocolUnknown, RequestError, every_error
 from modelmill.model.request import Batch
 from modelmill.names import Digest, Segment, format_segment
 from modelmill.registry.fleet import Entry
 from modelmill.release.pointers import Pointer
 from modelmill.serving.frames import HEADER, OUT_OF_MEMORY, PROTOCOL, Ask, ChildSetup, Told, numbers_of
 from modelmill.serving.upkeep import UPKEEP, Quarantine
+from modelmill.serving.waiting import Line, asked, now, too_late
 
 _OWN = Path(sys.executable)
 _START_S = 60.0
@@ -47,12 +40,6 @@ _END_S = 0.5
 _FATAL = 2
 """How often a segment's model may end the child."""
 _TRIES = 5
-_MOST_OWED = 1_000
-"""Requests that may wait for one child, however fast it is."""
-_KNOWN = 10
-"""Answers from which on it is known how long one takes: the first ones import libraries, and open models."""
-_FADES = 0.98
-"""How much of what was measured counts when the next request is answered."""
 _TOLD = {kind.code: kind for kind in every_error() if issubclass(kind, RequestError | BlobBroken)}
 
 
@@ -96,6 +83,8 @@ class PythonRuntime:
         self._python = place.python
         self._quarantine = place.quarantine or Quarantine()
         self._answer_s = answer_s
+        self.line = Line(answer_s)
+        """Those who wait for the child, or for its successor."""
         self._link: _Link | None = None
         self._closed = False
         self._ended: Counter[Segment] = Counter()
@@ -118,7 +107,7 @@ class PythonRuntime:
                 if self._link is not None:
                     await self._link.gone()  # how it has ended decides whether there is a next one
                 self._quarantine.check()
-                self._link = await _start_child(self._setup, self._python, self._note_end)
+                self._link = await _start_child(self._setup, self._python, self.line, self._note_end)
             return self._link
 
     def _note_end(self, lived_s: float, code: int) -> None:
@@ -137,7 +126,10 @@ class PythonRuntime:
         """Return the answers to a batch; raises `AnswerInvalid` where the child ends or raises at it."""
         if entry.segment and self._ended[entry.segment] >= _FATAL:
             raise AnswerInvalid("the model has ended its process more than once")
-        told = await self._told(entry, Ask(format_segment(entry.segment), batch.objects()))
+        ask = Ask(format_segment(entry.segment), batch.objects(), until=asked().until)
+        told = await self._told(entry, ask)
+        if told.is_late:
+            raise too_late()
         if told.error is not None:
             raise _as_ours(told.error)
         return numbers_of(told)
@@ -172,20 +164,6 @@ class _AmongOthers(Exception):
     """The child ended at this request, or at one that it was answering together with it."""
 
 
-class _Pace:
-    """How long a request takes, of late, while others wait; of those that are answered together each takes its part."""
-
-    def __init__(self) -> None:
-        self._busy_s = self._answered = 0.0
-
-    def add(self, seconds: float) -> None:
-        self._busy_s, self._answered = _FADES * self._busy_s + seconds, _FADES * self._answered + 1
-
-    @property
-    def seconds(self) -> float:
-        return self._busy_s / self._answered if self._answered > _KNOWN else 0.0
-
-
 class _Link:
     """One child process with the answers that it owes: a successor never answers what this one was asked."""
 
@@ -194,16 +172,16 @@ class _Link:
         process: asyncio.subprocess.Process,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        line: Line,
         note_end: Callable[[float, int], None],
     ) -> None:
-        self.process, self._writer, self._note_end = process, writer, note_end
+        self.process, self._writer, self._line, self._note_end = process, writer, line, note_end
         self.lives = True
         self.ready_at: float | None = None
         """When it was ready to answer, on the monotonic clock."""
         self._owed: deque[asyncio.Future[Told]] = deque()
-        self._pace = _Pace()
         self._begun = 0.0
-        """When the child began with the first of them, on the monotonic clock."""
+        """When the child began with the first of them."""
         self._unsent: list[bytes] = []
         self._together = 1
         """How many of them it is answering at once."""
@@ -213,21 +191,28 @@ class _Link:
         """Return the child's answer.
 
         Raises `AnswerInvalid` where the child ended at this request, or worked on it for all that time, which costs it its
-        life; `_AmongOthers` where it ended at this one or one beside it; `NodeNotReady` where others were before it.
+        life; `_AmongOthers` where it ended at this one or one beside it; `NodeNotReady` where others were before it, at
+        once where that can be foreseen; `DeadlinePassed` where its caller waits no more.
         """
         if self._is_stuck(timeout_s):
             await self.end()
         if not self.lives:
             raise _NotReached
-        self._check_queue(timeout_s)
+        who, began = asked(), now()
+        refusal = self._line.refusal(who, began)
+        if refusal is not None:
+            raise refusal
         told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
         if not self._owed:
-            self._begun = time.monotonic()
+            self._begun = began
         self._owed.append(told)
+        self._line.waiting += 1
         self._write(HEADER.pack(len(content)) + content)
         try:
-            return await asyncio.wait_for(told, timeout_s)
+            return await asyncio.wait_for(told, min(timeout_s, who.until - began) if who.until else timeout_s)
         except TimeoutError:
+            if who.until and now() - began < timeout_s:
+                raise too_late() from None
             guilty = bool(self._owed) and self._owed[0] is told and self._together == 1
             stuck = self._is_stuck(timeout_s)
             if stuck:
@@ -235,14 +220,6 @@ class _Link:
             if stuck and guilty:
                 raise AnswerInvalid(f"the model took longer than {timeout_s:g} s") from None
             raise NodeNotReady(f"no answer within {timeout_s:g} s: others are before it", next="try again") from None
-
-    def _check_queue(self, timeout_s: float) -> None:
-        """Raise `ModelBusy` where a request would wait for longer than it may: a refusal at once is kinder than a late one."""
-        waiting, wait_s = len(self._owed), len(self._owed) * self._pace.seconds
-        if waiting >= _MOST_OWED or wait_s > timeout_s:
-            busy = ModelBusy(f"{waiting:,} requests wait for this model already", next="try again")
-            busy.after_s = min(wait_s, timeout_s)
-            raise busy
 
     def _write(self, frame: bytes) -> None:
         """Send a frame with all others of this turn of the event loop: a call of the system costs more than a frame."""
@@ -257,7 +234,7 @@ class _Link:
 
     def _is_stuck(self, timeout_s: float) -> bool:
         """Return whether the child has worked on one request for longer than it may."""
-        return bool(self._owed) and time.monotonic() - self._begun > 0.99 * timeout_s
+        return bool(self._owed) and now() - self._begun > 0.99 * timeout_s
 
     async def end(self) -> None:
         """Kill the child and return when it is gone."""
@@ -299,8 +276,10 @@ class _Link:
             self._settle(at if place < self._together else _NotReached())
 
     def _settle(self, told: Told | Exception) -> None:
-        owed, began, self._begun = self._owed.popleft(), self._begun, time.monotonic()
-        self._pace.add(self._begun - began)
+        owed, began, self._begun = self._owed.popleft(), self._begun, now()
+        self._line.waiting -= 1
+        if isinstance(told, Told) and not told.is_late:
+            self._line.pace.add(self._begun - began)
         if owed.done():  # its time was up
             return
         if isinstance(told, Told):
@@ -309,7 +288,7 @@ class _Link:
             owed.set_exception(told)
 
 
-async def _start_child(setup: ChildSetup, python: Path, note_end: Callable[[float, int], None]) -> _Link:
+async def _start_child(setup: ChildSetup, python: Path, line: Line, note_end: Callable[[float, int], None]) -> _Link:
     ours, theirs = socket.socketpair()
     with theirs:
         process = await asyncio.create_subprocess_exec(
@@ -322,7 +301,7 @@ async def _start_child(setup: ChildSetup, python: Path, note_end: Callable[[floa
             stdin=asyncio.subprocess.DEVNULL,
         )
     reader, writer = await asyncio.open_connection(sock=ours)
-    link = _Link(process, reader, writer, note_end)
+    link = _Link(process, reader, writer, line, note_end)
     try:
         ready = await link.send(msgspec.msgpack.encode(setup), _START_S)
     except (AnswerInvalid, _NotReached):

@@ -14,12 +14,22 @@ import grpc
 import msgspec
 from google.protobuf.message import DecodeError
 
-from modelmill.errors import BodyUnreadable
-from modelmill.serving.calls import MOST_BYTES, REQUEST_ID, Call, Reply, refusal, usable_id
+from modelmill.errors import BodyUnreadable, TooMuchHeld
+from modelmill.serving.calls import (
+    LARGE_BYTES,
+    MOST_BYTES,
+    MOST_HELD_BYTES,
+    REQUEST_ID,
+    Call,
+    Reply,
+    refusal,
+    usable_id,
+)
 from modelmill.serving.messages import MESSAGES, SERVICE
 from modelmill.serving.plane import Plane
 from modelmill.serving.protocol import LENGTH_HEADER
 from modelmill.serving.tensors import address_of, body_of, response_of
+from modelmill.serving.waiting import now
 
 CODE = "modelmill-code"
 """The code of an error, such as MM203, in the trailing metadata."""
@@ -84,12 +94,17 @@ class Calls:
 
     async def infer(self, request: Any, context: Any) -> Any:
         """Answer an inference request, counted and logged as it is over HTTP."""
+        path = address_of(request.model_name, request.model_version, "/infer")
+        left_s = context.time_remaining()
+        until = now() + left_s if left_s is not None else 0.0
+        refused = self._plane.refused(path, request.ByteSize(), until)
+        if refused is not None:
+            await _abort(context, refused)
         body, json_bytes = body_of(request)
         headers = _headers(context)
         given = usable_id(headers.pop(REQUEST_ID, b""))
         headers[LENGTH_HEADER] = b"%d" % json_bytes
-        path = address_of(request.model_name, request.model_version, "/infer")
-        call = Call("POST", path, tuple(headers.items()), body, request=given)
+        call = Call("POST", path, tuple(headers.items()), body, request=given, until=until)
         # Shielded: a client that gives up ends no answer halfway, as it does not over HTTP.
         reply = self._plane.now(call, is_plain=False)
         if reply is None:
@@ -124,7 +139,8 @@ async def _abort(context: Any, reply: Reply) -> None:
     told = _decode(reply.body)
     code, sentence = told.pop("code"), told.pop("error")
     parts = [f"{name}: {text}" for name, text in told.items()]
-    trailing = (*(context.trailing_metadata() or ()), (CODE, code))
+    later = [(name.decode(), value.decode()) for name, value in reply.headers if name == b"retry-after"]
+    trailing = (*(context.trailing_metadata() or ()), (CODE, code), *later)
     status = _CODES.get(reply.status, grpc.StatusCode.INTERNAL)
     await context.abort(status, "\n".join([f"{code} {sentence}", *parts]), trailing)
 
@@ -140,10 +156,20 @@ _METHODS: dict[str, Method] = {
 """What is answered; any other method, such as those of Triton alone, is UNIMPLEMENTED."""
 
 
-def _handler(calls: Calls, name: str, method: Method) -> Any:
+def _handler(plane: Plane, calls: Calls, name: str, method: Method) -> Any:
     read = MESSAGES[f"{name}Request"].FromString
 
     async def answer(content: bytes, context: Any) -> bytes:
+        if plane.held + len(content) > MOST_HELD_BYTES and len(content) > LARGE_BYTES:
+            held = TooMuchHeld("too many large requests are arriving at once", next="try again")
+            await _abort(context, refusal(held))
+        plane.held += len(content)
+        try:
+            return await answer_held(content, context)
+        finally:
+            plane.held -= len(content)
+
+    async def answer_held(content: bytes, context: Any) -> bytes:
         try:
             request = read(content)
         except DecodeError as error:  # gRPC's own way would be UNKNOWN, and a traceback in the log
@@ -165,7 +191,7 @@ class RpcServer:
     def __init__(self, plane: Plane, host: str, port: int) -> None:
         """Take what answers, and where to listen; port 0 takes a free one. Made in the loop that serves."""
         calls = Calls(plane)
-        handlers = {name: _handler(calls, name, method) for name, method in _METHODS.items()}
+        handlers = {name: _handler(plane, calls, name, method) for name, method in _METHODS.items()}
         self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MOST_CALLS)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         self.port: int = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")

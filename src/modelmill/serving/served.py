@@ -25,6 +25,7 @@ from modelmill.release.pointers import Pointer, check_packs, open_map, open_vers
 from modelmill.serving.children import Children
 from modelmill.serving.meters import UNKNOWN, Place
 from modelmill.serving.packed import PackedRuntime
+from modelmill.serving.waiting import Line
 from modelmill.store.blobs import FolderBlobs
 from modelmill.store.signing import public_key
 
@@ -151,6 +152,9 @@ class ServedModel:
         )
         self._packed: PackedRuntime = PackedRuntime(blobs, before._packed if before and not is_shadow else None)  # noqa: SLF001 - one of us
         self._python = Children(store, blobs, pointer, self.map, is_shadow=is_shadow)
+        alone = self.map.runtimes() == {"python"} and not self.map.safe
+        self.line: Line | None = self._python.line if alone else None
+        """Where everybody waits who asks this model, where that is one line; nobody is answered by what is safe then."""
         self._answering = 0
         self._idle = asyncio.Event()
         self._idle.set()

@@ -21,6 +21,7 @@ from modelmill.names import Segment
 from modelmill.registry.fleet import Beyond, Entry, check_answer_alike
 from modelmill.release.pointers import Beside, Pointer
 from modelmill.serving.served import Answered, Part, ServedModel
+from modelmill.serving.waiting import Kind, asking
 from modelmill.store.blobs import FolderBlobs
 
 _WHOLE = 2.0**64
@@ -129,7 +130,8 @@ class Split:
         """Do the same where some of the models run in other processes."""
         parts: list[Part] = []
         for side, some, places in self._shares(batch):
-            parts += _at((await side.answer(some)).parts, places)
+            with asking(Kind.CANARY if side is self.candidate else Kind.PLAIN):
+                parts += _at((await side.answer(some)).parts, places)
         return Answered(parts, batch)
 
     def _shares(self, batch: Batch) -> Iterator[tuple[ServedModel, Batch, Sequence[int] | None]]:

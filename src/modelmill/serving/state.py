@@ -5,10 +5,11 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from modelmill.serving.meters import CLASSES
+from modelmill.serving.waiting import REASONS
 
 _SLOT = struct.Struct(f"<8q{CLASSES}q{CLASSES}q")
 _NUMBERS = 8
@@ -17,7 +18,9 @@ _COUNTS = struct.Struct("<3q")
 _COUNTS_AT = _SLOT.size * (MOST_WORKERS + 1)
 _CHILDREN = struct.Struct("<3q")
 _CHILDREN_AT = _COUNTS_AT + _COUNTS.size * (MOST_WORKERS + 1)
-SIZE = _CHILDREN_AT + _CHILDREN.size * (MOST_WORKERS + 1)
+_REFUSED = struct.Struct(f"<{len(REASONS)}q")
+_REFUSED_AT = _CHILDREN_AT + _CHILDREN.size * (MOST_WORKERS + 1)
+SIZE = _REFUSED_AT + _REFUSED.size * (MOST_WORKERS + 1)
 _RETIRED = MOST_WORKERS
 """The slot in which the counts of workers that have ended are added up: a counter never goes back."""
 
@@ -103,6 +106,8 @@ class NodeState:
         gone, before = self._children_at(slot), self._children_at(_RETIRED)
         self.write_children(_RETIRED, ChildCounts(gone.ended + before.ended, gone.over_memory + before.over_memory))
         self.write_children(slot, ChildCounts())
+        self.write_refused(_RETIRED, _added(self._refused_at(_RETIRED), self._refused_at(slot)))
+        self.write_refused(slot, {})
 
     def write_children(self, slot: int, counts: ChildCounts) -> None:
         """Replace what one worker's children have come to."""
@@ -115,6 +120,19 @@ class NodeState:
         """Return what the children of all workers have come to, of those that have ended as well."""
         every = [self._children_at(slot) for slot in (*self._slots(), _RETIRED)]
         return ChildCounts(*map(sum, zip(*every, strict=True)))
+
+    def write_refused(self, slot: int, counts: Mapping[str, int]) -> None:
+        """Replace what one worker has refused, by reason."""
+        told = [counts.get(reason, 0) for reason in REASONS]
+        _REFUSED.pack_into(self._memory, _REFUSED_AT + slot * _REFUSED.size, *told)
+
+    def refused(self) -> dict[str, int]:
+        """Return how many requests were refused by each reason, by all workers that there have been."""
+        return _added(self._refused_at(_RETIRED), *map(self._refused_at, self._slots()))
+
+    def _refused_at(self, slot: int) -> dict[str, int]:
+        found = _REFUSED.unpack_from(self._memory, _REFUSED_AT + slot * _REFUSED.size)
+        return dict(zip(REASONS, found, strict=True))
 
     def clear_log(self, slot: int) -> None:
         """Count anew in a slot."""
@@ -157,6 +175,10 @@ class NodeState:
         for slot in range(MOST_WORKERS):
             if _PID.unpack_from(self._memory, slot * _SLOT.size)[0]:
                 yield slot
+
+
+def _added(*several: Mapping[str, int]) -> dict[str, int]:
+    return {reason: sum(counts[reason] for counts in several) for reason in REASONS}
 
 
 _PID = struct.Struct("<q")

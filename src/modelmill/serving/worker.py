@@ -37,6 +37,7 @@ from modelmill.serving.plane import Plane
 from modelmill.serving.served import ServedModel
 from modelmill.serving.state import ChildCounts, NodeState, WorkerState
 from modelmill.serving.upkeep import UPKEEP
+from modelmill.serving.waiting import refused
 from modelmill.store.blobs import pointers_of
 from modelmill.store.tokens import read_token
 
@@ -239,6 +240,7 @@ class Worker:
         )
         self.state.write(self.order.slot, state)
         self.state.write_children(self.order.slot, ChildCounts(UPKEEP.ended, UPKEEP.over_memory, UPKEEP.quarantined))
+        self.state.write_refused(self.order.slot, refused)
 
     def _recent(self) -> tuple[tuple[int, ...], float]:
         """Return the latencies of about the last minute, and how long that was; one mark is kept a second."""
@@ -291,6 +293,7 @@ class Worker:
             workers=self.state.read(),
             retired=self.state.retired(),
             log=self._log_facts(),
+            refused=self.state.refused(),
             declared=self.order.node["workers"],
             models={name: ModelFacts(model.pointer.release, len(model.map)) for name, model in models},
             broken=len(applied.broken) if applied else 0,
@@ -323,6 +326,7 @@ class Worker:
             "workers": [_described(worker, memory=memory) for worker in workers],
             "predictions": self._log_facts()._asdict(),
             "children": self.state.children()._asdict(),
+            "refused": self.state.refused(),
         }
 
     def _log_facts(self) -> LogFacts:

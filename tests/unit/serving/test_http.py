@@ -29,6 +29,7 @@ from modelmill.serving import http
 from modelmill.serving.app import App
 from modelmill.serving.http import MOST_HEADERS, HttpProtocol
 from modelmill.serving.plane import Plane
+from modelmill.serving.waiting import MOST_WAITING, Pace
 
 Talk = Callable[..., bytes]
 
@@ -291,7 +292,7 @@ def test_large_bodies_that_do_not_all_fit_are_refused(
         # The last of it is too much: what is left unread when a connection is closed may undo the answer before it.
         found = server.talk(head, b" " * 450_000, hot=hot)
         assert found.startswith(b"HTTP/1.1 503 ")
-        assert b"MM508" in found
+        assert b"MM544" in found
         assert found.endswith(b"<closed>")
         assert ANSWER in server.talk(ONE, hot=hot)  # what is small is answered all the time
         first.sendall(b" " * 99_989 + b'{"size": 3}')
@@ -404,6 +405,67 @@ def test_a_timer_closes_no_connection_on_which_a_request_has_come(server: Server
 
     in_loop(server, fire)
     assert ANSWER in link.recv(1 << 16)
+
+
+@pytest.fixture
+def full(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+    """Have more requests wait for the model than may; yield the bodies that are parsed all the same."""
+    assert ANSWER in server.talk(ONE)  # the address is known
+    (lines,) = server.plane._lines.values()
+    parsed: list[bytes] = []
+    parser = next(iter(server.plane.applied.models.values())).parser  # type: ignore[union-attr]
+    for name in ("read", "read_one"):
+        monkeypatch.setattr(parser, name, partial(noted, parsed, getattr(parser, name)))
+    lines.few.waiting = MOST_WAITING
+    server.plane.turns.until = 0.0
+    yield parsed
+    lines.few.waiting = 0
+
+
+def noted(parsed: list[bytes], plain: Callable[..., Any], body: bytes, address: Any) -> Any:
+    parsed.append(body)
+    return plain(body, address)
+
+
+def hold_all(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each request for the model wait for its turn."""
+    monkeypatch.setattr(server.plane.turns, "holds", lambda line, moment: True)
+    monkeypatch.setattr(server.plane.turns, "until", 0.0)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_who_waits_in_vain_is_refused_before_its_body_is_read(
+    server: Server, full: list[bytes], known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold_all(server, monkeypatch)
+    one = ONE if known else post(b'{"size": 3}', b"/fleet", b"x-request-timeout-ms: 60000")
+    found = alike(server, one, one, pause=0.05)
+    assert re.findall(rb"HTTP/1.1 (\d+)", found) == [b"503", b"503"]  # over one connection, which is kept
+    assert b"retry-after: " in found
+    assert b"MM530" in found
+    assert not full
+
+
+def test_whoever_asks_whether_to_go_on_is_refused_without_sending_its_body(server: Server, full: list[bytes]) -> None:
+    head, _ = post(b'{"size": 3}', b"/fleet", b"expect: 100-continue").split(b"\r\n\r\n")
+    found = alike(server, head + b"\r\n\r\n")
+    assert found.startswith(b"HTTP/1.1 503 ")
+    assert not full
+
+
+@pytest.mark.parametrize("header", [b"x-request-timeout-ms", b"X-Envoy-Expected-Rq-Timeout-Ms"])
+def test_a_caller_that_does_not_wait_for_so_long_is_refused(server: Server, header: bytes, full: list[bytes]) -> None:
+    (lines,) = server.plane._lines.values()
+    lines.few.pace = Pace()
+    for _ in range(20):
+        lines.few.pace.add(0.01)
+    lines.few.waiting = 3
+    assert b"MM541" in alike(server, post(b'{"size": 3}', b"/fleet", header + b": 50"))
+    assert not full
+    assert ANSWER in server.talk(post(b'{"size": 3}', b"/fleet", header + b": 500"))
+    assert ANSWER in server.talk(post(b'{"size": 3}', b"/fleet", header + b": soon"))
+    assert full  # which is how one that is read is noticed
+    lines.few.pace = Pace()
 
 
 def test_a_connection_without_a_request_is_closed_at_the_end(server: Server, kept: Any) -> None:

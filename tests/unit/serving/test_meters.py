@@ -95,6 +95,7 @@ def facts(models: int, segments: int) -> Facts:
         workers=[worker, worker],
         retired=WorkerState(answered=5),
         log=LogFacts(40, 2, 1),
+        refused={"busy": 3},
         declared=3,
         models={f"model-{place}": ModelFacts(2, segments) for place in range(models)},
         broken=0,
@@ -106,6 +107,8 @@ def test_the_exposition_is_read_by_prometheus_own_parser() -> None:
     families = {family.name: family for family in text_string_to_metric_families(exposition(facts(1, 5)).decode())}
     requests = {sample.labels["outcome"]: sample.value for sample in families["modelmill_requests"].samples}
     assert requests == {"answered": 25, "refused": 4, "failed": 2}
+    early = {sample.labels["reason"]: sample.value for sample in families["modelmill_refused_early"].samples}
+    assert early == {"busy": 3}
     assert families["modelmill_workers_declared"].samples[0].value == 3
     latencies = families["modelmill_request_seconds"].samples
     assert latencies[-2].value == 2 * CLASSES or latencies[-1].value == 2 * CLASSES

@@ -288,7 +288,7 @@ def test_a_closed_runtime_starts_no_child(released: Released) -> None:
 
 
 def test_too_many_waiting_requests_are_refused(released: Released, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelmill.serving.python._MOST_OWED", 1)
+    monkeypatch.setattr("modelmill.serving.waiting.MOST_WAITING", 1)
 
     async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
         await runtime.start()
@@ -307,8 +307,8 @@ def test_who_would_wait_for_too_long_is_refused_at_once(released: Released) -> N
         asked = [asyncio.create_task(runtime.answer(entries["A"], row(16, hour))) for hour in range(20, 30)]
         found = await asyncio.gather(*asked, return_exceptions=True)
         refused = [one for one in found if isinstance(one, ModelBusy)]
-        assert len(refused) >= 5  # five are answered within 2.4 seconds at most
-        assert {one.after_s for one in refused} == {2.4}
+        assert len(refused) >= 5  # a few may always wait, and they for 2.4 seconds at most
+        assert all(one.after_s >= 1 for one in refused)
 
     released.ask(test, answer_s=2.4)
 

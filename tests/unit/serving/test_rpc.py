@@ -23,12 +23,13 @@ from modelmill.artifact.packed import Classes, Packed
 from modelmill.artifact.warming import warm
 from modelmill.errors import ExtraMissing, PortInUse
 from modelmill.model.schema import schema_of
-from modelmill.serving.calls import MOST_BYTES, Call, Reply
+from modelmill.serving.calls import LARGE_BYTES, MOST_BYTES, MOST_HELD_BYTES, Call, Reply
 from modelmill.serving.control import check_port
 from modelmill.serving.door import Door
 from modelmill.serving.messages import MESSAGES, SERVICE
 from modelmill.serving.plane import Plane
 from modelmill.serving.rpc import CODE, RpcServer
+from modelmill.serving.waiting import MOST_WAITING, Pace
 
 STORES = ["north", "süd", "a/b c"]
 LABELS = ("no", "può", "yes")
@@ -293,6 +294,53 @@ def test_what_is_too_large_is_refused_packed_or_not(server: Server, compression:
     content = bytes(MOST_BYTES + 1)
     assert server.refused("ModelInfer", content, compression=compression)[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert server.ask("ServerLive").live
+
+
+def test_who_would_wait_in_vain_is_refused_and_told_when_to_try_again(server: Server) -> None:
+    content = MESSAGES["ModelInferRequest"](model_name="fleet", inputs=NAMED).SerializeToString()
+    server.send("ModelInfer", content)  # the address is known
+    (lines,) = server.plane._lines.values()
+    lines.few.waiting = MOST_WAITING
+    try:
+        with pytest.raises(grpc.RpcError) as caught:
+            server.send("ModelInfer", content)
+    finally:
+        lines.few.waiting = 0
+    error: Any = caught.value
+    told = dict(error.trailing_metadata())
+    assert (error.code(), told[CODE]) == (grpc.StatusCode.UNAVAILABLE, "MM530")
+    assert int(told["retry-after"]) >= 1
+    server.send("ModelInfer", content)
+
+
+def test_grpcs_own_deadline_counts(server: Server) -> None:
+    content = MESSAGES["ModelInferRequest"](model_name="fleet", inputs=NAMED).SerializeToString()
+    server.send("ModelInfer", content)
+    (lines,) = server.plane._lines.values()
+    lines.few.pace, lines.few.waiting = Pace(), 3
+    for _ in range(20):
+        lines.few.pace.add(
+            10.0
+        )  # twice thirty seconds before it, and ten for itself: more than the thirty of this client
+    try:
+        assert server.refused("ModelInfer", content)[:2] == (grpc.StatusCode.UNAVAILABLE, "MM541")
+    finally:
+        lines.few.pace, lines.few.waiting = Pace(), 0
+
+
+def test_bytes_are_bounded_before_a_message_is_read(server: Server) -> None:
+    server.plane.held += MOST_HELD_BYTES
+    try:
+        status, code, _ = server.refused("ModelInfer", b"\xff" * (LARGE_BYTES + 1))  # which is no message
+        assert (status, code) == (grpc.StatusCode.UNAVAILABLE, "MM544")
+        assert server.ask("ServerLive").live
+    finally:
+        server.plane.held -= MOST_HELD_BYTES
+    assert server.refused("ModelInfer", b"\xff" * (LARGE_BYTES + 1))[0] is grpc.StatusCode.INVALID_ARGUMENT
+    until = time.monotonic() + 30
+    while server.plane.held and time.monotonic() < until:  # a call ends behind its answer
+        time.sleep(0.01)
+    assert server.plane.held == 0
 
 
 def test_answers_and_refusals_are_counted_and_ids_told(server: Server) -> None:
