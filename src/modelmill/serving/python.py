@@ -30,7 +30,7 @@ from modelmill.registry.fleet import Entry
 from modelmill.release.pointers import Pointer
 from modelmill.serving.frames import HEADER, OUT_OF_MEMORY, PROTOCOL, Ask, ChildSetup, Told, numbers_of
 from modelmill.serving.upkeep import UPKEEP, Quarantine
-from modelmill.serving.waiting import Line, asked, now, too_late
+from modelmill.serving.waiting import Asked, Line, asked, now, too_late
 
 _OWN = Path(sys.executable)
 _START_S = 60.0
@@ -187,7 +187,7 @@ class _Link:
         """How many of them it is answering at once."""
         self._listening = asyncio.create_task(self._listen(reader))
 
-    async def send(self, content: bytes, timeout_s: float) -> Told:
+    async def send(self, content: bytes, timeout_s: float, who: Asked | None = None) -> Told:
         """Return the child's answer.
 
         Raises `AnswerInvalid` where the child ended at this request, or worked on it for all that time, which costs it its
@@ -198,7 +198,7 @@ class _Link:
             await self.end()
         if not self.lives:
             raise _NotReached
-        who, began = asked(), now()
+        who, began = who or asked(), now()
         refusal = self._line.refusal(who, began)
         if refusal is not None:
             raise refusal
@@ -303,9 +303,13 @@ async def _start_child(setup: ChildSetup, python: Path, line: Line, note_end: Ca
     reader, writer = await asyncio.open_connection(sock=ours)
     link = _Link(process, reader, writer, line, note_end)
     try:
-        ready = await link.send(msgspec.msgpack.encode(setup), _START_S)
+        # Whoever's request starts it, it starts for all: no caller's deadline ends that.
+        ready = await link.send(msgspec.msgpack.encode(setup), _START_S, Asked())
     except (AnswerInvalid, _NotReached):
         raise NodeNotReady("the model's process ended while it started", next="see the node's log") from None
+    except BaseException:
+        await link.end()
+        raise
     if ready.protocol != PROTOCOL:
         await link.end()
         raise ProtocolUnknown(
