@@ -231,6 +231,7 @@ def test_requests_that_wait_are_answered_together(
     monkeypatch.setenv("CALLED", str(tmp_path / "called"))
 
     async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
+        await runtime.start()  # else those that wait for its start come one by one
         for _ in range(5):  # of which three prove that it makes no difference
             hours = list(range(20, 52))
             assert await ask_all(runtime, entries["A"], hours) == [10.0 * hour for hour in hours]
