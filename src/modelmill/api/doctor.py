@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from modelmill.errors import ModelmillError
 from modelmill.orchestrator.project import find_model_file
-from modelmill.orchestrator.requests import DoctorRequest
 from modelmill.outcomes import DoctorCheck, DoctorOutcome, Progress
+from modelmill.requests import DoctorRequest
 from modelmill.serving.control import find_node, who_listens
 from modelmill.settings import FILE_NAME, Settings
 from modelmill.store.database import Database

@@ -9,11 +9,10 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from modelmill import outcomes
+from modelmill import outcomes, requests
 from modelmill.errors import NotFound, UsageError, did_you_mean
-from modelmill.orchestrator import requests
-from modelmill.orchestrator.requests import Request
 from modelmill.outcomes import Outcome, Progress, no_progress
+from modelmill.requests import Request
 from modelmill.settings import Settings
 
 Who = Literal["viewer", "author", "approver", "owner"]

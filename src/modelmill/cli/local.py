@@ -7,8 +7,8 @@ from typing import Annotated
 from msgspec import Meta
 
 from modelmill.api.verbs import Verb
-from modelmill.orchestrator.requests import Request
 from modelmill.outcomes import Outcome
+from modelmill.requests import Request
 
 
 class InitRequest(Request, frozen=True, kw_only=True):

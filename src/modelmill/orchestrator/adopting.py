@@ -27,8 +27,8 @@ from modelmill.names import digest_of, parse_model_name
 from modelmill.orchestrator.checking import check
 from modelmill.orchestrator.foreign import FUNCTION, JOBLIB, LIGHTGBM, PICKLE, SKOPS, XGBOOST, Found, Question
 from modelmill.orchestrator.inferring import write_new
-from modelmill.orchestrator.requests import AdoptRequest, CheckRequest
 from modelmill.outcomes import AdoptOutcome, Progress, no_progress
+from modelmill.requests import AdoptRequest, CheckRequest
 from modelmill.settings import FILE_NAME, Settings, load_settings
 
 _KINDS = {

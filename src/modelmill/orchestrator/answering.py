@@ -18,11 +18,11 @@ from modelmill.model.values import value_of_text
 from modelmill.names import POOLED, Segment, format_segment, format_target, parse_target
 from modelmill.orchestrator.checking import fit_one
 from modelmill.orchestrator.project import Project, open_project
-from modelmill.orchestrator.requests import PredictRequest
 from modelmill.orchestrator.tables import predict_table
 from modelmill.outcomes import Answer, PredictOutcome, Progress, no_progress
 from modelmill.registry.fleet import NOT_BETTER, NOT_BUILT, SAFE, answered_by, beyond_of, parents_of, why_after
 from modelmill.registry.versions import Version, current_version
+from modelmill.requests import PredictRequest
 from modelmill.serving.control import NodeInfo, find_node
 from modelmill.settings import Settings
 from modelmill.store.opening import Store, open_store

@@ -9,12 +9,12 @@ import time
 
 from modelmill.errors import OwnApproval, UsageError
 from modelmill.names import ModelName
-from modelmill.orchestrator.requests import ApproveRequest
 from modelmill.orchestrator.served import pick_model, pick_run
 from modelmill.outcomes import ApproveOutcome, CheckFacts, Progress, no_progress
 from modelmill.registry.evidence import APPROVAL, list_evidence, record_evidence
 from modelmill.registry.host import read_host, user_name
 from modelmill.registry.records import Run
+from modelmill.requests import ApproveRequest
 from modelmill.settings import Settings
 from modelmill.store.opening import Store, open_store
 

@@ -17,7 +17,6 @@ from modelmill.data.snapshot import Manifest, Snapshot
 from modelmill.data.taking import get_snapshot
 from modelmill.errors import ModelmillError, NotFound
 from modelmill.names import Digest, ModelName
-from modelmill.orchestrator.requests import AuditRequest
 from modelmill.orchestrator.served import model_names, pick_model
 from modelmill.outcomes import AuditOutcome, ModelAudit, Progress, no_progress
 from modelmill.registry import runs
@@ -31,6 +30,7 @@ from modelmill.registry.runs import newest_map
 from modelmill.release.moving import ROLLBACK, list_moves
 from modelmill.release.releasing import current_release, list_environments, list_places
 from modelmill.release.rollouts import DONE, list_rollouts
+from modelmill.requests import AuditRequest
 from modelmill.settings import Settings
 from modelmill.store.opening import Store, open_store
 from modelmill.store.tables import now

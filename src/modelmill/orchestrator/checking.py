@@ -30,11 +30,11 @@ from modelmill.model.loading import user_frames
 from modelmill.model.values import as_json
 from modelmill.names import POOLED, Digest, Segment, digest_of, format_segment, parse_segment
 from modelmill.orchestrator.project import Project, open_project
-from modelmill.orchestrator.requests import CheckRequest
 from modelmill.orchestrator.rows import read_source
 from modelmill.orchestrator.summary import inactive_policies
 from modelmill.outcomes import CheckOutcome, CheckStep, Comparison, DrillFacts, Progress, no_progress
 from modelmill.registry.evidence import DRILL, record_evidence
+from modelmill.requests import CheckRequest
 from modelmill.settings import Settings
 from modelmill.store.opening import open_store
 

@@ -30,14 +30,6 @@ from modelmill.orchestrator.champions import known_verdicts
 from modelmill.orchestrator.planning import READ, Planned, make_plan, read_plan
 from modelmill.orchestrator.preparing import prepare_environments
 from modelmill.orchestrator.rehearsing import rehearsal_text, rehearse_release
-from modelmill.orchestrator.requests import (
-    DeployRequest,
-    HistoryRequest,
-    HoldRequest,
-    PromoteRequest,
-    ResumeRequest,
-    RollbackRequest,
-)
 from modelmill.orchestrator.serve import wait_for_node
 from modelmill.orchestrator.served import model_names, pick_model
 from modelmill.outcomes import (
@@ -66,6 +58,14 @@ from modelmill.release.releasing import (
 from modelmill.release.rollouts import DONE, Rollout, check_alone
 from modelmill.release.rows import SignedDigest
 from modelmill.release.staging import lift_hold, release_beside, roll_back, set_hold
+from modelmill.requests import (
+    DeployRequest,
+    HistoryRequest,
+    HoldRequest,
+    PromoteRequest,
+    ResumeRequest,
+    RollbackRequest,
+)
 from modelmill.serving.control import find_node, run_folder
 from modelmill.serving.history import History
 from modelmill.settings import Settings

@@ -21,7 +21,6 @@ from modelmill.data.taking import get_snapshot
 from modelmill.errors import GateRefused, LawFailed, NotFound, UsageError
 from modelmill.model.metrics import higher_is_better
 from modelmill.names import Digest, ModelName, Segment, format_segment, format_target, is_shared, parse_target
-from modelmill.orchestrator.requests import DataDiffRequest, DiffRequest
 from modelmill.orchestrator.rows import ENVIRONMENT
 from modelmill.orchestrator.served import pick_model
 from modelmill.outcomes import DiffOutcome, MetricDiff, Moved, Progress, no_progress
@@ -34,6 +33,7 @@ from modelmill.registry.lock import lock_differences, read_lock
 from modelmill.registry.records import Run
 from modelmill.registry.versions import Measured, measured_versions
 from modelmill.release.releasing import get_release
+from modelmill.requests import DataDiffRequest, DiffRequest
 from modelmill.settings import Settings
 from modelmill.store.opening import Store, open_store
 

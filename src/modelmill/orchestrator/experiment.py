@@ -41,7 +41,6 @@ from modelmill.orchestrator.champion import (
 )
 from modelmill.orchestrator.laying import lay_out, open_triers
 from modelmill.orchestrator.project import Project, open_project
-from modelmill.orchestrator.requests import ExperimentRequest
 from modelmill.orchestrator.rows import snapshot_facts, take_rows
 from modelmill.orchestrator.studies import best_of, lock_of, study_facts
 from modelmill.orchestrator.summary import failure_groups
@@ -53,6 +52,7 @@ from modelmill.registry.records import FailureRecord
 from modelmill.registry.runs import newest_map
 from modelmill.registry.studies import ArmEnd, ArmStart, begin_arm, end_arm
 from modelmill.registry.versions import heads
+from modelmill.requests import ExperimentRequest
 from modelmill.settings import Settings
 from modelmill.store.files import temporary
 from modelmill.store.locks import ProjectLock

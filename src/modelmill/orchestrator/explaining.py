@@ -9,7 +9,6 @@ from modelmill.data.taking import get_snapshot
 from modelmill.errors import NotFound
 from modelmill.names import POOLED, Segment, VersionId, format_segment, format_target, parse_target
 from modelmill.orchestrator.canaries import holds_of, running_canaries
-from modelmill.orchestrator.requests import ExplainRequest
 from modelmill.orchestrator.serve import node_facts
 from modelmill.orchestrator.served import pick_model
 from modelmill.outcomes import NodeFacts, Progress, ShowOutcome, no_progress
@@ -23,6 +22,7 @@ from modelmill.registry.versions import Version, get_version
 from modelmill.release.moving import HOLD, RESUME, list_moves
 from modelmill.release.releasing import current_release, republish
 from modelmill.release.rows import Release
+from modelmill.requests import ExplainRequest
 from modelmill.serving.control import find_node, run_folder
 from modelmill.serving.history import History
 from modelmill.serving.meters import CLASSES, added, quantile

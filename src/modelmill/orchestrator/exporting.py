@@ -7,9 +7,9 @@ import time
 from modelmill.data.taking import get_snapshot, load_frame
 from modelmill.errors import UsageError
 from modelmill.orchestrator.logged import check_ending, write_frame
-from modelmill.orchestrator.requests import ExportRequest
 from modelmill.orchestrator.rows import kept_facts
 from modelmill.outcomes import ExportOutcome, Progress, no_progress
+from modelmill.requests import ExportRequest
 from modelmill.settings import Settings
 from modelmill.store.opening import open_store
 

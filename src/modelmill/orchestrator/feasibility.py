@@ -27,7 +27,6 @@ from modelmill.model.loading import imported_files
 from modelmill.names import POOLED, Segment, format_segment
 from modelmill.orchestrator.laying import Laid, lay_out, open_triers
 from modelmill.orchestrator.project import Project, open_project
-from modelmill.orchestrator.requests import FeasibilityRequest
 from modelmill.orchestrator.rows import snapshot_facts, take_rows
 from modelmill.orchestrator.studies import paired_facts
 from modelmill.orchestrator.summary import failure_groups
@@ -43,6 +42,7 @@ from modelmill.outcomes import (
 from modelmill.registry import facts
 from modelmill.registry.evidence import FEASIBILITY, record_evidence
 from modelmill.registry.records import FailureRecord
+from modelmill.requests import FeasibilityRequest
 from modelmill.settings import Settings
 from modelmill.store.files import temporary
 from modelmill.store.locks import ProjectLock

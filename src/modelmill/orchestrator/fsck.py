@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from modelmill.errors import BlobBroken
 from modelmill.names import Digest
-from modelmill.orchestrator.requests import FsckRequest
 from modelmill.outcomes import FsckOutcome, Problem, Progress, no_progress
 from modelmill.registry.fsck import fsck as look_through
 from modelmill.release.pointers import find_published
 from modelmill.release.releasing import list_environments
+from modelmill.requests import FsckRequest
 from modelmill.settings import Settings
 from modelmill.store.opening import Store, open_store
 

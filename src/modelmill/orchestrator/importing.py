@@ -18,7 +18,6 @@ from modelmill.model.declaration import Model
 from modelmill.orchestrator.inspecting import Inspection
 from modelmill.orchestrator.logged import LOGGED, list_logged, show_logged
 from modelmill.orchestrator.project import Project, open_project
-from modelmill.orchestrator.requests import AppendRequest, ImportRequest, SnapshotListRequest, SnapshotShowRequest
 from modelmill.orchestrator.rows import (
     ENVIRONMENT,
     check_fits,
@@ -36,6 +35,7 @@ from modelmill.outcomes import (
     SnapshotListing,
     no_progress,
 )
+from modelmill.requests import AppendRequest, ImportRequest, SnapshotListRequest, SnapshotShowRequest
 from modelmill.settings import Settings
 from modelmill.store.locks import ProjectLock
 from modelmill.store.opening import Store, open_store

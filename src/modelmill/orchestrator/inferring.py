@@ -7,8 +7,8 @@ from pathlib import Path
 from modelmill.data.inferring import Guessed, imports_of, infer_columns, schema_source
 from modelmill.data.sources import read_table
 from modelmill.errors import UsageError
-from modelmill.orchestrator.requests import InferRequest
 from modelmill.outcomes import InferOutcome, Progress, no_progress
+from modelmill.requests import InferRequest
 from modelmill.settings import Settings
 from modelmill.store.files import told
 

@@ -15,8 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from modelmill.orchestrator.requests import InfraRequest
 from modelmill.outcomes import InfraOutcome, ProcessFacts, Progress, no_progress
+from modelmill.requests import InfraRequest
 from modelmill.serving.control import NodeInfo, describe_node, find_node
 from modelmill.serving.processes import (
     Held,

@@ -32,7 +32,6 @@ from modelmill.orchestrator.champions import Place, judge_challenger, judge_cham
 from modelmill.orchestrator.importing import address_of
 from modelmill.orchestrator.logged import check_ending, flat, write_frame
 from modelmill.orchestrator.quality import answered_by, answers_of, join_all, truth_of
-from modelmill.orchestrator.requests import LabelsImportRequest, LabelsShowRequest
 from modelmill.orchestrator.served import pick_model
 from modelmill.orchestrator.settling import settle_in, shapes_of
 from modelmill.outcomes import (
@@ -46,6 +45,7 @@ from modelmill.outcomes import (
 )
 from modelmill.registry.fleet import Header, decode
 from modelmill.registry.runs import newest_map
+from modelmill.requests import LabelsImportRequest, LabelsShowRequest
 from modelmill.settings import Settings
 from modelmill.store.opening import Store, open_store
 from modelmill.store.tables import now

@@ -20,7 +20,6 @@ from modelmill.names import ModelName, parse_target
 from modelmill.orchestrator.knee import FACTOR, FAIL, INCONCLUSIVE, PASS, point_of, round_of, search, verdict_of
 from modelmill.orchestrator.load_plot import draw_curves
 from modelmill.orchestrator.load_rows import Rows, as_requests, rows_to_ask
-from modelmill.orchestrator.requests import LoadtestRequest
 from modelmill.orchestrator.served import pick_model, pick_run
 from modelmill.orchestrator.slo import Slo, declared_slo, parse_slo
 from modelmill.outcomes import CheckFacts, LoadPoint, LoadtestOutcome, Progress, no_progress
@@ -30,6 +29,7 @@ from modelmill.registry.host import user_name
 from modelmill.registry.records import Run
 from modelmill.release.releasing import announce, current_release
 from modelmill.release.rollouts import list_rollouts
+from modelmill.requests import LoadtestRequest
 from modelmill.serving.control import NodeInfo, find_node, wait_until_applied
 from modelmill.serving.load import Load, LoadOrder, Round, Sent
 from modelmill.settings import DEV, Settings

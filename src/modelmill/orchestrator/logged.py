@@ -11,9 +11,9 @@ import polars as pl
 from modelmill.data.predictions import LoggedFile, count_unsettled, journal_folder, list_files, read_predictions
 from modelmill.errors import NotFound, UsageError, did_you_mean
 from modelmill.names import ModelName
-from modelmill.orchestrator.requests import SnapshotShowRequest
 from modelmill.orchestrator.settling import settle_in, shapes_of
 from modelmill.outcomes import LoggedFacts, ShowOutcome
+from modelmill.requests import SnapshotShowRequest
 from modelmill.settings import Settings
 from modelmill.store.opening import Store
 

@@ -26,7 +26,6 @@ from modelmill.names import (
 )
 from modelmill.orchestrator.canaries import holds_of, running_canaries
 from modelmill.orchestrator.importing import describe_snapshot
-from modelmill.orchestrator.requests import SearchRequest, ShowRequest, StatusRequest
 from modelmill.orchestrator.serve import node_facts
 from modelmill.orchestrator.served import model_names, pick_model
 from modelmill.orchestrator.shadowing import running_shadows
@@ -57,6 +56,7 @@ from modelmill.registry.versions import (
     list_versions,
 )
 from modelmill.release.releasing import current_release, list_environments, republish
+from modelmill.requests import SearchRequest, ShowRequest, StatusRequest
 from modelmill.serving.control import find_node
 from modelmill.settings import Settings
 from modelmill.store.locks import find_holder

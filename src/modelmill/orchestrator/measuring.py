@@ -24,7 +24,6 @@ from modelmill.names import ModelName
 from modelmill.orchestrator.deploying import apply_plan
 from modelmill.orchestrator.planning import Planned, make_plan
 from modelmill.orchestrator.quality import answered_by, join_all
-from modelmill.orchestrator.requests import AbRequest
 from modelmill.orchestrator.serve import wait_for_node
 from modelmill.orchestrator.served import pick_model
 from modelmill.orchestrator.settling import settle_in, shapes_of
@@ -38,6 +37,7 @@ from modelmill.release.policy import ALWAYS, Goal, Limit, Policy
 from modelmill.release.releasing import get_release
 from modelmill.release.rollouts import RUNNING, Rollout, list_rollouts
 from modelmill.release.staging import stop
+from modelmill.requests import AbRequest
 from modelmill.settings import Settings
 from modelmill.store.opening import Store, open_store
 from modelmill.store.tables import now

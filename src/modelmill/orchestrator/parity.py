@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from modelmill.names import ModelName, format_target
 from modelmill.orchestrator.batch import answer_rows
 from modelmill.orchestrator.logged import read_logged
-from modelmill.orchestrator.requests import ParityRequest
 from modelmill.orchestrator.served import pick_model
 from modelmill.outcomes import ParityOutcome, Progress, Skew, no_progress
 from modelmill.registry.evidence import PARITY, record_evidence
 from modelmill.registry.fleet import FleetMap, decode
 from modelmill.registry.runs import get_run
+from modelmill.requests import ParityRequest
 from modelmill.settings import Settings
 from modelmill.store.opening import Store, open_store
 

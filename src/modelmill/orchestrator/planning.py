@@ -25,7 +25,6 @@ from modelmill.orchestrator.loadtest import FLOOR as LOAD
 from modelmill.orchestrator.loadtest import load_check
 from modelmill.orchestrator.preparing import needed_environments
 from modelmill.orchestrator.rehearsing import rehearsal_text
-from modelmill.orchestrator.requests import PlanRequest
 from modelmill.orchestrator.served import pick_model, pick_run
 from modelmill.orchestrator.slo import declared_slo
 from modelmill.outcomes import CheckFacts, PlanOutcome, Progress, no_progress
@@ -41,6 +40,7 @@ from modelmill.release.policy import REFUSED, Policy, policy_of, unmet
 from modelmill.release.releasing import current_release, republish
 from modelmill.release.rollouts import open_rollout
 from modelmill.release.rows import Release
+from modelmill.requests import PlanRequest
 from modelmill.serving.control import find_node
 from modelmill.settings import Settings
 from modelmill.store.files import write_durably

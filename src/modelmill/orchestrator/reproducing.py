@@ -40,7 +40,6 @@ from modelmill.errors import (
     UsageError,
 )
 from modelmill.names import POOLED, Parent, Segment, VersionId, format_target, is_shared, parse_target
-from modelmill.orchestrator.requests import ReproduceRequest
 from modelmill.orchestrator.served import pick_model
 from modelmill.outcomes import Cause, Progress, Rebuilt, ReproduceOutcome, no_progress
 from modelmill.registry import runs
@@ -52,6 +51,7 @@ from modelmill.registry.host import Facts, host_differences, read_host, user_nam
 from modelmill.registry.lock import lock_differences, make_lock, read_lock
 from modelmill.registry.records import Run
 from modelmill.registry.versions import Version, get_version, list_members
+from modelmill.requests import ReproduceRequest
 from modelmill.settings import Settings
 from modelmill.store.files import temporary, told
 from modelmill.store.opening import Store, open_store

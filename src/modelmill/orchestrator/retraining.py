@@ -21,7 +21,6 @@ from modelmill.orchestrator.champion import Board, champion_parameters
 from modelmill.orchestrator.diffing import declared_differences
 from modelmill.orchestrator.judging import Judge
 from modelmill.orchestrator.project import Project, open_project
-from modelmill.orchestrator.requests import RetrainRequest, TrainRequest
 from modelmill.orchestrator.studies import paired_facts
 from modelmill.orchestrator.training import Movement, Trained, recipe_of, train_in
 from modelmill.outcomes import Progress, RetrainOutcome, no_progress
@@ -29,6 +28,7 @@ from modelmill.registry import facts
 from modelmill.registry.evidence import RETRAINING, record_evidence
 from modelmill.registry.lock import capture_lock, lock_differences, read_lock
 from modelmill.registry.runs import newest_map
+from modelmill.requests import RetrainRequest, TrainRequest
 from modelmill.settings import Settings
 from modelmill.store.locks import ProjectLock
 from modelmill.store.opening import Store, open_store

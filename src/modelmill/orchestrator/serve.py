@@ -17,9 +17,9 @@ import msgspec
 from modelmill.errors import NodeNotReady, NodesLagging, StoreLocked
 from modelmill.names import ModelName
 from modelmill.orchestrator.preparing import prepare_published
-from modelmill.orchestrator.requests import DownRequest, ServeRequest
 from modelmill.outcomes import DownOutcome, NodeFacts, Progress, ServeOutcome, no_progress
 from modelmill.release.pointers import Published, find_published, pointer_name
+from modelmill.requests import DownRequest, ServeRequest
 from modelmill.serving.control import (
     NodeInfo,
     check_port,

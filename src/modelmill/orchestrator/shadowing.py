@@ -11,7 +11,6 @@ import msgspec
 from modelmill.errors import NotFound, UsageError
 from modelmill.names import Digest, ModelName
 from modelmill.orchestrator.preparing import prepare_environments
-from modelmill.orchestrator.requests import ShadowRequest
 from modelmill.orchestrator.serve import wait_for_node
 from modelmill.orchestrator.served import pick_model, pick_run
 from modelmill.outcomes import ApartFacts, Progress, ShadowFacts, ShadowOutcome, no_progress
@@ -21,6 +20,7 @@ from modelmill.release.releasing import current_release, get_release
 from modelmill.release.rollouts import Rollout
 from modelmill.release.shadows import ShadowRow, keep_seen, list_shadows
 from modelmill.release.staging import begin_copies, end_copies
+from modelmill.requests import ShadowRequest
 from modelmill.serving.compared import Compared
 from modelmill.serving.control import run_folder
 from modelmill.serving.tallies import Apart

@@ -17,10 +17,10 @@ from modelmill.model.values import key_text
 from modelmill.names import format_segment, parse_target
 from modelmill.orchestrator.batch import Answers, answer_rows, names_of_answers
 from modelmill.orchestrator.logged import check_ending, write_frame
-from modelmill.orchestrator.requests import PredictRequest
 from modelmill.orchestrator.served import pick_model, served_map
 from modelmill.outcomes import Answer, PredictOutcome, Progress, TableFacts, no_progress
 from modelmill.registry.fleet import Header
+from modelmill.requests import PredictRequest
 from modelmill.settings import Settings
 from modelmill.store.opening import open_store
 

@@ -35,7 +35,6 @@ from modelmill.names import Digest, digest_of, format_segment
 from modelmill.orchestrator import summary
 from modelmill.orchestrator.champion import Board
 from modelmill.orchestrator.project import Project, open_project
-from modelmill.orchestrator.requests import TrainRequest
 from modelmill.orchestrator.rows import snapshot_facts, take_rows
 from modelmill.outcomes import Progress, TrainOutcome, no_progress
 from modelmill.registry import facts, runs
@@ -45,6 +44,7 @@ from modelmill.registry.host import capture_host
 from modelmill.registry.lock import capture_lock
 from modelmill.registry.records import Run, RunStart
 from modelmill.registry.versions import heads
+from modelmill.requests import TrainRequest
 from modelmill.settings import BuildSettings, Settings
 from modelmill.store.files import temporary
 from modelmill.store.locks import ProjectLock

@@ -15,13 +15,13 @@ from modelmill.orchestrator.deploying import apply_plan
 from modelmill.orchestrator.planning import make_plan
 from modelmill.orchestrator.preparing import prepare_environments
 from modelmill.orchestrator.project import open_project
-from modelmill.orchestrator.requests import TrainRequest, UpRequest
 from modelmill.orchestrator.rows import ENVIRONMENT
 from modelmill.orchestrator.serve import log_plan, node_facts, watch, watch_plan
 from modelmill.orchestrator.training import Trained, train_in
 from modelmill.outcomes import DeployOutcome, Progress, ReleaseFacts, UpOutcome, no_progress
 from modelmill.registry.fleet import decode
 from modelmill.release.pointers import find_published
+from modelmill.requests import TrainRequest, UpRequest
 from modelmill.serving.control import (
     NodeInfo,
     check_port,

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from modelmill.api.doctor import doctor
-from modelmill.orchestrator.requests import DoctorRequest
 from modelmill.outcomes import DoctorCheck, no_progress
+from modelmill.requests import DoctorRequest
 from modelmill.serving.control import NodeInfo, node_file
 from modelmill.settings import ServeSettings, Settings
 from modelmill.store.files import started_at

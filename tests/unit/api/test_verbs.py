@@ -9,8 +9,8 @@ import pytest
 from modelmill.api.mill import Mill, MillData, MillLabels, MillReleases
 from modelmill.api.verbs import VERBS, Verb, call, get_verb, make_request
 from modelmill.errors import NotFound, UsageError
-from modelmill.orchestrator.requests import DoctorRequest, Request
 from modelmill.outcomes import DoctorOutcome, Outcome
+from modelmill.requests import DoctorRequest, Request
 from modelmill.settings import Settings
 
 EVERY_VERB = pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)

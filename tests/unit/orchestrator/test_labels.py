@@ -12,7 +12,7 @@ import modelmill as mm
 from modelmill.errors import LabelsUnjoinable, UsageError
 from modelmill.model.schema import schema_of
 from modelmill.orchestrator.labels import ages_of, delay_of, way_of
-from modelmill.orchestrator.requests import LabelsImportRequest
+from modelmill.requests import LabelsImportRequest
 from modelmill.store.tables import now
 
 
