@@ -604,6 +604,13 @@ class ModelBusy(NodeNotReady):
     code = "MM530"
 
 
+class GraphRuntimeMissing(PlatformError):
+    """ONNX Runtime, which answers for a version, is not installed."""
+
+    code = "MM531"
+    exit = 2
+
+
 class StoreTooNew(PlatformError):
     """The store was written by a newer modelmill."""
 

@@ -108,7 +108,7 @@ class _Opening:
     def kept(self, pointers: Iterable[Pointer]) -> list[ServedModel]:
         """Return what is open of what a roll-back goes back to; child processes are not kept for that."""
         found = (self.known.get(_identity(one.before)) for one in pointers if one.before is not None)
-        return [one for one in found if one is not None and one.is_packed]
+        return [one for one in found if one is not None and one.answers_here]
 
 
 class _Shading:

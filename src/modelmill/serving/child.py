@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from modelmill.artifact.saving import PACKED, unpickle
+from modelmill.artifact.saving import PICKLE, unpickle
 from modelmill.compute.worker import die_with
 from modelmill.errors import ModelmillError, PlatformError, UserCodeFailed
 from modelmill.model.fitted import answer, make_x
@@ -109,7 +109,7 @@ class Child:
 
     def _warm(self, code: Digest) -> None:
         """Open one entry: what it imports, such as scikit-learn, is then not imported while somebody waits."""
-        ours = (e for e in self._map if e.format != PACKED and (e.code or self._map.header.code) == code)
+        ours = (e for e in self._map if e.format == PICKLE and (e.code or self._map.header.code) == code)
         with suppress(Exception):  # a request for this entry will tell; the others can be answered
             for entry in islice(ours, 1):
                 self._open(entry)

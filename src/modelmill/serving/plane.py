@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from modelmill.artifact.saved import Cold
 from modelmill.errors import BodyUnreadable, NodeNotReady
 from modelmill.model.decoding import read_json
 from modelmill.names import Segment, parse_target
@@ -57,6 +58,8 @@ class Target(NamedTuple):
     """The version that has to be opened first; 0 where it is open."""
     runs: Sequence[Run] = ()
     """The shadows that answer copies of what is asked."""
+    is_cold: bool = False
+    """Whether what answers has to be opened: it is looked for again then."""
 
 
 class Question(NamedTuple):
@@ -119,7 +122,7 @@ class Plane:
         try:
             self._door.check(call)
             target = self._target(call)
-            if target is None or target.opens or not target.model.is_packed or self._log.waits:
+            if target is None or target.opens or not target.model.answers_here or self._log.waits:
                 return None
             found = target.quick(call.body, target.segment, target.here) if is_plain and target.quick else None
             if found is not None:
@@ -129,6 +132,8 @@ class Plane:
             question = target.ask(self, target, call)
             answered = target.model.answer_now(question.batch)
             reply = question.tell(answered)
+        except Cold:  # it is opened beside the requests of others
+            return None
         except Exception as error:  # noqa: BLE001 - the border: no request may see a traceback
             reply = refusal(error)
             self.meters.count(reply.status, perf_counter() - began, _failed_at(error))
@@ -192,7 +197,7 @@ class Plane:
         target = self._targets.get(call.path)
         if target is None:
             target = self._find_target(call.path.decode("ascii", "replace"))
-            if target is not None:
+            if target is not None and not target.is_cold:
                 self._targets[call.path] = target
         return target
 
@@ -215,7 +220,12 @@ class Plane:
 
     def _with_quick_way(self, target: Target, quick: str) -> Target:
         way = None if target.opens or not quick or self._log.waits else self._quick_way(target.model)
-        return target._replace(quick=getattr(way, quick), here=way.choice_at(target.segment)) if way else target
+        if way is None:
+            return target
+        try:
+            return target._replace(quick=getattr(way, quick), here=way.choice_at(target.segment))
+        except Cold:
+            return target._replace(is_cold=True)
 
     async def _opened(self, call: Call, target: Target) -> Target:
         """Return a target once its version is open; the next call finds it so."""
@@ -225,7 +235,7 @@ class Plane:
 
     def _quick_way(self, model: Model) -> Quick | SplitQuick | None:
         """Return the quick way to a model's single answers, where all of them are given in this process."""
-        if not model.is_packed:
+        if not model.answers_here:
             return None
         share = self._log.share(model.header.model)
         found = self._quick.get(model)
