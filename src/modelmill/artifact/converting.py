@@ -7,6 +7,7 @@ uses them proves it. Optimised here, once: a node that opens thousands of them o
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -140,6 +141,7 @@ def optimise(proto: bytes) -> bytes:
 def _told(error: Exception) -> str:
     """Return an error without what differs from model to model: reasons are counted."""
     text = str(error).partition("\n")[0]
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)
     kind = text.partition("(node:")[0].partition(" node with name")[0].partition("in node (")[0]
     return f"{type(error).__name__}: {kind}"[:120].rstrip()
 

@@ -55,6 +55,8 @@ class NodeInfo(msgspec.Struct, frozen=True):
     """The command that watches canaries; empty where nothing does."""
     grpc_port: int = 0
     """Where it answers over gRPC; 0 where it does not."""
+    memory: int = 0
+    """How many bytes its processes may take together; 0 for half of what the machine has."""
 
     @property
     def url(self) -> str:
@@ -130,6 +132,7 @@ def start_node(  # noqa: PLR0913 - a node and its options
     name: str = "",
     watch: tuple[str, ...] = (),
     grpc_port: int = -1,
+    memory: int = 0,
     timeout_s: float = _READY_S,
 ) -> NodeInfo:
     """Start a node in the background and return once it answers; raises `PortInUse`, `ExtraMissing` or `NodeNotReady`.
@@ -154,6 +157,7 @@ def start_node(  # noqa: PLR0913 - a node and its options
             name=name,
             watch=watch,
             grpc_port=reserved.getsockname()[1] if reserved else 0,
+            memory=memory,
         )
         output = held.enter_context(log_file(store, environment).open("ab"))
         order = NodeOrder(info, str(store), listening.fileno(), reserved=reserved.fileno() if reserved else None)

@@ -11,6 +11,7 @@ from typing import Any
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_LEAST_ROOM = 16 << 20
 _ARENAS = -8
 """``M_ARENA_MAX`` of mallopt(3)."""
 
@@ -37,6 +38,16 @@ def of_machine() -> int:
         with suppress(OSError, ValueError):
             there = min(there, int(path.read_text(encoding="ascii")))
     return there
+
+
+def room_of(memory: int, workers: int, parent: int) -> int:
+    """Return how much more this worker may take: its share of the node's memory, less what it and the parent hold.
+
+    A little is left however small that is: a node that can open no model answers nothing.
+    """
+    share = (memory or of_machine() // 2) // workers
+    held = (proportional(os.getpid()) or 0) + (proportional(parent) or 0) // workers
+    return max(share - held, _LEAST_ROOM)
 
 
 def share_arenas() -> None:

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from modelmill.serving.history import Burden
 from modelmill.serving.meters import BOUNDS, added
-from modelmill.serving.state import WorkerState
+from modelmill.serving.state import ShelfCounts, WorkerState
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 WORST = 20
@@ -47,6 +47,7 @@ class Facts(NamedTuple):
     retired: WorkerState
     """What workers that have ended counted."""
     log: LogFacts
+    shelves: ShelfCounts
     declared: int
     """How many workers there should be."""
     models: Mapping[str, ModelFacts]
@@ -84,11 +85,24 @@ class _Node(Collector):
         for outcome, count in facts.log._asdict().items():
             log.add_metric([outcome], count)
         yield log
+        yield from self._of_graphs()
         yield GaugeMetricFamily("modelmill_workers", "Workers that run.", len(facts.workers))
         yield GaugeMetricFamily("modelmill_workers_declared", "Workers that should run.", facts.declared)
         revision = min((worker.revision for worker in facts.workers), default=-1)
         yield GaugeMetricFamily("modelmill_revision", "The revision that every worker has applied.", revision)
         yield GaugeMetricFamily("modelmill_broken_models", "Models whose release cannot be opened.", facts.broken)
+
+    def _of_graphs(self) -> Iterator[Metric]:
+        held = self._facts.shelves
+        yield GaugeMetricFamily("modelmill_graphs_open", "Graphs that are open, in all workers.", held.opened)
+        yield GaugeMetricFamily("modelmill_graphs_bytes", "What they take, as it was measured.", held.used)
+        yield GaugeMetricFamily("modelmill_graphs_bytes_limit", "What they may take.", held.limit)
+        yield CounterMetricFamily("modelmill_graph_loads", "Graphs that were opened.", held.loads)
+        waits = "Requests that waited for a graph that another had opened."
+        yield CounterMetricFamily("modelmill_graph_waits", waits, held.waits)
+        yield CounterMetricFamily(
+            "modelmill_graph_evictions", "Graphs that were closed for want of room.", held.evictions
+        )
 
     def _of_models(self) -> Iterator[Metric]:
         releases = GaugeMetricFamily("modelmill_release", "The release that is served.", labels=["model"])

@@ -43,11 +43,6 @@ class OnnxRuntime:
         """Import the library, so that no request waits for it; raises `GraphRuntimeMissing`."""
         await asyncio.to_thread(onnxruntime)
 
-    @property
-    def opened(self) -> int:
-        """Return how many of its graphs are open."""
-        return sum(graph.session is not None for graph in self._asked.values())
-
     def known(self, entry: Entry) -> Graph:
         """Return a graph that was asked before, open or not; raises `Cold` where it was not."""
         graph = self._asked.get(entry.artifact)

@@ -176,8 +176,8 @@ class ServedModel:
 
     @property
     def opened(self) -> int:
-        """Return how many models were asked, and are open in this process."""
-        return self._packed.opened + (self._graphs.opened if self._graphs else 0)
+        """Return how many packed models were asked, and are open."""
+        return self._packed.opened
 
     async def start(self) -> None:
         """Start what answers."""

@@ -19,6 +19,7 @@ from modelmill.artifact.graph import Graph
 from modelmill.artifact.saved import Cold
 from modelmill.names import Digest
 from modelmill.serving.memory import anonymous, share_arenas, trim
+from modelmill.serving.state import ShelfCounts
 
 LOADERS = 4
 """Models that are opened at the same time: ONNX Runtime does it beside Python."""
@@ -36,20 +37,6 @@ _TRIM_BYTES = 16 << 20
 """How much may be freed and not given back."""
 
 
-class Counts(NamedTuple):
-    """What a shelf holds, and what became of models on it."""
-
-    opened: int = 0
-    used: int = 0
-    """Bytes, as they were measured of all together."""
-    limit: int = 0
-    """Bytes; 0 for none."""
-    loads: int = 0
-    waits: int = 0
-    """Requests that waited for a model that another was having opened."""
-    evictions: int = 0
-
-
 class _Held(NamedTuple):
     graph: Graph
     weight: int
@@ -58,10 +45,13 @@ class _Held(NamedTuple):
 class Shelf:
     """The graphs that a process has open, whichever release asks for them."""
 
-    def __init__(self, limit: int = 0, measure: Callable[[], int] = anonymous) -> None:
-        """Take how many bytes they may take together, 0 for any number, and what tells how many the process takes."""
-        self.limit = limit
-        self._measure = measure
+    def __init__(self, room: Callable[[], int] | None = None, measure: Callable[[], int] = anonymous) -> None:
+        """Take what tells how many bytes they may take together, and what tells how many the process takes.
+
+        `room` is asked when the first is opened: what the process holds by then is known. Left out, there is no limit.
+        """
+        self._room, self._measure = room, measure
+        self.limit = 0
         self._graphs: dict[Digest, Graph] = {}
         """All that are known, open or not."""
         self._users: dict[Digest, int] = {}
@@ -123,7 +113,7 @@ class Shelf:
         if self._loaders is None:
             share_arenas()
             self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="opening")
-            self._base = self._measure()
+            self._base, self.limit = self._measure(), self._room() if self._room else 0
         async with self._turns:
             self._make_room(weight)
             self._coming += weight
@@ -221,7 +211,7 @@ class Shelf:
     def _grown(self) -> int:
         return self._measure() - (self._base or 0)
 
-    def counts(self) -> Counts:
+    def counts(self) -> ShelfCounts:
         """Return what is held, and what became of models."""
         opened = len(self._small) + len(self._main)
-        return Counts(opened, int(self._bytes()), self.limit, self._loads, self._waits, self._evictions)
+        return ShelfCounts(opened, int(self._bytes()), self.limit, self._loads, self._waits, self._evictions)

@@ -80,7 +80,7 @@ class Split:
 
     @property
     def opened(self) -> int:
-        """Return how many models were asked, and are open in this process."""
+        """Return how many packed models were asked, and are open."""
         return self.stable.opened + self.candidate.opened
 
     @property

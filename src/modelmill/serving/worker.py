@@ -31,10 +31,12 @@ from modelmill.serving.door import Door
 from modelmill.serving.history import Burden, History, Point
 from modelmill.serving.http import HttpProtocol
 from modelmill.serving.log import LogPlan, PredictionLog
+from modelmill.serving.memory import proportional, room_of
 from modelmill.serving.meters import added, quantile
 from modelmill.serving.metrics import WORST, Facts, LogFacts, ModelFacts, exposition
 from modelmill.serving.plane import Plane
 from modelmill.serving.served import ServedModel
+from modelmill.serving.shelf import Shelf
 from modelmill.serving.state import NodeState, WorkerState
 from modelmill.store.blobs import pointers_of
 from modelmill.store.tokens import read_token
@@ -107,6 +109,7 @@ class Worker:
         self.log = PredictionLog(plan, self.state.log_cells(order.slot))
         door = Door(read_token(Path(token_file)) if token_file else b"", order.node["name"])
         self.plane = Plane(self, self.log, door)
+        self.shelf = Shelf(partial(room_of, order.node["memory"], order.node["workers"], order.parent))
         self._history = History(self.store / "run" / order.environment)
         self._compared = Compared(self.store / "run" / order.environment)
         self._marks: deque[_Mark] = deque(maxlen=_RECENT_S)
@@ -171,6 +174,7 @@ class Worker:
             told = trouble
             self._report()
             await self._keep_history()
+            await self.shelf.look()
             await self.log.flush()
             await asyncio.sleep(POLL_S)
 
@@ -193,7 +197,7 @@ class Worker:
             before = self.plane.applied
             if published is None or self._is_applied(published):
                 return
-            self.plane.applied = await apply(self.store, published, before)
+            self.plane.applied = await apply(self.store, published, before, self.shelf)
             self._retry_at = time.monotonic() + _RETRY_S
             if before is not None:
                 await self._close_replaced(before, self.plane.applied)
@@ -223,6 +227,7 @@ class Worker:
         """Write what this worker has applied and counted where all workers can read it."""
         applied, meters = self.plane.applied, self.plane.meters
         recent, window_s = self._recent()
+        held = self.shelf.counts()
         state = WorkerState(
             pid=os.getpid(),
             revision=applied.revision if applied else -1,
@@ -230,12 +235,13 @@ class Worker:
             refused=meters.refused,
             failed=meters.failed,
             models=len(applied.models) if applied else 0,
-            opened=sum(model.opened for model in applied.models.values()) if applied else 0,
+            opened=held.opened + (sum(model.opened for model in applied.models.values()) if applied else 0),
             window_ms=int(window_s * 1000),
             recent=recent,
             latencies=tuple(meters.latencies),
         )
         self.state.write(self.order.slot, state)
+        self.state.write_shelf(self.order.slot, held)
 
     def _recent(self) -> tuple[tuple[int, ...], float]:
         """Return the latencies of about the last minute, and how long that was; one mark is kept a second."""
@@ -288,6 +294,7 @@ class Worker:
             workers=self.state.read(),
             retired=self.state.retired(),
             log=self._log_facts(),
+            shelves=self.state.shelves(),
             declared=self.order.node["workers"],
             models={name: ModelFacts(model.pointer.release, len(model.map)) for name, model in models},
             broken=len(applied.broken) if applied else 0,
@@ -318,6 +325,7 @@ class Worker:
             },
             "workers": [_described(worker, memory=memory) for worker in workers],
             "predictions": self._log_facts()._asdict(),
+            "graphs": self.state.shelves()._asdict(),
         }
 
     def _log_facts(self) -> LogFacts:
@@ -347,12 +355,8 @@ def _described(worker: WorkerState, *, memory: bool) -> dict[str, Any]:
 
 
 def _memory_mb(pid: int) -> float | None:
-    """Return a process's share of memory: what it shares with others is divided among them (PSS)."""
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
-            if line.startswith("Pss:"):
-                return round(int(line.split()[1]) / 1024, 1)
-    return None
+    found = proportional(pid)
+    return None if found is None else round(found / (1 << 20), 1)
 
 
 def _ms(seconds: float | None) -> float | None:
