@@ -26,9 +26,6 @@ from modelmill.serving.shelf import Shelf
 from modelmill.store.blobs import Blobs
 from modelmill.store.packs import PackReader
 
-_AROUND = 64 << 10
-"""How much the system maps around a page that is read."""
-
 
 class OnnxRuntime:
     """Opens the graphs of one release."""
@@ -70,7 +67,7 @@ class OnnxRuntime:
         header, ort = split(PackReader(pack).entry(entry.offset, entry.length, entry.artifact))
         graph = Graph(header)
         graph.session = open_session(header, ort)
-        _forget(pack, entry.offset, entry.length)
+        _forget(pack)
         return graph
 
     async def close(self) -> None:
@@ -81,12 +78,10 @@ class OnnxRuntime:
         await self._shelf.look()
 
 
-def _forget(pack: memoryview, offset: int, length: int) -> None:
-    """Have the process let go of mapped bytes that it has read: the graph is a copy of them."""
+def _forget(pack: memoryview) -> None:
+    """Have the process let go of mapped bytes that it has read: a graph is a copy of them, and what is needed is read again."""
     if isinstance(pack.obj, mmap.mmap):
-        first = max(0, offset - _AROUND) // mmap.PAGESIZE * mmap.PAGESIZE
-        last = min(len(pack), offset + length + _AROUND)
-        pack.obj.madvise(mmap.MADV_DONTNEED, first, last - first)
+        pack.obj.madvise(mmap.MADV_DONTNEED)
 
 
 def check_graphs_open(fleet: FleetMap) -> None:
