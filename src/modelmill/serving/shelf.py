@@ -33,7 +33,7 @@ _LOOK_EVERY = 16
 """After how many openings the true memory is looked at."""
 _KNOWN_BYTES = 4 << 20
 """From how much on the true memory says how much a model takes: less is lost among what else a process allocates."""
-_TRIM_BYTES = 16 << 20
+_TRIM_BYTES = 64 << 20
 """How much may be freed and not given back."""
 
 

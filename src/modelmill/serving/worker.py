@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from modelmill.serving.door import Door
 from modelmill.serving.history import Burden, History, Point
 from modelmill.serving.http import HttpProtocol
 from modelmill.serving.log import LogPlan, PredictionLog
-from modelmill.serving.memory import proportional, room_of
+from modelmill.serving.memory import proportional, room_of, trim
 from modelmill.serving.meters import added, quantile
 from modelmill.serving.metrics import WORST, Facts, LogFacts, ModelFacts, exposition
 from modelmill.serving.plane import Plane
@@ -363,11 +364,14 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(1000 * seconds, 4)
 
 
-async def _close(replaced: Collection[ServedModel | Run]) -> None:
+async def _close(replaced: list[ServedModel | Run]) -> None:
+    """Close what was replaced, in a while, and give back its memory: releases refer to themselves in circles."""
     await asyncio.sleep(_GRACE_S)
-    for model in replaced:
+    while replaced:
         with suppress(ModelmillError):
-            await model.close()
+            await replaced.pop().close()
+    gc.collect()
+    await asyncio.to_thread(trim)
 
 
 def run_worker(order: WorkerOrder) -> None:
