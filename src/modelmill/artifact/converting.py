@@ -24,7 +24,7 @@ from modelmill.artifact.saved import Classes, Floats, Programs
 _NEEDED = ("onnxruntime", "onnx", "skl2onnx")
 _MOST_BYTES = 64 << 20
 """A graph that is larger is no small model: a process of its own is a better place for it."""
-MISSING = "pip install 'modelmill[onnx]' for a graph"
+MISSING = "ONNX Runtime and its converters are not installed: pip install 'modelmill[onnx]'"
 
 
 class Unconvertible(Exception):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -210,12 +212,39 @@ def test_what_two_releases_share_is_open_once_and_closed_with_the_last(tmp_path:
     assert asyncio.run(replaced()) == [1, 0, 1]
 
 
+def test_what_is_asked_again_stays_open_while_others_make_room(tmp_path: Path) -> None:
+    room = 3 * (32 << 10) + sum(len(convert(MODELS[name], X, 0, Programs())[1]) for name in ("s0", "s1", "s2"))
+    fleet = Fleet(tmp_path, shelf=Shelf(lambda: room, measure=lambda: 0))
+
+    async def mixed() -> int:
+        await fleet.ask("s0")
+        for row in range(4):
+            for name in ("s1", "s2", "s3", "s4", "s5"):
+                assert await fleet.ask("s0", row) == pytest.approx(own("s0", row), rel=1e-10)
+                assert await fleet.ask(name, row) == pytest.approx(own(name, row), rel=1e-10)
+        before = fleet.shelf.counts().loads
+        await fleet.ask("s0")
+        return fleet.shelf.counts().loads - before
+
+    assert asyncio.run(mixed()) == 0
+    counts = fleet.shelf.counts()
+    assert counts.opened <= 3
+    assert counts.evictions == counts.loads - counts.opened >= 3
+
+
+def test_a_node_without_graphs_imports_nothing_for_them() -> None:
+    looks = "import sys, modelmill.cli, modelmill.serving.node, modelmill.build.fitting"
+    looks += "; print({'onnx', 'onnxruntime', 'skl2onnx'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", looks], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_without_the_library_a_release_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet(tmp_path)
     onnx.check_graphs_open(fleet.model.map)
     monkeypatch.setattr(onnx, "find_spec", lambda _: None)
     with pytest.raises(GraphRuntimeMissing, match="version 3 of `fleet`"):
         onnx.check_graphs_open(fleet.model.map)
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(GraphRuntimeMissing):
         asyncio.run(fleet.model.start())
