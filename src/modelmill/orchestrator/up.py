@@ -97,6 +97,7 @@ def _start(settings: Settings, store: Store, request: UpRequest) -> NodeInfo:
         name=serve.name,
         watch=watch_plan(settings, ENVIRONMENT),
         grpc_port=serve.grpc_port,
+        memory=serve.memory_bytes,
     )
 
 
