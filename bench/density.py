@@ -33,8 +33,9 @@ import httpx
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from modelmill.artifact.packed import Packed, Programs
+from modelmill.artifact.packed import Packed
 from modelmill.artifact.packing import pack
+from modelmill.artifact.saved import Programs
 from modelmill.artifact.saving import PACKED
 from modelmill.model.columns import Column
 from modelmill.model.schema import SchemaSpec

@@ -32,7 +32,8 @@ from conftest import log_in, serve  # type: ignore[import-not-found]
 import modelmill as mm
 from modelmill.artifact.layout import Link
 from modelmill.artifact.linear import Linear
-from modelmill.artifact.packed import Classes, Packed
+from modelmill.artifact.packed import Packed
+from modelmill.artifact.saved import Classes
 from modelmill.artifact.warming import warm
 from modelmill.model.schema import schema_of
 from modelmill.serving.app import App

@@ -610,6 +610,13 @@ class ModelBusy(NodeNotReady):
     code = "MM530"
 
 
+class GraphRuntimeMissing(PlatformError):
+    """ONNX Runtime, which answers for a version, is not installed."""
+
+    code = "MM531"
+    exit = 2
+
+
 class ProtocolUnknown(NodeNotReady):
     """The modelmill of a version's environment speaks to its node in frames that this node does not know."""
 

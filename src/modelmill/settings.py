@@ -19,8 +19,23 @@ from modelmill.names import parse_model_name
 FILE_NAME = "modelmill.toml"
 DEV = "dev"
 """The environment that is always there."""
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+LEAST_MEMORY = 256 << 20
+"""What a node takes before it has opened anything is about half of it."""
 FLOORS = ("clean commit", "law", "gate", "load", "approval", "canary")
 """What an environment may require of a release."""
+
+
+def parse_memory(text: str) -> int:
+    """Return ``1GiB`` or ``800 MB`` as bytes; raises `SettingInvalid` for what is none, or too little for a node."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    unit = _UNITS.get(found[2].lower()) if found else None
+    if found is None or unit is None:
+        raise SettingInvalid(f"`{text[:40]}` is no amount of memory", expected="a number with MiB or GiB, such as 1GiB")
+    amount = int(float(found[1]) * unit)
+    if amount < LEAST_MEMORY:
+        raise SettingInvalid(f"`{text[:40]}` is too little for a node", expected=f"at least {LEAST_MEMORY >> 20}MiB")
+    return amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +71,14 @@ class ServeSettings:
     """What the process of a model that Python answers may have of its own; one that leaks is started again when it has it."""
     name: str = ""
     """A name with a dot under which requests may come to a node without a token, such as a proxy's; others are refused."""
+    memory: str = ""
+    """What the node's processes may take together, such as `1GiB`; graphs are closed to stay within. Left out, half of the
+    machine's memory. Child processes that run Python are not counted."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Return that as bytes, 0 where it is left out."""
+        return parse_memory(self.memory) if self.memory else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "modelmill"
 HEAVY = [
     "numpy",
+    "onnxruntime",
     "polars",
     "pyarrow",
     "pandas",

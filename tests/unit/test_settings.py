@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelmill.errors import ConnectionUnknown, ProjectNotFound, SettingInvalid
-from modelmill.settings import ServeSettings, find_project, load_settings
+from modelmill.settings import ServeSettings, find_project, load_settings, parse_memory
 
 
 def write(folder: Path, text: str) -> Path:
@@ -118,3 +118,12 @@ def test_grpc_is_off_unless_it_has_a_port_and_each_environment_has_one_of_its_ow
     settings = load_settings(write(tmp_path, f"[serve]\ngrpc_port = 8801\n{places}"), {})
     assert [settings.serving(name).grpc_port for name in ("dev", "prod", "test")] == [8801, 8802, 0]
     assert load_settings(write(tmp_path, f"[serve]\ngrpc_port = 0\n{places}"), {}).serving("prod").grpc_port == 0
+
+
+def test_memory_is_read_with_its_unit() -> None:
+    assert parse_memory("1GiB") == 1 << 30
+    assert parse_memory(" 1.5 gib") == 3 << 29
+    assert parse_memory("800 MB") == 800_000_000
+    for wrong in ("", "much", "1 TiBs", "-1GiB", "100MiB", "5"):
+        with pytest.raises(SettingInvalid, match="memory|too little"):
+            parse_memory(wrong)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from modelmill.artifact.columns import Columns
 from modelmill.artifact.layout import NODE, OPERATION, Link
 from modelmill.artifact.linear import Linear
-from modelmill.artifact.tracing import open_program
+from modelmill.artifact.saved import Classes, Programs, Saved
 from modelmill.artifact.trees import Trees
 from modelmill.errors import BlobBroken
 
@@ -33,23 +33,6 @@ _DTYPES: dict[str, Any] = {"operations": OPERATION, "nodes": NODE} | dict.fromke
 _DTYPES |= {"sets": "<u4"} | dict.fromkeys(("table", "coef", "intercept", "start", "leaves"), "<f8")
 
 
-class Classes(NamedTuple):
-    """The classes of a classification."""
-
-    every: int
-    seen: tuple[int, ...]
-    """Which of them the model has numbers for, in its order."""
-
-
-class Programs(NamedTuple):
-    """What the user's functions do around a model, as bytes of `tracing.Program`; empty where there is no such function."""
-
-    before: bytes = b""
-    """From rows to ``x``."""
-    after: bytes = b""
-    """From ``x`` and ``answers`` to answers."""
-
-
 class _Header(msgspec.Struct, frozen=True, array_like=True):
     kind: str
     features: int
@@ -60,11 +43,8 @@ class _Header(msgspec.Struct, frozen=True, array_like=True):
     programs: tuple[bytes, bytes]
 
 
-class Packed:
-    """A model that answers without any code of its library or its user.
-
-    To user code that asks it, it is a fitted estimator: it has `predict`, and `predict_proba` where it has classes.
-    """
+class Packed(Saved):
+    """A model of plain arrays."""
 
     def __init__(
         self,
@@ -75,17 +55,9 @@ class Packed:
         programs: Programs = Programs(),  # noqa: B008 - immutable
     ) -> None:
         """Take the parts; `features` is how many columns ``x`` has."""
-        self.body, self.features, self.columns, self.classes = body, features, columns, classes
-        self.programs = programs
-        self._after = open_program(programs.after) if programs.after else None
-        self._is_plain = self._after is None and (classes is None or len(classes.seen) == classes.every)
+        super().__init__(features, classes, programs)
+        self.body, self.columns = body, columns
         self._row = np.empty((1, body.width))
-
-    def __getattr__(self, name: str) -> Any:
-        # A regression has no such attributes: whoever looks for them finds out what the model is.
-        if name in {"predict_proba", "classes_"} and self.__dict__.get("classes") is not None:
-            return self._probabilities if name == "predict_proba" else np.array(self.classes.seen)  # type: ignore[union-attr]
-        raise AttributeError(name)
 
     def raw(self, x: Floats) -> Floats:
         """Return what the library itself answers to (rows, features): (rows,), or (rows, classes that it saw)."""
@@ -93,12 +65,8 @@ class Packed:
         self.body.evaluate(self._prepared(x), answers)
         return answers if self.classes is not None else answers[:, 0]
 
-    _probabilities = raw
-
     def _prepared(self, x: Floats) -> Floats:
-        if x.ndim != 2 or x.shape[1] != self.features:
-            raise ValueError(f"x has the shape {x.shape}, but this model takes (rows, {self.features})")
-        numbers = x if x.flags.c_contiguous and x.dtype == np.float64 else np.ascontiguousarray(x, dtype=np.float64)
+        numbers = self._checked(x)
         return numbers if self.columns is None else self.columns.prepare(numbers)
 
     def predict(self, x: Floats) -> NDArray[Any]:
@@ -114,14 +82,6 @@ class Packed:
         codes: NDArray[Any] = np.array(self.classes.seen)[found.argmax(axis=1)]
         return codes
 
-    def answer(self, x: Floats) -> Floats:
-        """Return the answers that a caller gets, after @predict: (rows,), or (rows, all classes)."""
-        found = self._of_all(self.raw(x))
-        if self._after is None:
-            return found
-        changed = np.asarray(self._after.run({"x": x, "answers": found}), dtype=np.float64)
-        return changed if self.classes is not None else changed.reshape(-1)
-
     def one(self, x: Floats) -> list[float]:
         """Return the answer to one row, (1, features), as plain numbers: as many as an answer has."""
         if not self._is_plain:
@@ -129,14 +89,6 @@ class Packed:
         self.body.evaluate(self._prepared(x), self._row)
         found: list[float] = self._row.tolist()[0]
         return found
-
-    def _of_all(self, found: Floats) -> Floats:
-        """Return probabilities of all classes; those that the model has not seen have none."""
-        if self.classes is None or len(self.classes.seen) == self.classes.every:
-            return found
-        full = np.zeros((len(found), self.classes.every))
-        full[:, list(self.classes.seen)] = found
-        return full
 
     def agrees(self, x: Floats, expected: Floats) -> bool:
         """Return whether `answer` gives these answers, as exactly as the family promises."""

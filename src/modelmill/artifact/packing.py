@@ -12,7 +12,8 @@ import numpy as np
 from modelmill.artifact import lightgbm_trees, sklearn_linear, sklearn_steps, sklearn_trees, xgboost_trees
 from modelmill.artifact.columns import Column, as_columns, untouched
 from modelmill.artifact.layout import Link
-from modelmill.artifact.packed import Body, Classes, Packed, Programs
+from modelmill.artifact.packed import Body, Packed
+from modelmill.artifact.saved import Classes, Programs
 from modelmill.artifact.unpackable import Unpackable
 from modelmill.model.linear import LinearFit
 

@@ -1,8 +1,8 @@
 """How a fitted object becomes bytes in a pack, and back.
 
-`packed`: plain arrays, with the programs of what @features and @predict do around them (see `tracing`); read without
-unpickling. `pickle`: anything else. Only `unpickle` in this file opens a pickle that the product keeps, and its callers open
-only packs that this installation signed.
+`packed`: plain arrays, with the programs of what @features and @predict do around them (see `tracing`). `onnx`: a graph of
+ONNX Runtime, with such programs. Both are read without unpickling. `pickle`: anything else. Only `unpickle` in this file
+opens a pickle that the product keeps, and its callers open only packs that this installation signed.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import io
 import pickle
 from typing import Any, NamedTuple
 
-from modelmill.artifact import packed
+from modelmill.artifact import graph, packed
 from modelmill.errors import BlobBroken, Unsaveable
 
 PACKED = "packed"
+ONNX = "onnx"
 PICKLE = "pickle"
-FORMATS = (PACKED, PICKLE)
-"""What this version reads."""
+RUNTIMES = {PACKED: "packed", ONNX: "onnx", PICKLE: "python"}
+"""What this version reads, each with what answers for it."""
 
 
 class Artifact(NamedTuple):
@@ -36,6 +37,8 @@ def decode(form: str, content: bytes | memoryview) -> Any:
     """Return the object in these bytes; see `unpickle` for what the caller must have checked."""
     if form == PACKED:
         return packed.decode(content)
+    if form == ONNX:
+        return graph.decode(content)
     if form == PICKLE:
         return unpickle(content)
     raise BlobBroken(f"a model was saved in the format `{form}`, which this version cannot read")

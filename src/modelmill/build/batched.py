@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelmill.artifact.linear import Linear
-from modelmill.artifact.packed import Packed, Programs, encode_linear
+from modelmill.artifact.packed import Packed, encode_linear
+from modelmill.artifact.saved import Programs
 from modelmill.artifact.saving import PACKED, PICKLE, encode
 from modelmill.artifact.unpackable import Unpackable
 from modelmill.build.asking import FleetAsker

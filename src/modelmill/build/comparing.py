@@ -1,7 +1,7 @@
 """In the worker of a reproduction: a segment is fitted again, and what comes of it compared with what was recorded.
 
 Compared are the weights, array by array, the answers to all test rows by their digest, and the metrics. Not the bytes of a
-pickle: it may hold a thread count or an order that no answer depends on.
+pickle or a graph: they may hold a thread count or an order that no answer depends on.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from modelmill.artifact import packed
+from modelmill.artifact import converting, graph, packed
 from modelmill.artifact.packing import pack
-from modelmill.artifact.saving import PACKED, encode, unpickle
+from modelmill.artifact.saving import ONNX, PACKED, PICKLE, encode, unpickle
 from modelmill.build.batched import Batch, batches
 from modelmill.build.failing import failure_of
 from modelmill.build.fitting import neighbours
@@ -176,11 +176,13 @@ class Comparer:
 
 def content_of(fit: SegmentFit, form: str) -> bytes:
     """Return a fitted model as the bytes of a format; whether its packed answers are its own was proven at the build."""
-    if form != PACKED:
+    if form == PICKLE:
         return encode(fit.fitted).content
     common = fit.common
-    programs = common.programs(fit.stretch, fit.x)
-    return pack(fit.fitted, fit.x.shape[1], len(common.model.labels), programs).encode()
+    programs, classes = common.programs(fit.stretch, fit.x), len(common.model.labels)
+    if form == ONNX:
+        return converting.convert(fit.fitted, fit.tested, classes, programs)[1]
+    return pack(fit.fitted, fit.x.shape[1], classes, programs).encode()
 
 
 def _metric_distances(recorded: Recorded, metrics: Mapping[str, float | None]) -> dict[str, float]:
@@ -227,6 +229,10 @@ def arrays_of(form: str, content: bytes | memoryview) -> dict[str, Any]:
         return {name: np.asarray(value) for name, value in parts.items()} | {
             "programs": np.frombuffer(b"".join(model.programs), dtype=np.uint8)
         }
+    if form == ONNX:
+        header, ort = graph.split(content)
+        told = {"programs": np.frombuffer(b"".join(header.programs), dtype=np.uint8)}
+        return converting.arrays_of(ort) | told
     return dict(_walk(unpickle(content), "model", set()))
 
 

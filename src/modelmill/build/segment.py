@@ -20,9 +20,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelmill.artifact.packed import Programs
+from modelmill.artifact.converting import Unconvertible, convert
 from modelmill.artifact.packing import pack
-from modelmill.artifact.saving import PACKED, Artifact, decode, encode
+from modelmill.artifact.saved import Programs
+from modelmill.artifact.saving import ONNX, PACKED, RUNTIMES, Artifact, decode, encode
 from modelmill.artifact.tracing import Program, Untraceable, trace_features, trace_predict
 from modelmill.artifact.unpackable import Unpackable
 from modelmill.build.levels import places_of
@@ -209,7 +210,7 @@ class SegmentFit:
         """Answer the test rows."""
         self._reseed()
         self.stage = "predict"
-        common, x = self.common, _picked(self.x, self.test)
+        common, x = self.common, self.tested
         rows = self.rows.take(self.test) if common.reads_rows else self.rows
         self.found = common.timed(lambda: common.answers(self.fitted, x, rows, self.told))
 
@@ -227,19 +228,42 @@ class SegmentFit:
     def _artifact(self) -> tuple[Artifact, str]:
         """Return the model as plain arrays, where it is one that can be, and proves to give the same answers.
 
-        Where not, it is pickled, and why is said.
+        Where not, it is a graph on the same terms; where that cannot be either, it is pickled. Why is said.
         """
-        common, found = self.common, self.found
+        common, tests = self.common, self.tested
         try:
             programs = common.programs(self.stretch, self.x)
-            model = pack(self.fitted, self.x.shape[1], len(common.model.labels), programs)
         except Unpackable as error:
             return encode(self.fitted), f"it has {error}"
+        why = "its packed answers differ from its own"
+        try:
+            model = pack(self.fitted, self.x.shape[1], len(common.model.labels), programs)
+            if model.agrees(tests, self.found):
+                return Artifact(PACKED, model.encode()), ""
+        except Unpackable as error:
+            why = f"it has {error}"
         except Exception as error:  # noqa: BLE001 - a library may keep its numbers otherwise than we know
-            return encode(self.fitted), f"packing failed: {type(error).__name__}: {error}"[:200]
-        if not model.agrees(_picked(self.x, self.test), found):
-            return encode(self.fitted), "its packed answers differ from its own"
-        return Artifact(PACKED, model.encode()), ""
+            why = f"packing failed: {type(error).__name__}: {error}"[:200]
+        return self._graph(programs, tests, why)
+
+    def _graph(self, programs: Programs, tests: Floats, why: str) -> tuple[Artifact, str]:
+        """Return a model that is not packed, and why, as a graph that proves to give the same answers, else pickled."""
+        try:
+            graph, content = convert(self.fitted, tests, len(self.common.model.labels), programs)
+            if graph.agrees(tests, self.found):
+                return Artifact(ONNX, content), why
+            not_graph = "its answers as a graph differ from its own"
+        except Unconvertible as error:
+            not_graph = str(error)
+        except Exception as error:  # noqa: BLE001 - as above
+            not_graph = f"writing it as a graph failed: {type(error).__name__}"
+        return encode(self.fitted), f"{why}; no graph, {not_graph}" if not_graph else why
+
+    @property
+    def tested(self) -> Floats:
+        """Return the features of the test rows."""
+        picked: Floats = _picked(self.x, self.test)
+        return picked
 
     def _x(self) -> Floats:
         if self.stretch.x is not None:
@@ -329,7 +353,7 @@ class SegmentFit:
             identity=Digests(setup.code, step.data, setup.recipe).identity,
             data=step.data,
             format=artifact.format,
-            runtime="packed" if artifact.format == PACKED else "python",
+            runtime=RUNTIMES[artifact.format],
             runtime_why=self.runtime_why,
             rows=step.rows,
             test_rows=len(self.found),

@@ -297,10 +297,11 @@ def _pace_parts(node: o.NodeFacts) -> list[str]:
     pace = f"{node.requests_per_s:,.0f}/s" if node.requests_per_s >= 1 else ""
     times = [f"{name} {value:.3g} ms" for name, value in (("p50", node.p50_ms), ("p99", node.p99_ms)) if value]
     opened = f"{count(node.opened, 'model')} open" if node.opened else ""
+    closed = f"{node.evictions:,} closed for others" if node.evictions else ""
     memory = f"{node.memory_mb:,.0f} MB" if node.memory_mb is not None else ""
     logged = f"{node.logged:,} logged" if node.logged else ""
     dropped = f"{node.log_dropped:,} not logged" if node.log_dropped else ""
-    return [pace, *times, opened, memory, logged, dropped]
+    return [pace, *times, opened, closed, memory, logged, dropped]
 
 
 # ------------------------------------------------------------------ predict, search, show

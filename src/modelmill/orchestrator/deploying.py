@@ -68,6 +68,7 @@ from modelmill.requests import (
 )
 from modelmill.serving.control import find_node, run_folder
 from modelmill.serving.history import History
+from modelmill.serving.onnx import check_graphs_open
 from modelmill.settings import Settings
 from modelmill.store.blobs import blobs_of, pointers_of
 from modelmill.store.opening import Store, open_store
@@ -224,6 +225,7 @@ def _check_sound(store: Store, planned: Planned, fleet: Digest) -> FleetMap:
     """Return the map; raise what any node would stumble over: a byte, a signature, a runtime that is not right."""
     signature = get_signature(store.database, planned.model, fleet)
     found = open_map(store.blobs, Pointer(0, fleet, signature), store.public_key)
+    check_graphs_open(found)
     known = decode(store.blobs.get(planned.current.map)).packs if planned.current else ()
     check_packs(store.blobs, set(found.packs) - set(known))
     return found

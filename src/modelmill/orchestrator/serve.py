@@ -31,7 +31,7 @@ from modelmill.serving.control import (
     wait_until_applied,
 )
 from modelmill.serving.log import Level, LogPlan
-from modelmill.settings import DEV, Settings
+from modelmill.settings import DEV, Settings, parse_memory
 from modelmill.store.blobs import pointers_of
 
 _WATCH_S = 0.2
@@ -112,6 +112,7 @@ def _start(settings: Settings, request: ServeRequest, running: NodeInfo | None) 
         watch=watch_plan(settings, request.environment),
         grpc_port=declared.grpc_port,
         child_memory_mb=declared.child_memory_mb,
+        memory=parse_memory(request.memory) if request.memory else declared.memory_bytes,
     )
 
 
@@ -192,6 +193,7 @@ def node_facts(node: NodeInfo, folder: Path) -> NodeFacts:
         logged=logged.get("written", 0),
         log_dropped=logged.get("dropped", 0) + logged.get("lost", 0),
         opened=max((worker["opened"] for worker in workers), default=0),
+        evictions=facts.get("graphs", {}).get("evictions", 0),
         healthy=told is not None and not told.get("broken") and len(workers) >= node.workers,
         broken=facts.get("broken", {}),
         models=tuple(facts.get("models", {})),

@@ -100,6 +100,7 @@ def _start(settings: Settings, store: Store, request: UpRequest) -> NodeInfo:
         watch=watch_plan(settings, ENVIRONMENT),
         grpc_port=serve.grpc_port,
         child_memory_mb=serve.child_memory_mb,
+        memory=serve.memory_bytes,
     )
 
 

@@ -34,7 +34,9 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: float | None = None
     """Of all workers; what they share is counted once."""
     opened: int = 0
-    """Packed models that were asked, and are open in a worker."""
+    """Models that were asked, and are open in a worker."""
+    evictions: int = 0
+    """Graphs that were closed because others needed the memory."""
     logged: int = 0
     """Records of its prediction log."""
     log_dropped: int = 0

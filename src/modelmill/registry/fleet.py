@@ -23,8 +23,8 @@ from modelmill.names import POOLED, Digest, ModelName, Parent, Segment, format_s
 from modelmill.store.signing import SigningKey, verify
 
 FORMAT = 2
-RUNTIMES = ("packed", "python")
-"""What may answer for an entry: this process, or a child that runs Python."""
+RUNTIMES = ("packed", "onnx", "python")
+"""What may answer for an entry: this process, ONNX Runtime in it, or a child that runs Python."""
 NOT_BUILT = "no model was built for this segment"
 NO_ANSWER = "gave no usable answer"
 FAILED = f"its own model {NO_ANSWER}"
@@ -225,10 +225,14 @@ class FleetMap:
         """Return the segments as text, sorted."""
         return self._columns.keys
 
-    def codes(self, *, without: str) -> set[Digest]:
-        """Return the code archives of all entries, but those in the format `without`."""
-        kinds = [kind for kind in self._columns.kinds if kind[0] != without]
+    def codes(self, form: str = "") -> set[Digest]:
+        """Return the code archives of all entries, or of those in one format."""
+        kinds = [kind for kind in self._columns.kinds if form in ("", kind[0])]
         return {Digest(code) if code else self.header.code for *_, code in kinds}
+
+    def formats(self) -> set[str]:
+        """Return the formats of all entries."""
+        return {kind[0] for kind in self._columns.kinds}
 
     def runtimes(self) -> set[str]:
         """Return what has to be there for all entries to be answered."""

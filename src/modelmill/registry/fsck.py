@@ -114,7 +114,7 @@ def _references(store: Store, digest: Digest, what: str) -> Iterator[tuple[Diges
         )
     elif what == "map":
         fleet = decode(content)
-        yield from ((code, "code") for code in {fleet.header.code, *fleet.codes(without="")})
+        yield from ((code, "code") for code in {fleet.header.code, *fleet.codes()})
         yield from ((pack, "pack") for pack in fleet.packs)
     elif what == "lock":
         with suppress(msgspec.MsgspecError):

@@ -14,6 +14,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ FORMAT = 2
 OWN = "modelmill"
 _ARRAYS = "numpy"
 """Every answer goes through it, and most fitted objects hold some of its arrays."""
+_GRAPHS = ("onnxruntime", "onnx", "skl2onnx")
 _LOCK_FILES = ("uv.lock", "pylock.toml")
 
 
@@ -77,7 +79,7 @@ def capture_lock(blobs: Blobs, root: Path, files: Sequence[Path], cache: Path) -
     `files` are the project's own that were imported. Finding out takes half a second; `cache` is a folder that remembers
     the answer for as long as neither the packages, the imports nor the lock file change.
     """
-    imports = imported_names(files)
+    imports = needed_imports(files)
     origin = _lock_file(root)
     asked = [*sorted(imports), *_installed(), digest_of(origin.read_bytes()) if origin else "", sys.version]
     place = cache / "locks" / digest_of("\n".join(asked).encode())
@@ -98,7 +100,7 @@ def make_lock(root: Path, files: Sequence[Path]) -> tuple[Lock, bytes]:
     lock = Lock(
         python=platform.python_version(),
         implementation=sys.implementation.name,
-        packages=tuple(_packages(needed, _known_hashes(origin))),
+        packages=tuple(_packages(_providers(needed_imports(files)), _known_hashes(origin))),
         wheel=digest_of(wheel),
         wheel_name=wheel_name,
         origin=origin.name if origin else "",
@@ -180,6 +182,16 @@ def imported_names(files: Iterable[Path]) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 found.add(node.module.partition(".")[0])
     return found - set(sys.stdlib_module_names)
+
+
+def needed_imports(files: Iterable[Path]) -> set[str]:
+    """Return the first names of all modules that a build of these files imports.
+
+    What writes scikit-learn's objects as graphs is among them where it is installed: it decides what answers for a version.
+    """
+    found = imported_names(files)
+    writes_graphs = "sklearn" in found and all(find_spec(name) is not None for name in _GRAPHS)
+    return found | set(_GRAPHS) if writes_graphs else found
 
 
 def _providers(imports: set[str]) -> set[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, select
 
-from modelmill.artifact.saving import FORMATS
+from modelmill.artifact.saving import RUNTIMES
 from modelmill.errors import NotFound
 from modelmill.names import Digest, ModelName, Segment, VersionId, format_segment, format_target, parse_segment
 from modelmill.registry.change import Digests
@@ -208,7 +208,7 @@ def version_of(row: Row[Any]) -> Version:
 
 def _head(row: Row[Any]) -> Head:
     digests = None if row.newest is None else Digests(row.code, row.data, row.recipe)
-    readable = row.format is None or row.format in FORMATS
+    readable = row.format is None or row.format in RUNTIMES
     return Head(row.newest, digests, failed=row.failed is not None, readable=readable)
 
 

@@ -21,6 +21,10 @@ class ServeRequest(Request, frozen=True, kw_only=True):
     workers: Annotated[
         Annotated[int, Meta(ge=1, le=32)] | None, Meta(description="Processes that answer; 1 if left out.")
     ] = None
+    memory: Annotated[
+        str | None,
+        Meta(description="What its processes may take together, such as 1GiB; half of the machine's if left out."),
+    ] = None
     detach: Annotated[bool, Meta(description="Leave the node running in the background.")] = False
     restart: Annotated[
         bool,

@@ -10,7 +10,9 @@ from modelmill.errors import BlobBroken, ModelmillError, ModelUnknown, did_you_m
 from modelmill.names import ModelName
 from modelmill.release.pointers import Pointer, Published, Shadow
 from modelmill.serving.copies import Run, open_run
+from modelmill.serving.onnx import check_graphs_open
 from modelmill.serving.served import ServedModel, open_model
+from modelmill.serving.shelf import Shelf
 from modelmill.serving.split import Split, open_ring
 from modelmill.store.blobs import blobs_of
 
@@ -55,12 +57,13 @@ class Applied:
         return model
 
 
-async def apply(store: Path, published: Published, before: Applied | None) -> Applied:
-    """Open what is published; a release that is open already is kept as it is.
+async def apply(store: Path, published: Published, before: Applied | None, shelf: Shelf | None = None) -> Applied:
+    """Open what is published; a release that is open already is kept as it is. `shelf` holds the graphs of all of them.
 
     A model that cannot be opened keeps its release of before, if there is one: a damaged blob takes nothing down.
     """
-    opening, shading = _Opening(store, published.environment, before), _Shading(store, before)
+    shelf = shelf or Shelf()
+    opening, shading = _Opening(store, published.environment, before, shelf), _Shading(store, before, shelf)
     models: dict[ModelName, Model] = {}
     unopened: dict[ModelName, str] = {}
     for name, pointer in published.models.items():
@@ -90,8 +93,8 @@ def _newest(pointer: Pointer) -> int:
 class _Opening:
     """Opens what is published, and takes from before what is open already."""
 
-    def __init__(self, store: Path, environment: str, before: Applied | None) -> None:
-        self.store, self.environment, self.blobs = store, environment, blobs_of(store)
+    def __init__(self, store: Path, environment: str, before: Applied | None, shelf: Shelf) -> None:
+        self.store, self.environment, self.blobs, self.shelf = store, environment, blobs_of(store), shelf
         self.known = {_identity(one.pointer): one for one in before.releases} if before else {}
 
     async def open(self, name: ModelName, pointer: Pointer, known: Model | None) -> Model:
@@ -112,21 +115,21 @@ class _Opening:
     async def _one(self, pointer: Pointer, near: ServedModel | None) -> ServedModel:
         found = self.known.get(_identity(pointer))
         if found is None:
-            return await open_model(self.store, self.blobs, pointer, near, self.environment)
+            return await open_model(self.store, self.blobs, pointer, near, self.environment, shelf=self.shelf)
         found.pointer = pointer  # the list of its versions may be a longer one
         return found
 
     def kept(self, pointers: Iterable[Pointer]) -> list[ServedModel]:
         """Return what is open of what a roll-back goes back to; child processes are not kept for that."""
         found = (self.known.get(_identity(one.before)) for one in pointers if one.before is not None)
-        return [one for one in found if one is not None and one.is_packed]
+        return [one for one in found if one is not None and one.answers_here]
 
 
 class _Shading:
     """Opens shadows, and takes from before those that run already; one that cannot be opened is nobody's trouble."""
 
-    def __init__(self, store: Path, before: Applied | None) -> None:
-        self.store, self.blobs = store, blobs_of(store)
+    def __init__(self, store: Path, before: Applied | None, shelf: Shelf) -> None:
+        self.store, self.blobs, self.shelf = store, blobs_of(store), shelf
         self.runs: dict[ModelName, list[Run]] = {}
         self.unopened: dict[ModelName, str] = {}
         self._known = {
@@ -143,7 +146,10 @@ class _Shading:
                 self.runs.setdefault(name, []).append(run)
 
     async def _opened(self, shadow: Shadow, live: ServedModel) -> Run:
-        model = await asyncio.to_thread(ServedModel, self.store, self.blobs, shadow.alone(), live, is_shadow=True)
+        model = await asyncio.to_thread(
+            ServedModel, self.store, self.blobs, shadow.alone(), live, shelf=self.shelf, is_shadow=True
+        )
+        check_graphs_open(model.map)
         return open_run(shadow, model, live)
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from modelmill.artifact.saving import PACKED, PICKLE, unpickle
+from modelmill.artifact.saving import PICKLE, unpickle
 from modelmill.compute.worker import die_with
 from modelmill.errors import AnswerInvalid, BlobBroken, ModelmillError, PlatformError, UserCodeFailed
 from modelmill.model.batching import Batching
@@ -76,7 +76,7 @@ class Child:
 
     def _warm(self, home: Home) -> None:
         """Open one entry: what it imports, such as scikit-learn, is then not imported while somebody waits."""
-        ours = (e for e in self._map if e.format != PACKED and self._map.home_of(e) == home)
+        ours = (e for e in self._map if e.format == PICKLE and self._map.home_of(e) == home)
         with suppress(Exception):  # a request for this entry will tell; the others can be answered
             for entry in islice(ours, 1):
                 self._open(entry)

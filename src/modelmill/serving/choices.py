@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from modelmill.artifact.packed import Packed
+from modelmill.artifact.saved import Saved
 from modelmill.artifact.tracing import Program
 from modelmill.model.decoding import Values
 from modelmill.model.fitted import Floats
@@ -30,7 +30,7 @@ class Choice(NamedTuple):
     """What answers for one segment, opened, and what is told around its numbers."""
 
     segment: Segment
-    model: Packed
+    model: Saved
     before: Program | None
     named: tuple[bytes, ...]
     """An answer with named fields, split where its numbers stand."""

@@ -58,6 +58,8 @@ class NodeInfo(msgspec.Struct, frozen=True):
     """Where it answers over gRPC; 0 where it does not."""
     child_memory_mb: int = MEMORY_MB
     """What the process of a model that Python answers may have of its own."""
+    memory: int = 0
+    """How many bytes its processes may take together; 0 for half of what the machine has."""
 
     @property
     def url(self) -> str:
@@ -134,6 +136,7 @@ def start_node(  # noqa: PLR0913 - a node and its options
     watch: tuple[str, ...] = (),
     grpc_port: int = -1,
     child_memory_mb: int = MEMORY_MB,
+    memory: int = 0,
     timeout_s: float = _READY_S,
 ) -> NodeInfo:
     """Start a node in the background and return once it answers; raises `PortInUse`, `ExtraMissing` or `NodeNotReady`.
@@ -159,6 +162,7 @@ def start_node(  # noqa: PLR0913 - a node and its options
             watch=watch,
             grpc_port=reserved.getsockname()[1] if reserved else 0,
             child_memory_mb=child_memory_mb,
+            memory=memory,
         )
         output = held.enter_context(log_file(store, environment).open("ab"))
         order = NodeOrder(info, str(store), listening.fileno(), reserved=reserved.fileno() if reserved else None)

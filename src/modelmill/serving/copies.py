@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from modelmill.artifact.packed import Packed
+from modelmill.artifact.saved import Saved
 from modelmill.artifact.tracing import Program, open_program
 from modelmill.errors import NodeNotReady
 from modelmill.model.fitted import Floats, as_matrix
@@ -65,7 +65,7 @@ Item = Found | Rows
 class Opened(NamedTuple):
     """What answers for one segment."""
 
-    model: Packed
+    model: Saved
     before: Program | None
     tally: Tally
 
@@ -151,7 +151,7 @@ class Run:
 
     def _find(self, segment: Segment) -> Opened:
         entry, _ = self.model.entry_for(segment)
-        model = self.model.open_packed(entry)
+        model = self.model.open_here(entry)
         before = open_program(model.programs.before) if model.programs.before else None
         return Opened(model, before, self.tally(segment))
 

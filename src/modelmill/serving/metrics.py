@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from modelmill.serving.history import Burden
 from modelmill.serving.meters import BOUNDS, added
-from modelmill.serving.state import ChildCounts, WorkerState
+from modelmill.serving.state import ChildCounts, ShelfCounts, WorkerState
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 WORST = 20
@@ -49,6 +49,7 @@ class Facts(NamedTuple):
     log: LogFacts
     refused: Mapping[str, int]
     """Requests that nobody had time for, by reason."""
+    shelves: ShelfCounts
     declared: int
     """How many workers there should be."""
     models: Mapping[str, ModelFacts]
@@ -95,6 +96,7 @@ class _Node(Collector):
             log.add_metric([outcome], count)
         yield log
         yield from self._of_children()
+        yield from self._of_graphs()
         yield GaugeMetricFamily("modelmill_workers", "Workers that run.", len(facts.workers))
         yield GaugeMetricFamily("modelmill_workers_declared", "Workers that should run.", facts.declared)
         revision = min((worker.revision for worker in facts.workers), default=-1)
@@ -115,6 +117,18 @@ class _Node(Collector):
             "modelmill_children_quarantined",
             "Processes of models that are not started for a while.",
             counts.quarantined,
+        )
+
+    def _of_graphs(self) -> Iterator[Metric]:
+        held = self._facts.shelves
+        yield GaugeMetricFamily("modelmill_graphs_open", "Graphs that are open, in all workers.", held.opened)
+        yield GaugeMetricFamily("modelmill_graphs_bytes", "What they take, as it was measured.", held.used)
+        yield GaugeMetricFamily("modelmill_graphs_bytes_limit", "What they may take.", held.limit)
+        yield CounterMetricFamily("modelmill_graph_loads", "Graphs that were opened.", held.loads)
+        waits = "Requests that waited for a graph that another had opened."
+        yield CounterMetricFamily("modelmill_graph_waits", waits, held.waits)
+        yield CounterMetricFamily(
+            "modelmill_graph_evictions", "Graphs that were closed for want of room.", held.evictions
         )
 
     def _of_models(self) -> Iterator[Metric]:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelmill.artifact.packed import Packed, decode
+from modelmill.artifact.saved import Saved
 from modelmill.artifact.tracing import open_program
 from modelmill.errors import AnswerInvalid
 from modelmill.model.fitted import as_matrix
@@ -17,7 +18,7 @@ from modelmill.store.packs import PackReader
 
 
 class PackedRuntime:
-    """Answers from mapped arrays, and runs the programs of what the user's functions do around them."""
+    """Opens packed models: mapped arrays, with the programs of what the user's functions do around them."""
 
     def __init__(self, blobs: Blobs, before: PackedRuntime | None = None) -> None:
         """Take where the packs are, and the runtime of the release before: what stayed the same stays open.
@@ -29,19 +30,6 @@ class PackedRuntime:
         self._packs: dict[Digest, PackReader] = {}
         self._opened: dict[Digest, Packed] = {}
         self._before: dict[Digest, Packed] = before._opened if before else {}  # noqa: SLF001 - one of us
-
-    def answer(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
-        """Return the answers to a batch; raises `AnswerInvalid` where the model gives none."""
-        model = self.open(entry)
-        before = model.programs.before
-        try:
-            answers = model.answer(as_matrix(open_program(before).run(batch.rows)) if before else batch.features())
-        except (ArithmeticError, TypeError, ValueError) as error:
-            # What the user's function would raise at such a row, its program raises too.
-            raise AnswerInvalid(f"the model gave no answer: {type(error).__name__}: {error}"[:300]) from error
-        if not np.isfinite(answers).all():
-            raise AnswerInvalid("the model answered NaN or infinity")
-        return answers
 
     @property
     def opened(self) -> int:
@@ -60,3 +48,16 @@ class PackedRuntime:
         if entry.pack not in self._packs:
             self._packs[entry.pack] = PackReader(self._blobs.open(entry.pack))
         return decode(self._packs[entry.pack].entry(entry.offset, entry.length, entry.artifact))
+
+
+def answer_of(model: Saved, batch: Batch) -> NDArray[np.float64]:
+    """Return the answers of a model of this process to a batch; raises `AnswerInvalid` where it gives none."""
+    before = model.programs.before
+    try:
+        answers = model.answer(as_matrix(open_program(before).run(batch.rows)) if before else batch.features())
+    except (ArithmeticError, TypeError, ValueError) as error:
+        # What the user's function would raise at such a row, its program raises too.
+        raise AnswerInvalid(f"the model gave no answer: {type(error).__name__}: {error}"[:300]) from error
+    if not np.isfinite(answers).all():
+        raise AnswerInvalid("the model answered NaN or infinity")
+    return answers

@@ -13,6 +13,7 @@ from math import ceil
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from modelmill.artifact.saved import Cold
 from modelmill.errors import BodyUnreadable, ModelBusy, NodeNotReady
 from modelmill.model.decoding import read_json
 from modelmill.names import Segment, parse_target
@@ -65,6 +66,8 @@ class Target(NamedTuple):
     """The version that has to be opened first; 0 where it is open."""
     runs: Sequence[Run] = ()
     """The shadows that answer copies of what is asked."""
+    is_cold: bool = False
+    """Whether what answers has to be opened: it is looked for again then."""
 
 
 class Question(NamedTuple):
@@ -136,7 +139,7 @@ class Plane:
         try:
             self._door.check(call)
             target = self._target(call)
-            if target is None or target.opens or not target.model.is_packed or self._log.waits:
+            if target is None or target.opens or not target.model.answers_here or self._log.waits:
                 return None
             line = target.lines.of(len(call.body))
             if self.turns.holds(line, began):
@@ -149,6 +152,8 @@ class Plane:
                 return Reply(200, found.body, JSON, self._count(found, began, call.request))
             reply = self._answer_now(call, target, began)
             line.pace.add(perf_counter() - began)
+        except Cold:  # it is opened beside the requests of others
+            return None
         except Exception as error:  # noqa: BLE001 - the border: no request may see a traceback
             reply = refusal(error)
             self.meters.count(reply.status, perf_counter() - began, _failed_at(error))
@@ -261,7 +266,7 @@ class Plane:
         target = self._targets.get(call.path)
         if target is None:
             target = self._find_target(call.path.decode("ascii", "replace"))
-            if target is not None:
+            if target is not None and not target.is_cold:
                 self._targets[call.path] = target
         return target
 
@@ -288,7 +293,12 @@ class Plane:
 
     def _with_quick_way(self, target: Target, quick: str) -> Target:
         way = None if target.opens or not quick or self._log.waits else self._quick_way(target.model)
-        return target._replace(quick=getattr(way, quick), here=way.choice_at(target.segment)) if way else target
+        if way is None:
+            return target
+        try:
+            return target._replace(quick=getattr(way, quick), here=way.choice_at(target.segment))
+        except Cold:
+            return target._replace(is_cold=True)
 
     async def _opened(self, call: Call, target: Target) -> Target:
         """Return a target once its version is open; the next call finds it so."""
@@ -298,7 +308,7 @@ class Plane:
 
     def _quick_way(self, model: Model) -> Quick | SplitQuick | None:
         """Return the quick way to a model's single answers, where all of them are given in this process."""
-        if not model.is_packed:
+        if not model.answers_here:
             return None
         share = self._log.share(model.header.model)
         found = self._quick.get(model)

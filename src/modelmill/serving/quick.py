@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from modelmill.artifact.saved import Cold
 from modelmill.artifact.tracing import open_program
 from modelmill.errors import ModelmillError
 from modelmill.model.decoding import Values, may_repeat
@@ -37,6 +38,7 @@ from modelmill.serving.split import Split
 _MOST_CHOICES = 100_000
 _encode = msgspec.json.Encoder().encode
 _LEFT_TO_THE_GENERAL_WAY = (
+    Cold,
     msgspec.MsgspecError,
     ModelmillError,
     ArithmeticError,
@@ -220,7 +222,7 @@ class Quick:
         if entry.state == SAFE or (why and side.map.beyond):
             # No model's answer, which is counted otherwise; or that of a level of which only the row can tell the value.
             raise side.map.unknown(segment)
-        model = side.open_packed(entry)
+        model = side.open_here(entry)
         before = open_program(model.programs.before) if model.programs.before else None
         told = self._named_pieces(segment, entry, why), self._v2_pieces(side.header.run, kind_of(entry, why))
         logged = as_logged(side.answerer(segment, entry, why))

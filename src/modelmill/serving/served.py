@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from modelmill.artifact.packed import Packed
-from modelmill.artifact.saving import PACKED
+from modelmill.artifact.saved import Cold, Saved
+from modelmill.artifact.saving import ONNX, PACKED
 from modelmill.data.journal import Answerer
 from modelmill.errors import AnswerInvalid, BlobBroken, ModelmillError, ModelQuarantined, ModelUnknown, NodeNotReady
 from modelmill.model.request import Batch, parser_of
@@ -24,7 +24,9 @@ from modelmill.registry.fleet import FAILED, NO_ANSWER, NOT_BUILT, SAFE, Beyond,
 from modelmill.release.pointers import Pointer, check_packs, open_map, open_versions
 from modelmill.serving.children import Children
 from modelmill.serving.meters import UNKNOWN, Place
-from modelmill.serving.packed import PackedRuntime
+from modelmill.serving.onnx import OnnxRuntime
+from modelmill.serving.packed import PackedRuntime, answer_of
+from modelmill.serving.shelf import Shelf
 from modelmill.serving.waiting import Line
 from modelmill.store.blobs import FolderBlobs
 from modelmill.store.signing import public_key
@@ -117,7 +119,7 @@ Asking = Generator[Entry, NDArray[np.float64], "tuple[NDArray[np.float64], Entry
 class ServedModel:
     """One model of a release."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a release and its options
         self,
         store: Path,
         blobs: FolderBlobs,
@@ -125,6 +127,7 @@ class ServedModel:
         before: ServedModel | None = None,
         environment: str = "",
         *,
+        shelf: Shelf | None = None,
         is_shadow: bool = False,
     ) -> None:
         """Open and verify the map; what the release before has open stays so. Runtimes start with `start`.
@@ -132,6 +135,7 @@ class ServedModel:
         What replaces a release that serves is verified as a whole: one damaged byte, and the one before serves on. A
         first release is verified entry by entry, when each is asked: the pooled model answers for what is damaged.
         A shadow takes nothing from what serves, neither what that has open nor its turn on the processor.
+        `shelf` is where the process holds the graphs that it has open; left out, this model has one for itself.
         """
         self.pointer, self._environment = pointer, environment
         self._damage = ""
@@ -151,6 +155,8 @@ class ServedModel:
             else (AnswerInvalid, BlobBroken, ModelQuarantined)
         )
         self._packed: PackedRuntime = PackedRuntime(blobs, before._packed if before and not is_shadow else None)  # noqa: SLF001 - one of us
+        self._shelf = shelf or Shelf()
+        self._graphs = OnnxRuntime(blobs, self._shelf) if ONNX in self.map.formats() else None
         self._python = Children(store, blobs, pointer, self.map, is_shadow=is_shadow)
         alone = self.map.runtimes() == {"python"} and not self.map.safe
         self.line: Line | None = self._python.line if alone else None
@@ -161,7 +167,12 @@ class ServedModel:
 
     @property
     def is_packed(self) -> bool:
-        """Whether all its answers are given in this process: then `answer_now` gives them."""
+        """Whether all its answers are given in this process and at once."""
+        return self.answers_here and self._graphs is None
+
+    @property
+    def answers_here(self) -> bool:
+        """Whether all its answers are given in this process: then `answer_now` gives them, where what is asked is open."""
         return not self._python
 
     @property
@@ -178,6 +189,8 @@ class ServedModel:
 
     async def start(self) -> None:
         """Start what answers."""
+        if self._graphs is not None:
+            await self._graphs.start()
         await self._python.start()
 
     def open_at(self, number: int) -> ServedModel | None:
@@ -196,7 +209,7 @@ class ServedModel:
         if pointer is None:
             near = ", ".join(str(n) for n in sorted(known.maps, key=lambda n: abs(n - number))[:5])
             raise ModelUnknown(f"`{self.header.model}` has no version {number}", expected=near)
-        model = await open_model(self._store, self._blobs, pointer, environment=self._environment)
+        model = await open_model(self._store, self._blobs, pointer, environment=self._environment, shelf=self._shelf)
         if (model.header.model, model.header.run) != (self.header.model, number):
             raise BlobBroken("a version's map is another's", got=f"{model.header.model} {model.header.run}")
         if number in self.versions:  # two asked for it at once
@@ -213,15 +226,21 @@ class ServedModel:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), _DRAIN_S)
         await self._python.close()
+        if self._graphs is not None:
+            await self._graphs.close()
 
     def answer_now(self, batch: Batch) -> Answered:
-        """Answer rows, each by its own segment's model; the pooled one answers where there is none that can."""
+        """Answer rows, each by its own segment's model; the pooled one answers where there is none that can.
+
+        Raises `Cold` where a model has to be opened first.
+        """
         return Answered([self._part_now(*group) for group in by_segment(batch, self.map.beyond)], batch)
 
     async def answer(self, batch: Batch) -> Answered:
-        """Do the same where some of the models run in other processes."""
-        if self.is_packed:
-            return self.answer_now(batch)
+        """Do the same where some of the models run in other processes, or have to be opened."""
+        if self.answers_here:
+            with suppress(Cold):
+                return self.answer_now(batch)
         self._answering += 1
         self._idle.clear()
         try:
@@ -268,13 +287,17 @@ class ServedModel:
         return await self._ask(entry, batch)
 
     async def _ask(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
+        if entry.format == ONNX and self._graphs is not None:
+            return await self._graphs.answer(entry, batch)
         if entry.format in (PACKED, SAFE):
             return self._answer_here(entry, batch)
         return await self._python.answer(entry, batch)
 
     def _answer_here(self, entry: Entry, batch: Batch) -> NDArray[np.float64]:
-        """Return what a packed entry answers, or the declared safe answer to each row."""
-        return safe_answers(self.map.safe, len(batch)) if entry.state == SAFE else self._packed.answer(entry, batch)
+        """Return what an entry answers in this process, or the declared safe answer to each row; raises `Cold`."""
+        if entry.state == SAFE:
+            return safe_answers(self.map.safe, len(batch))
+        return answer_of(self.open_here(entry), batch)
 
     def _ask_other(self, asking: Asking, error: ModelmillError, segment: Segment) -> Entry:
         """Return what is asked instead of an entry that has no answer; damage is remembered, for the node to tell."""
@@ -323,8 +346,10 @@ class ServedModel:
         """Return the releases that answer."""
         return (self,)
 
-    def open_packed(self, entry: Entry) -> Packed:
-        """Return a packed entry, opened."""
+    def open_here(self, entry: Entry) -> Saved:
+        """Return what answers for an entry in this process; raises `Cold` where it was not asked before."""
+        if entry.format == ONNX and self._graphs is not None:
+            return self._graphs.known(entry)
         return self._packed.open(entry)
 
 
@@ -345,10 +370,16 @@ def by_segment(
 
 
 async def open_model(
-    store: Path, blobs: FolderBlobs, pointer: Pointer, before: ServedModel | None = None, environment: str = ""
+    store: Path,
+    blobs: FolderBlobs,
+    pointer: Pointer,
+    before: ServedModel | None = None,
+    environment: str = "",
+    *,
+    shelf: Shelf | None = None,
 ) -> ServedModel:
     """Return a model, ready to answer."""
-    model = await asyncio.to_thread(ServedModel, store, blobs, pointer, before, environment)
+    model = await asyncio.to_thread(ServedModel, store, blobs, pointer, before, environment, shelf=shelf)
     try:
         await model.start()
     except BaseException:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from modelmill.artifact.packed import Packed
+from modelmill.artifact.saved import Saved
 from modelmill.data.journal import Answerer
 from modelmill.errors import BlobBroken
 from modelmill.model.decoding import Values
@@ -71,8 +71,13 @@ class Split:
 
     @property
     def is_packed(self) -> bool:
-        """Whether all answers of both are given in this process."""
+        """Whether all answers of both are given in this process and at once."""
         return self.stable.is_packed and self.candidate.is_packed
+
+    @property
+    def answers_here(self) -> bool:
+        """Whether all answers of both are given in this process."""
+        return self.stable.answers_here and self.candidate.answers_here
 
     @property
     def opened(self) -> int:
@@ -96,9 +101,9 @@ class Split:
         """Return what answers for a segment where segments are shared, and why that is not its own model where it is not."""
         return self.side_at(segment).entry_for(segment, beyond)
 
-    def open_packed(self, entry: Entry) -> Packed:
-        """Return a packed entry, opened."""
-        return self.stable.open_packed(entry)
+    def open_here(self, entry: Entry) -> Saved:
+        """Return what answers for an entry in this process; raises `Cold` where it was not asked before."""
+        return self.stable.open_here(entry)
 
     def answerer(self, segment: Segment, entry: Entry, why: str) -> Answerer:
         """Return what answered, as the prediction log has it."""

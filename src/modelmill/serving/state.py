@@ -18,9 +18,12 @@ _COUNTS = struct.Struct("<3q")
 _COUNTS_AT = _SLOT.size * (MOST_WORKERS + 1)
 _CHILDREN = struct.Struct("<3q")
 _CHILDREN_AT = _COUNTS_AT + _COUNTS.size * (MOST_WORKERS + 1)
+"""Behind what earlier versions have: a node that takes over finds theirs where it was."""
 _REFUSED = struct.Struct(f"<{len(REASONS)}q")
 _REFUSED_AT = _CHILDREN_AT + _CHILDREN.size * (MOST_WORKERS + 1)
-SIZE = _REFUSED_AT + _REFUSED.size * (MOST_WORKERS + 1)
+_SHELF = struct.Struct("<6q")
+_SHELF_AT = _REFUSED_AT + _REFUSED.size * (MOST_WORKERS + 1)
+SIZE = _SHELF_AT + _SHELF.size * (MOST_WORKERS + 1)
 _RETIRED = MOST_WORKERS
 """The slot in which the counts of workers that have ended are added up: a counter never goes back."""
 
@@ -37,7 +40,7 @@ class WorkerState(NamedTuple):
     failed: int = 0
     models: int = 0
     opened: int = 0
-    """Packed models that were asked, and therefore opened."""
+    """Models that were asked, and are open in its process."""
     window_ms: int = 0
     """Over which time the recent latencies were counted."""
     recent: tuple[int, ...] = (0,) * CLASSES
@@ -78,6 +81,25 @@ class ChildCounts(NamedTuple):
     """Those that are not started now, after they have ended again and again."""
 
 
+class ShelfCounts(NamedTuple):
+    """What a worker holds of models that have to be opened, and what became of them; see `shelf`."""
+
+    opened: int = 0
+    used: int = 0
+    """Bytes, as they were measured of all together."""
+    limit: int = 0
+    """Bytes; 0 for none."""
+    loads: int = 0
+    waits: int = 0
+    """Requests that waited for a model that another was having opened."""
+    evictions: int = 0
+
+    def after(self, ended: ShelfCounts) -> ShelfCounts:
+        """Return these with what another has counted that holds nothing any more."""
+        counted = {name: getattr(self, name) + getattr(ended, name) for name in ("loads", "waits", "evictions")}
+        return self._replace(**counted)
+
+
 class NodeState:
     """The slots of all workers of a node, in memory that they share."""
 
@@ -108,6 +130,8 @@ class NodeState:
         self.write_children(slot, ChildCounts())
         self.write_refused(_RETIRED, _added(self._refused_at(_RETIRED), self._refused_at(slot)))
         self.write_refused(slot, {})
+        self.write_shelf(_RETIRED, self.shelf_at(_RETIRED).after(self.shelf_at(slot)))
+        self.write_shelf(slot, ShelfCounts())
 
     def write_children(self, slot: int, counts: ChildCounts) -> None:
         """Replace what one worker's children have come to."""
@@ -133,6 +157,19 @@ class NodeState:
     def _refused_at(self, slot: int) -> dict[str, int]:
         found = _REFUSED.unpack_from(self._memory, _REFUSED_AT + slot * _REFUSED.size)
         return dict(zip(REASONS, found, strict=True))
+
+    def write_shelf(self, slot: int, counts: ShelfCounts) -> None:
+        """Replace what one worker tells of the graphs that it holds."""
+        _SHELF.pack_into(self._memory, _SHELF_AT + slot * _SHELF.size, *counts)
+
+    def shelf_at(self, slot: int) -> ShelfCounts:
+        """Return what one slot's worker tells of its graphs."""
+        return ShelfCounts(*_SHELF.unpack_from(self._memory, _SHELF_AT + slot * _SHELF.size))
+
+    def shelves(self) -> ShelfCounts:
+        """Return what the workers hold together, and what became of graphs since the node began."""
+        living = [self.shelf_at(slot) for slot in self._slots()]
+        return ShelfCounts(*map(sum, zip(ShelfCounts(), *living, self.shelf_at(_RETIRED), strict=True)))
 
     def clear_log(self, slot: int) -> None:
         """Count anew in a slot."""

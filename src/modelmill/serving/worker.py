@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -31,10 +32,12 @@ from modelmill.serving.door import Door
 from modelmill.serving.history import Burden, History, Point
 from modelmill.serving.http import HttpProtocol
 from modelmill.serving.log import LogPlan, PredictionLog
+from modelmill.serving.memory import proportional, room_of, trim
 from modelmill.serving.meters import added, quantile
 from modelmill.serving.metrics import WORST, Facts, LogFacts, ModelFacts, exposition
 from modelmill.serving.plane import Plane
 from modelmill.serving.served import ServedModel
+from modelmill.serving.shelf import Shelf
 from modelmill.serving.state import ChildCounts, NodeState, WorkerState
 from modelmill.serving.upkeep import UPKEEP
 from modelmill.serving.waiting import refused
@@ -110,6 +113,7 @@ class Worker:
         self.log = PredictionLog(plan, self.state.log_cells(order.slot))
         door = Door(read_token(Path(token_file)) if token_file else b"", order.node["name"])
         self.plane = Plane(self, self.log, door)
+        self.shelf = Shelf(partial(room_of, order.node["memory"], order.node["workers"], order.parent))
         self._history = History(self.store / "run" / order.environment)
         self._compared = Compared(self.store / "run" / order.environment)
         self._marks: deque[_Mark] = deque(maxlen=_RECENT_S)
@@ -174,6 +178,7 @@ class Worker:
             told = trouble
             self._report()
             await self._keep_history()
+            await self.shelf.look()
             await self.log.flush()
             await asyncio.sleep(POLL_S)
 
@@ -196,7 +201,7 @@ class Worker:
             before = self.plane.applied
             if published is None or self._is_applied(published):
                 return
-            self.plane.applied = await apply(self.store, published, before)
+            self.plane.applied = await apply(self.store, published, before, self.shelf)
             self._retry_at = time.monotonic() + _RETRY_S
             if before is not None:
                 await self._close_replaced(before, self.plane.applied)
@@ -226,6 +231,7 @@ class Worker:
         """Write what this worker has applied and counted where all workers can read it."""
         applied, meters = self.plane.applied, self.plane.meters
         recent, window_s = self._recent()
+        held = self.shelf.counts()
         state = WorkerState(
             pid=os.getpid(),
             revision=applied.revision if applied else -1,
@@ -233,7 +239,7 @@ class Worker:
             refused=meters.refused,
             failed=meters.failed,
             models=len(applied.models) if applied else 0,
-            opened=sum(model.opened for model in applied.models.values()) if applied else 0,
+            opened=held.opened + (sum(model.opened for model in applied.models.values()) if applied else 0),
             window_ms=int(window_s * 1000),
             recent=recent,
             latencies=tuple(meters.latencies),
@@ -241,6 +247,7 @@ class Worker:
         self.state.write(self.order.slot, state)
         self.state.write_children(self.order.slot, ChildCounts(UPKEEP.ended, UPKEEP.over_memory, UPKEEP.quarantined))
         self.state.write_refused(self.order.slot, refused)
+        self.state.write_shelf(self.order.slot, held)
 
     def _recent(self) -> tuple[tuple[int, ...], float]:
         """Return the latencies of about the last minute, and how long that was; one mark is kept a second."""
@@ -294,6 +301,7 @@ class Worker:
             retired=self.state.retired(),
             log=self._log_facts(),
             refused=self.state.refused(),
+            shelves=self.state.shelves(),
             declared=self.order.node["workers"],
             models={name: ModelFacts(model.pointer.release, len(model.map)) for name, model in models},
             broken=len(applied.broken) if applied else 0,
@@ -327,6 +335,7 @@ class Worker:
             "predictions": self._log_facts()._asdict(),
             "children": self.state.children()._asdict(),
             "refused": self.state.refused(),
+            "graphs": self.state.shelves()._asdict(),
         }
 
     def _log_facts(self) -> LogFacts:
@@ -356,23 +365,22 @@ def _described(worker: WorkerState, *, memory: bool) -> dict[str, Any]:
 
 
 def _memory_mb(pid: int) -> float | None:
-    """Return a process's share of memory: what it shares with others is divided among them (PSS)."""
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
-            if line.startswith("Pss:"):
-                return round(int(line.split()[1]) / 1024, 1)
-    return None
+    found = proportional(pid)
+    return None if found is None else round(found / (1 << 20), 1)
 
 
 def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(1000 * seconds, 4)
 
 
-async def _close(replaced: Collection[ServedModel | Run]) -> None:
+async def _close(replaced: list[ServedModel | Run]) -> None:
+    """Close what was replaced, in a while, and give back its memory: releases refer to themselves in circles."""
     await asyncio.sleep(_GRACE_S)
-    for model in replaced:
+    while replaced:
         with suppress(ModelmillError):
-            await model.close()
+            await replaced.pop().close()
+    gc.collect()
+    await asyncio.to_thread(trim)
 
 
 def run_worker(order: WorkerOrder) -> None:

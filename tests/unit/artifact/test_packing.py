@@ -43,8 +43,9 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeRegressor
 
 from modelmill.artifact import packing
-from modelmill.artifact.packed import Packed, Programs, decode
+from modelmill.artifact.packed import Packed, decode
 from modelmill.artifact.packing import pack
+from modelmill.artifact.saved import Programs
 from modelmill.artifact.unpackable import Unpackable
 from modelmill.errors import BlobBroken
 

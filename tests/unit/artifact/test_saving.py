@@ -9,7 +9,8 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from modelmill.artifact.linear import Linear
-from modelmill.artifact.packed import Packed, Programs
+from modelmill.artifact.packed import Packed
+from modelmill.artifact.saved import Programs
 from modelmill.artifact.saving import PACKED, PICKLE, decode, encode
 from modelmill.artifact.tracing import Program, Reference, Step, open_program
 from modelmill.errors import BlobBroken, Unsaveable

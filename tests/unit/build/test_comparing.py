@@ -11,8 +11,8 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
 
-from modelmill.artifact.packed import Programs
 from modelmill.artifact.packing import pack
+from modelmill.artifact.saved import Programs
 from modelmill.artifact.saving import PACKED, PICKLE
 from modelmill.build.comparing import (
     FAILED,

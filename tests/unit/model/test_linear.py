@@ -10,8 +10,9 @@ import pytest
 from sklearn.linear_model import LinearRegression, Ridge
 
 import modelmill as mm
-from modelmill.artifact.packed import Programs, decode, encode_linear
+from modelmill.artifact.packed import decode, encode_linear
 from modelmill.artifact.packing import pack
+from modelmill.artifact.saved import Programs
 from modelmill.errors import DeclarationInvalid
 from modelmill.model.linear import LinearFit, fit_all
 

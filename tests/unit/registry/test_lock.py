@@ -21,6 +21,7 @@ from modelmill.registry.lock import (
     differences_here,
     imported_names,
     lock_differences,
+    needed_imports,
     read_lock,
 )
 from modelmill.registry.wheel import build_wheel
@@ -159,3 +160,10 @@ def test_a_machine_differs_only_in_what_may_change_a_number() -> None:
     assert [line.partition(" ")[0] for line in found] == ["features", "BLAS"]
     assert found[1] == f"BLAS kernel openblas of another / {here['BLAS kernel']}"
     assert found[0].startswith("features sse9 /")
+
+
+def test_what_writes_graphs_is_part_of_a_lock_where_scikit_learn_is_used(tmp_path: Path) -> None:
+    (tmp_path / "uses.py").write_text("from sklearn.linear_model import Ridge\n")
+    (tmp_path / "other.py").write_text("import numpy\n")
+    assert {"onnxruntime", "skl2onnx"} <= needed_imports([tmp_path / "uses.py"])
+    assert needed_imports([tmp_path / "other.py"]) == {"numpy"}

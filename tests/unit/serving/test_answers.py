@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 import modelmill as mm
 from modelmill.artifact.layout import Link
 from modelmill.artifact.linear import Linear
-from modelmill.artifact.packed import Classes, Packed
+from modelmill.artifact.packed import Packed
+from modelmill.artifact.saved import Classes
 from modelmill.errors import StoreUnavailable
 from modelmill.model.schema import schema_of
 from modelmill.names import format_target

@@ -14,7 +14,8 @@ import pytest
 import modelmill as mm
 from modelmill.artifact.layout import Link
 from modelmill.artifact.linear import Linear
-from modelmill.artifact.packed import Classes, Packed
+from modelmill.artifact.packed import Packed
+from modelmill.artifact.saved import Classes
 from modelmill.data.journal import read_journal
 from modelmill.model.schema import schema_of
 from modelmill.serving.calls import Call, Reply

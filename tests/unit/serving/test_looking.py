@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from modelmill.artifact.packed import Programs
 from modelmill.artifact.packing import pack
+from modelmill.artifact.saved import Programs
 from modelmill.model.columns import Column
 from modelmill.model.schema import SchemaSpec
 from modelmill.names import Digest, ModelName

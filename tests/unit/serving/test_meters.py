@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from modelmill.serving.history import KEPT_S, Burden, History
 from modelmill.serving.meters import BOUNDS, CLASSES, Meters, added, quantile
 from modelmill.serving.metrics import WORST, Facts, LogFacts, ModelFacts, exposition
-from modelmill.serving.state import WorkerState
+from modelmill.serving.state import ShelfCounts, WorkerState
 
 LATENCIES = st.lists(st.floats(1e-6, 20), min_size=1, max_size=200)
 
@@ -96,6 +96,7 @@ def facts(models: int, segments: int) -> Facts:
         retired=WorkerState(answered=5),
         log=LogFacts(40, 2, 1),
         refused={"busy": 3},
+        shelves=ShelfCounts(opened=3, used=7000, limit=9000, loads=5, waits=8, evictions=2),
         declared=3,
         models={f"model-{place}": ModelFacts(2, segments) for place in range(models)},
         broken=0,
@@ -110,6 +111,8 @@ def test_the_exposition_is_read_by_prometheus_own_parser() -> None:
     early = {sample.labels["reason"]: sample.value for sample in families["modelmill_refused_early"].samples}
     assert early == {"busy": 3}
     assert families["modelmill_workers_declared"].samples[0].value == 3
+    assert families["modelmill_graphs_open"].samples[0].value == 3
+    assert families["modelmill_graph_evictions"].samples[0].value == 2
     latencies = families["modelmill_request_seconds"].samples
     assert latencies[-2].value == 2 * CLASSES or latencies[-1].value == 2 * CLASSES
     assert families["modelmill_worst_failed"].samples[3].labels == {"model": "model-0", "segment": '3,"x'}

@@ -19,7 +19,8 @@ import pytest
 
 import modelmill as mm
 from modelmill.artifact.linear import Linear
-from modelmill.artifact.packed import Packed, Programs
+from modelmill.artifact.packed import Packed
+from modelmill.artifact.saved import Programs
 from modelmill.artifact.saving import PACKED
 from modelmill.artifact.tracing import Constant, Program, Reference, Step
 from modelmill.data.journal import Journal
@@ -44,7 +45,7 @@ from modelmill.serving.door import Door
 from modelmill.serving.log import LogPlan
 from modelmill.serving.meters import CLASSES
 from modelmill.serving.node import Node
-from modelmill.serving.packed import PackedRuntime
+from modelmill.serving.packed import PackedRuntime, answer_of
 from modelmill.serving.plane import Plane
 from modelmill.serving.state import NodeState, WorkerState, make_state
 from modelmill.store.blobs import FolderBlobs
@@ -116,27 +117,27 @@ def hours(*values: float) -> Batch:
 
 def test_a_packed_model_answers_from_its_pack(tmp_path: Path) -> None:
     runtime, entry = packed(tmp_path, 2.0)
-    assert runtime.answer(entry, hours(3, 4)).tolist() == [7, 9]
+    assert answer_of(runtime.open(entry), hours(3, 4)).tolist() == [7, 9]
 
 
 def test_what_the_users_functions_do_is_done_without_them(tmp_path: Path) -> None:
     squared = Program(("hour",), (Step("multiply", (Reference(0), Reference(0))),), 1).encode()
     clipped = Program(("answers",), (Step("clip", (Reference(0), Constant(0), Constant(20))),), 1).encode()
     runtime, entry = packed(tmp_path, 2.0, programs=Programs(squared, clipped))
-    assert runtime.answer(entry, hours(3, 4)).tolist() == [19, 20]
+    assert answer_of(runtime.open(entry), hours(3, 4)).tolist() == [19, 20]
 
 
 def test_a_row_at_which_a_program_raises_has_no_answer(tmp_path: Path) -> None:
     days = Program(("hour",), (Step("astype", (Reference(0), Constant("no type"))),), 1).encode()
     runtime, entry = packed(tmp_path, 2.0, programs=Programs(before=days))
     with pytest.raises(AnswerInvalid, match="TypeError"):
-        runtime.answer(entry, hours(3))
+        answer_of(runtime.open(entry), hours(3))
 
 
 def test_no_usable_answer_is_told(tmp_path: Path) -> None:
     runtime, entry = packed(tmp_path, float("inf"))
     with pytest.raises(AnswerInvalid):
-        runtime.answer(entry, hours(3))
+        answer_of(runtime.open(entry), hours(3))
 
 
 def test_what_stays_the_same_stays_open(tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_what_stays_the_same_stays_open(tmp_path: Path) -> None:
 def test_an_entry_with_another_digest_is_refused(tmp_path: Path) -> None:
     runtime, entry = packed(tmp_path, 2.0)
     with pytest.raises(BlobBroken):
-        runtime.answer(entry._replace(artifact=Digest("0" * 64)), hours(3))
+        runtime.open(entry._replace(artifact=Digest("0" * 64)))
 
 
 def test_workers_share_their_state() -> None:

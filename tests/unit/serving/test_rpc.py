@@ -19,7 +19,8 @@ import pytest
 import modelmill as mm
 from modelmill.artifact.layout import Link
 from modelmill.artifact.linear import Linear
-from modelmill.artifact.packed import Classes, Packed
+from modelmill.artifact.packed import Packed
+from modelmill.artifact.saved import Classes
 from modelmill.artifact.warming import warm
 from modelmill.errors import ExtraMissing, PortInUse
 from modelmill.model.schema import schema_of

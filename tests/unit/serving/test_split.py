@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from modelmill.artifact.packed import Programs
 from modelmill.artifact.packing import pack
+from modelmill.artifact.saved import Programs
 from modelmill.artifact.saving import PACKED
 from modelmill.errors import ReleasesDiffer
 from modelmill.model.columns import Column

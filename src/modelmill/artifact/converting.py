@@ -1,0 +1,182 @@
+"""Writing a fitted object as a graph of ONNX Runtime, where a converter knows it.
+
+Graphs are written in float64 wherever that can be, so that their answers are the object's own to the tenth digit; whoever
+uses them proves it. Optimised here, once: a node that opens thousands of them optimises nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelmill.artifact.graph import INPUT, OUTPUT, Graph, GraphHeader, encode, open_session
+from modelmill.artifact.saved import Classes, Floats, Programs
+
+_NEEDED = ("onnxruntime", "onnx", "skl2onnx")
+_MOST_BYTES = 64 << 20
+"""A graph that is larger is no small model: a process of its own is a better place for it."""
+MISSING = "ONNX Runtime and its converters are not installed: pip install 'modelmill[onnx]'"
+
+
+class Unconvertible(Exception):
+    """The model is not written as a graph; the message says why, and is the same for all models with that reason."""
+
+
+def convert(fitted: Any, x: Floats, classes: int, programs: Programs) -> tuple[Graph, bytes]:
+    """Return a fitted object as a graph, open, that should give its answers, and as bytes; whoever uses it proves it.
+
+    `x` are rows that it was asked, (rows, features); `classes` is 0 for a regression. Raises `Unconvertible`.
+    """
+    check_convertible(fitted)
+    if _takes_gaps(fitted, x):
+        raise Unconvertible("it takes missing values, which graphs refuse")
+    seen = _classes_of(fitted, classes)
+    import onnxruntime
+
+    header = GraphHeader(
+        features=x.shape[1],
+        classes=seen,
+        programs=programs,
+        single=False,
+        made_by=f"onnxruntime {onnxruntime.__version__}",
+    )
+    with _quiet():
+        ort = optimise(_graph_of(fitted, x.shape[1], is_classifier=seen is not None))
+    if len(ort) > _MOST_BYTES:
+        raise Unconvertible(f"a graph of more than {_MOST_BYTES >> 20} MB")
+    graph = Graph(header)
+    graph.session = open_session(header, ort)
+    return graph, encode(header, ort)
+
+
+def check_convertible(fitted: Any) -> None:
+    """Raise `Unconvertible` where no converter knows the object, or the converters are not installed.
+
+    Of an object that no converter knows there is nothing to say: the message is empty.
+    """
+    if not type(fitted).__module__.startswith("sklearn."):
+        raise Unconvertible("")
+    if any(find_spec(name) is None for name in _NEEDED):
+        raise Unconvertible(MISSING)
+
+
+def _takes_gaps(fitted: Any, x: Floats) -> bool:
+    """Return whether the object answers a row with one feature missing. It is asked: of its steps a pipeline says nothing."""
+    for place in range(x.shape[1]):
+        row = x[:1].copy()
+        row[0, place] = np.nan
+        with suppress(Exception):  # it refuses the row, by whatever error
+            fitted.predict(row)
+            return True
+    return False
+
+
+def _classes_of(fitted: Any, count: int) -> Classes | None:
+    if not count:
+        if hasattr(fitted, "classes_"):
+            raise Unconvertible("it is a classifier for a target that is a number")
+        return None
+    if not hasattr(fitted, "predict_proba"):
+        raise Unconvertible("it gives no probabilities")
+    seen = np.asarray(fitted.classes_)
+    if seen.dtype.kind not in "iu" or not ((seen >= 0) & (seen < count)).all():
+        raise Unconvertible("its classes are no codes of the target's")
+    return Classes(count, tuple(int(code) for code in seen))
+
+
+def _graph_of(fitted: Any, features: int, *, is_classifier: bool) -> bytes:
+    """Return the graph that scikit-learn's converter writes, with one input and one output."""
+    from skl2onnx import to_onnx
+    from skl2onnx.common.data_types import DoubleTensorType
+
+    try:
+        proto = to_onnx(
+            fitted,
+            name="model",
+            initial_types=[(INPUT, DoubleTensorType([None, features]))],
+            options={"zipmap": False} if is_classifier else None,
+        )
+    except Exception as error:
+        raise Unconvertible(f"its converter failed: {_told(error)}") from error
+    (output,) = (one for one in proto.graph.output if not is_classifier or one.name == "probabilities")
+    for node in proto.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [OUTPUT if name == output.name else name for name in names]
+    output.name = OUTPUT
+    del proto.graph.output[:]
+    proto.graph.output.append(output)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+def optimise(proto: bytes) -> bytes:
+    """Return an ONNX graph as ONNX Runtime would optimise it, in its own format; raises `Unconvertible`."""
+    import onnxruntime as runtime
+
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    # Not all: what is done beyond is for this machine's processor, and the graph may be opened on another.
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.ort"
+        options.optimized_model_filepath = str(path)
+        try:
+            runtime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise Unconvertible(f"ONNX Runtime does not take its graph: {_told(error)}") from error
+        return path.read_bytes()
+
+
+def _told(error: Exception) -> str:
+    """Return an error without what differs from model to model: reasons are counted."""
+    text = str(error).partition("\n")[0]
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)
+    kind = text.partition("(node:")[0].partition(" node with name")[0].partition("in node (")[0]
+    return f"{type(error).__name__}: {kind}"[:120].rstrip()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the converters' remarks out of the build's output."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def arrays_of(ort: bytes | memoryview) -> dict[str, Any]:
+    """Return the numbers of a graph by their names: its bytes hold the same ones in an order that differs from run to run."""
+    import onnx
+    import onnxruntime as runtime
+
+    options = runtime.SessionOptions()
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.load_model_format", "ORT")
+    options.add_session_config_entry("session.save_model_format", "ONNX")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        options.optimized_model_filepath = str(path)
+        runtime.InferenceSession(bytes(ort), options, providers=["CPUExecutionProvider"])
+        graph = onnx.load(path).graph
+    found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for place, node in enumerate(graph.node):  # not by their names, of which some count what was converted before
+        values = {part.name: onnx.helper.get_attribute_value(part) for part in node.attribute}
+        kept = {name: value for name, value in values.items() if isinstance(value, int | float | list | tuple)}
+        found |= {f"{place}.{node.op_type}.{name}": np.asarray(value) for name, value in kept.items()}
+    return found
