@@ -105,7 +105,11 @@ def split(content: bytes | memoryview) -> tuple[GraphHeader, memoryview]:
             raise BlobBroken("these bytes are no graph", expected=f"format {_FORMAT}", got=f"{magic!r} {version}")
         end = _HEAD.size + length
         header, ort = _read_header(bytes(view[_HEAD.size : end])), view[end:]
-    except (struct.error, msgspec.MsgspecError) as error:
+    except (
+        struct.error,
+        msgspec.MsgspecError,
+        UnicodeDecodeError,
+    ) as error:  # a text that is none is not among its own
         raise BlobBroken("these bytes are no graph", got=str(error)[:120]) from error
     if ort[4:8] != _ORT:
         raise BlobBroken("a graph's bytes are not in ONNX Runtime's format", got=f"{bytes(ort[:8])!r}")

@@ -119,7 +119,7 @@ def open_program(content: bytes) -> Program:
         program = msgspec.msgpack.decode(content, type=Program)
         for step in program.steps:
             _operation(step.operation)
-    except (msgspec.DecodeError, Untraceable) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, Untraceable) as error:
         raise BlobBroken(f"these bytes are no program: {error}") from error
     return program
 

@@ -86,6 +86,7 @@ def _hostile(folder: Path) -> Iterator[tuple[str, bytes]]:
     yield from ((f"cut-{share}", encode(header, whole[: len(whole) * share // 16])) for share in range(16))
     yield "header-huge", good[:8] + b"\xff\xff\xff\x7f" + good[12:]
     yield "header-nested", good[:8] + (1 << 16).to_bytes(4, "little") + b"\x91" * (1 << 16)
+    yield "header-no-text", good.replace(header.made_by.encode(), b"\xff" * len(header.made_by.encode()), 1)
     yield "root-beyond", encode(header, b"\xff\xff\xff\x7f" + whole[4:])
     yield "root-itself", encode(header, bytes(4) + whole[4:])
     yield "pickle", b"\x80\x05cposix\nsystem\n(S'touch here'\ntR."
