@@ -6,6 +6,7 @@ a person has said that it may be.
 
 from __future__ import annotations
 
+import resource
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -17,6 +18,8 @@ import msgspec
 PICKLE, JOBLIB, SKOPS = "pickle", "joblib", "skops"
 LIGHTGBM, XGBOOST, FUNCTION = "lightgbm", "xgboost", "function"
 _ASKED_ROWS = 200
+_MOST_MEMORY = 4 << 30
+"""A file may say that it holds more than there is: its reader ends then, and nobody else."""
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,11 +58,20 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 def main() -> None:
     """Open, look, ask, and write what was found to the second file named on the command line."""
     question = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Question)
+    _limit()
     try:
         found = look(question)
     except Exception as error:  # noqa: BLE001 - whatever its maker's code raises is the answer
         found = Found(broken=f"{type(error).__name__}: {error}"[:500])
     Path(sys.argv[2]).write_bytes(msgspec.json.encode(found))
+
+
+def _limit() -> None:
+    """Bound what the file may take, and leave no core behind: it would hold the sample."""
+    for kind, most in ((resource.RLIMIT_DATA, _MOST_MEMORY), (resource.RLIMIT_CORE, 0)):
+        _, hard = resource.getrlimit(kind)
+        bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (bound, bound))
 
 
 def look(question: Question) -> Found:
