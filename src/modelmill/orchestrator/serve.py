@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -69,8 +70,7 @@ def serve(settings: Settings, request: ServeRequest, progress: Progress = no_pro
         next="modelmill status" if request.detach or request.restart else "",
     )
     if not outcome.detached:
-        progress("up", {"outcome": outcome})
-        watch(folder, node, own=True)
+        watch(folder, node, own=True, begin=partial(progress, "up", {"outcome": outcome}))
     return outcome
 
 
@@ -215,8 +215,11 @@ def beside_declared(folder: Path, facts: NodeFacts, revisions: Iterable[int]) ->
     return msgspec.structs.replace(facts, declared=declared, declared_at=at, behind_s=behind_s)
 
 
-def watch(folder: Path, node: NodeInfo, *, own: bool) -> None:
-    """Stay until the node ends, or until a signal ends us: then the node that we started ends first."""
+def watch(folder: Path, node: NodeInfo, *, own: bool, begin: Callable[[], None]) -> None:
+    """Stay until the node ends, or until a signal ends us: then the node that we started ends first.
+
+    `begin` says that we are here, once a signal would be heard: whoever reads it may send one at once.
+    """
     signalled: list[int] = []
 
     def hear(number: int, _frame: FrameType | None) -> None:
@@ -224,6 +227,7 @@ def watch(folder: Path, node: NodeInfo, *, own: bool) -> None:
 
     before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        begin()
         while not signalled and find_node(folder, node.environment) is not None:
             time.sleep(_WATCH_S)
     finally:

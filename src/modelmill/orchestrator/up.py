@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -63,8 +64,8 @@ def up(settings: Settings, request: UpRequest, progress: Progress = no_progress)
             next="modelmill status" if request.detach else "Ctrl-C stops it",
         )
         if not request.detach:
-            progress("up", {"outcome": outcome})
-            watch(store.folder, node, own=running is None)
+            begin = partial(progress, "up", {"outcome": outcome})
+            watch(store.folder, node, own=running is None, begin=begin)
     return outcome
 
 
