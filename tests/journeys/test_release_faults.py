@@ -122,7 +122,7 @@ def test_a_tampered_pack_is_refused(place: faults.Place) -> None:
 def test_a_map_that_another_key_signed_or_another_runtime_needs_is_refused(place: faults.Place, tmp_path: Path) -> None:
     digest, fleet = map_of(place, 2)
     stranger = SigningKey.create(tmp_path)
-    unknown = FleetMap.build(fleet.header, [entry._replace(runtime="onnx") for entry in fleet])
+    unknown = FleetMap.build(fleet.header, [entry._replace(runtime="abacus") for entry in fleet])
     with open_store(place.settings, create=False) as store:
         run = get_run(store.database, faults.MODEL, 2)
         mine = sign(store.key, fleet)
