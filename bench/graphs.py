@@ -38,7 +38,7 @@ from modelmill.names import ModelName, digest_of
 from modelmill.registry.fleet import Entry, FleetMap, Header, sign
 from modelmill.release.pointers import Pointer, Published, publish
 from modelmill.serving.control import NodeInfo, describe_node, start_node, stop_node, wait_until_applied
-from modelmill.serving.memory import proportional
+from modelmill.serving.memory import share_of
 from modelmill.settings import parse_memory
 from modelmill.store.blobs import blobs_of, pointers_of
 from modelmill.store.packs import PackWriter
@@ -121,7 +121,7 @@ def name(number: int) -> str:
 def memory_mb(info: NodeInfo) -> float:
     """Return the proportional set size of the parent and all its workers."""
     pids = [info.pid, *(worker["pid"] for worker in (describe_node(info) or {})["workers"])]
-    return sum(proportional(pid) or 0 for pid in pids) / (1 << 20)
+    return sum(share_of(pid) for pid in pids) / (1 << 20)
 
 
 def graphs_of(info: NodeInfo) -> dict[str, int]:

@@ -324,6 +324,8 @@ def _check_type(name: str, value: Any, declared: str, path: Path) -> None:
             f"setting `{name}` has the wrong type", where=str(path), expected=declared, got=f"{value!r}"
         )
     _check_choice(name, value, path)
+    if name == "serve.memory" and value:
+        _check_memory(name, str(value), path)
     least = _LEAST.get(name, 0)
     if isinstance(value, int | float) and value < least:
         raise SettingInvalid(
@@ -334,6 +336,15 @@ def _check_type(name: str, value: Any, declared: str, path: Path) -> None:
         raise SettingInvalid(
             f"setting `{name}` is too large", where=str(path), expected=f"at most {most}", got=f"{value!r}"
         )
+
+
+def _check_memory(name: str, value: str, path: Path) -> None:
+    try:
+        parse_memory(value)
+    except SettingInvalid as error:
+        raise SettingInvalid(
+            f"setting `{name}`: {error.what}", where=str(path), expected=error.parts["expected"]
+        ) from None
 
 
 def _check_choice(name: str, value: Any, path: Path) -> None:

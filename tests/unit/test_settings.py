@@ -127,3 +127,10 @@ def test_memory_is_read_with_its_unit() -> None:
     for wrong in ("", "much", "1 TiBs", "-1GiB", "100MiB", "5"):
         with pytest.raises(SettingInvalid, match="memory|too little"):
             parse_memory(wrong)
+
+
+@pytest.mark.parametrize("memory", ["lots", "1MiB"])
+def test_an_amount_of_memory_that_is_none_is_told_with_its_place(tmp_path: Path, memory: str) -> None:
+    with pytest.raises(SettingInvalid, match=r"`serve\.memory`.*" + memory) as caught:
+        load_settings(write(tmp_path, f'[serve]\nmemory = "{memory}"\n'), {})
+    assert caught.value.parts["where"].endswith("modelmill.toml")

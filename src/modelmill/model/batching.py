@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
+import math
 
 import msgspec
 
 from modelmill.errors import DeclarationInvalid
+from modelmill.model.conditions import parse_duration
 
-_WAIT = re.compile(r"(\d+(?:\.\d+)?)(ms|s)")
-_SECONDS = {"ms": 0.001, "s": 1.0}
 _MOST_ROWS = 4096
 _LONGEST_S = 1.0
 
@@ -37,8 +36,10 @@ def read_batching(batch: int | None, wait: str, where: str) -> Batching | None:
         raise DeclarationInvalid(
             f"`batch` is {batch!r}", where=where, expected=f"a number of rows from 1 to {_MOST_ROWS:,}"
         )
-    found = _WAIT.fullmatch(wait or "0ms")
-    seconds = float(found[1]) * _SECONDS[found[2]] if found else -1.0
-    if not 0 <= seconds <= _LONGEST_S:
+    try:
+        seconds = parse_duration(wait).total_seconds() if wait else 0.0
+    except DeclarationInvalid:  # it is told with its place
+        seconds = math.inf
+    if seconds > _LONGEST_S:
         raise DeclarationInvalid(f"`wait` is {wait!r}", where=where, expected='like "5ms", at most "1s"')
     return Batching(batch, seconds)

@@ -18,6 +18,7 @@ from typing import Any
 from modelmill.outcomes import InfraOutcome, ProcessFacts, Progress, no_progress
 from modelmill.requests import InfraRequest
 from modelmill.serving.control import NodeInfo, describe_node, find_node
+from modelmill.serving.memory import megabytes, taken_by
 from modelmill.serving.processes import (
     Held,
     Process,
@@ -25,7 +26,6 @@ from modelmill.serving.processes import (
     held_by,
     list_processes,
     listening,
-    memory_mb,
 )
 from modelmill.settings import Settings
 
@@ -104,7 +104,7 @@ class _Machine:
     def facts(self, one: Process) -> ProcessFacts:
         """Return what is shown of one of the project's processes."""
         held = self.held(one.pid)
-        shown, memory = held or _NOTHING, memory_mb(one.pid)
+        shown, memory = held or _NOTHING, taken_by(one.pid)
         node = self._node_of(one)
         workers = {worker["pid"]: worker for worker in self.told.get(node or 0, {}).get("workers", [])}
         models = self.told.get(one.pid, {}).get("models", {})
@@ -122,8 +122,8 @@ class _Machine:
             maps=tuple(self._of_store(shown.maps)),
             revision=workers.get(one.pid, {}).get("revision"),
             releases={name: model["release"] for name, model in models.items()},
-            resident_mb=memory[0] if memory else None,
-            proportional_mb=memory[1] if memory else None,
+            resident_mb=megabytes(memory.resident) if memory else None,
+            proportional_mb=megabytes(memory.share) if memory else None,
             hidden=held is None,
         )
 

@@ -45,14 +45,14 @@ def serve(settings: Settings, request: ServeRequest, progress: Progress = no_pro
     """
     began = time.monotonic()
     folder, environment = settings.store_folder, request.environment
-    settings.environment(environment)
+    memory = parse_memory(request.memory) if request.memory else settings.serving(environment).memory_bytes
     published = _published(folder, environment)
     running = find_node(folder, environment)
     prepare_published(folder, published, progress)
     if request.restart:
         node, restarted = _restart(running, progress)
     else:
-        node, restarted = _start(settings, request, running), 0
+        node, restarted = _start(settings, request, running, memory), 0
     laggards = wait_until_applied(node, published.revision)
     if laggards:
         raise NodesLagging(
@@ -89,7 +89,7 @@ def _restart(running: NodeInfo | None, progress: Progress) -> tuple[NodeInfo, in
     return running, restart_node(running)
 
 
-def _start(settings: Settings, request: ServeRequest, running: NodeInfo | None) -> NodeInfo:
+def _start(settings: Settings, request: ServeRequest, running: NodeInfo | None, memory: int) -> NodeInfo:
     if running is not None:
         raise StoreLocked(
             f"this project is served already, on port {running.port} by pid {running.pid}",
@@ -112,7 +112,7 @@ def _start(settings: Settings, request: ServeRequest, running: NodeInfo | None) 
         watch=watch_plan(settings, request.environment),
         grpc_port=declared.grpc_port,
         child_memory_mb=declared.child_memory_mb,
-        memory=parse_memory(request.memory) if request.memory else declared.memory_bytes,
+        memory=memory,
     )
 
 

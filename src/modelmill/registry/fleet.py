@@ -225,10 +225,9 @@ class FleetMap:
         """Return the segments as text, sorted."""
         return self._columns.keys
 
-    def codes(self, form: str = "") -> set[Digest]:
-        """Return the code archives of all entries, or of those in one format."""
-        kinds = [kind for kind in self._columns.kinds if form in ("", kind[0])]
-        return {Digest(code) if code else self.header.code for *_, code in kinds}
+    def codes(self) -> set[Digest]:
+        """Return the code archives of all entries."""
+        return {Digest(code) if code else self.header.code for *_, code in self._columns.kinds}
 
     def formats(self) -> set[str]:
         """Return the formats of all entries."""

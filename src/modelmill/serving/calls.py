@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from modelmill.errors import BodyTooLarge, BodyUnreadable, ModelmillError, NodeNotReady, PlatformError
+from modelmill.errors import BodyTooLarge, BodyUnreadable, ModelmillError, NodeNotReady, PlatformError, TooMuchHeld
 from modelmill.serving import protocol
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -120,6 +120,13 @@ def timeout_of(given: bytes) -> float:
 def too_large(got: str = "") -> BodyTooLarge:
     """Return the refusal of a body that is too large."""
     return BodyTooLarge(f"a request has at most {MOST_BYTES >> 20} MiB", got=got)
+
+
+def too_much_held(held: int, length: int) -> TooMuchHeld | None:
+    """Return the refusal of a body of which so much has come, where bodies of so many bytes are held; None where it may."""
+    if held <= MOST_HELD_BYTES or length <= LARGE_BYTES:
+        return None
+    return TooMuchHeld("too many large requests are arriving at once", next="try again")
 
 
 def plain_target(target: str) -> str:

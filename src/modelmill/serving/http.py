@@ -19,19 +19,18 @@ from typing import Any, NamedTuple
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from modelmill.errors import BodyUnreadable, ModelmillError, TooMuchHeld
+from modelmill.errors import BodyUnreadable, ModelmillError
 from modelmill.serving.calls import (
     CHANGING,
     JSON,
-    LARGE_BYTES,
     MOST_BYTES,
-    MOST_HELD_BYTES,
     REQUEST_ID,
     TIMEOUTS,
     Call,
     Pairs,
     Reply,
     timeout_of,
+    too_much_held,
     usable_id,
 )
 from modelmill.serving.plane import Plane
@@ -52,7 +51,6 @@ _TRACING = frozenset(
 """Headers that differ from request to request: there is no use in knowing a head that has one."""
 _WATCHED = CHANGING | _TRACING | TIMEOUTS | {b"expect", REQUEST_ID}
 _MOST_HEADER_BYTES = 64 << 10
-_MOST_HELD_BYTES, _LARGE_BYTES = MOST_HELD_BYTES, LARGE_BYTES
 
 
 class Head(NamedTuple):
@@ -198,7 +196,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Collect a piece of the body."""
         self._held += len(body)
         self._plane.held += len(body)
-        if self._plane.held > _MOST_HELD_BYTES and self._held > _LARGE_BYTES:
+        if too_much_held(self._plane.held, self._held) is not None:
             raise _TooMuchHeld
         if self._collected is None:
             super().on_body(body)
@@ -345,8 +343,9 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _wrong(self, msg: str) -> tuple[int, ModelmillError]:
-        if self._plane.held > _MOST_HELD_BYTES and self._held > _LARGE_BYTES:
-            return 503, TooMuchHeld("too many large requests are arriving at once", next="try again")
+        full = too_much_held(self._plane.held, self._held)
+        if full is not None:
+            return full.status, full
         if len(self.headers or ()) > MOST_HEADERS or self._size > _MOST_HEADER_BYTES:
             return 431, BodyUnreadable("the request has too many headers", got=msg)
         return 400, BodyUnreadable("this is not a valid HTTP request", got=msg)

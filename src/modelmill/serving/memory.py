@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -22,13 +22,32 @@ def anonymous() -> int:
     return (int(resident) - int(shared)) * _PAGE
 
 
-def proportional(pid: int) -> int | None:
-    """Return a process's share of memory: what it shares with others is divided among them (PSS). It takes a while."""
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
+class Taken(NamedTuple):
+    """What a process takes."""
+
+    resident: int
+    share: int
+    """Of what several have, its part: it is divided among them (PSS)."""
+
+
+def taken_by(pid: int) -> Taken | None:
+    """Return what a process takes, None where that cannot be seen. It takes a while."""
+    with suppress(OSError, ValueError, KeyError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
+        kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+        return Taken(kilobytes["Rss"] * 1024, kilobytes["Pss"] * 1024)
     return None
+
+
+def megabytes(count: int) -> float:
+    """Return bytes as they are shown."""
+    return round(count / (1 << 20), 1)
+
+
+def share_of(pid: int) -> int:
+    """Return a process's share of memory (PSS), 0 where it cannot be seen."""
+    taken = taken_by(pid)
+    return taken.share if taken else 0
 
 
 def of_machine() -> int:
@@ -46,7 +65,7 @@ def room_of(memory: int, workers: int, parent: int) -> int:
     A little is left however small that is: a node that can open no model answers nothing.
     """
     share = (memory or of_machine() // 2) // workers
-    held = (proportional(os.getpid()) or 0) + (proportional(parent) or 0) // workers
+    held = share_of(os.getpid()) + share_of(parent) // workers
     return max(share - held, _LEAST_ROOM)
 
 

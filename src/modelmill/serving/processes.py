@@ -18,7 +18,6 @@ from modelmill.store.files import started_at
 
 _PROC = Path("/proc")
 _LISTEN_STATE = "0A"
-_MEGABYTE_KB = 1024
 _IPV4_WITHIN = "0000000000000000FFFF0000"
 """How an older address begins where the system keeps it as one of the newer kind, as for gRPC."""
 _REMOVED = " (deleted)"
@@ -89,15 +88,6 @@ def listening() -> dict[str, str]:
                 if fields[3] == _LISTEN_STATE:
                     found[fields[9]] = _address(fields[1])
     return found
-
-
-def memory_mb(pid: int) -> tuple[float, float] | None:
-    """Return how much memory a process has, and its share of it, where what several have is divided among them (PSS)."""
-    with suppress(OSError, ValueError):
-        lines = (_PROC / str(pid) / "smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
-        kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-        return tuple(round(kilobytes[name] / _MEGABYTE_KB, 1) for name in ("Rss", "Pss"))  # type: ignore[return-value]  # two
-    return None
 
 
 def descendants(processes: Mapping[int, Process], roots: set[int]) -> set[int]:

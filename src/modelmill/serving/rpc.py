@@ -14,15 +14,14 @@ import grpc
 import msgspec
 from google.protobuf.message import DecodeError
 
-from modelmill.errors import BodyUnreadable, TooMuchHeld
+from modelmill.errors import BodyUnreadable
 from modelmill.serving.calls import (
-    LARGE_BYTES,
     MOST_BYTES,
-    MOST_HELD_BYTES,
     REQUEST_ID,
     Call,
     Reply,
     refusal,
+    too_much_held,
     usable_id,
 )
 from modelmill.serving.messages import MESSAGES, SERVICE
@@ -160,9 +159,9 @@ def _handler(plane: Plane, calls: Calls, name: str, method: Method) -> Any:
     read = MESSAGES[f"{name}Request"].FromString
 
     async def answer(content: bytes, context: Any) -> bytes:
-        if plane.held + len(content) > MOST_HELD_BYTES and len(content) > LARGE_BYTES:
-            held = TooMuchHeld("too many large requests are arriving at once", next="try again")
-            await _abort(context, refusal(held))
+        full = too_much_held(plane.held + len(content), len(content))
+        if full is not None:
+            await _abort(context, refusal(full))
         plane.held += len(content)
         try:
             return await answer_held(content, context)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from modelmill.errors import ModelQuarantined
+from modelmill.settings import ServeSettings
 
-MEMORY_MB = 2048
+MEMORY_MB = ServeSettings().child_memory_mb
 _SHORT_S = 60.0
 """A life that ends earlier after its start is one of a loop."""
 _MOST_SHORT = 3

@@ -32,7 +32,7 @@ from modelmill.serving.door import Door
 from modelmill.serving.history import Burden, History, Point
 from modelmill.serving.http import HttpProtocol
 from modelmill.serving.log import LogPlan, PredictionLog
-from modelmill.serving.memory import proportional, room_of, trim
+from modelmill.serving.memory import megabytes, room_of, taken_by, trim
 from modelmill.serving.meters import added, quantile
 from modelmill.serving.metrics import WORST, Facts, LogFacts, ModelFacts, exposition
 from modelmill.serving.plane import Plane
@@ -365,8 +365,8 @@ def _described(worker: WorkerState, *, memory: bool) -> dict[str, Any]:
 
 
 def _memory_mb(pid: int) -> float | None:
-    found = proportional(pid)
-    return None if found is None else round(found / (1 << 20), 1)
+    taken = taken_by(pid)
+    return None if taken is None else megabytes(taken.share)
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -25,7 +25,7 @@ from modelmill.artifact.linear import Linear
 from modelmill.artifact.packed import Packed
 from modelmill.artifact.warming import warm
 from modelmill.model.schema import schema_of
-from modelmill.serving import http
+from modelmill.serving import calls, http
 from modelmill.serving.app import App
 from modelmill.serving.http import MOST_HEADERS, HttpProtocol
 from modelmill.serving.plane import Plane
@@ -282,8 +282,8 @@ def test_a_body_that_grows_too_large_is_refused(server: Server, monkeypatch: pyt
 def test_large_bodies_that_do_not_all_fit_are_refused(
     server: Server, monkeypatch: pytest.MonkeyPatch, hot: bool
 ) -> None:
-    monkeypatch.setattr(http, "_MOST_HELD_BYTES", 1 << 20)
-    monkeypatch.setattr(http, "_LARGE_BYTES", 1 << 18)
+    monkeypatch.setattr(calls, "MOST_HELD_BYTES", 1 << 20)
+    monkeypatch.setattr(calls, "LARGE_BYTES", 1 << 18)
     head = b"POST /fleet HTTP/1.1\r\nhost: node\r\ncontent-length: 700000\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.ports[hot])) as first:
         first.sendall(head + b" " * 600_000)

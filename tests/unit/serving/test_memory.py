@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from modelmill.serving.memory import anonymous, of_machine, proportional, room_of, share_arenas, trim
+from modelmill.serving.memory import anonymous, of_machine, room_of, share_arenas, share_of, taken_by, trim
 
 MB = 1 << 20
 
@@ -22,12 +22,12 @@ def test_what_a_process_allocates_is_seen_and_given_back() -> None:
 
 
 def test_a_share_of_memory_is_no_more_than_the_machine_has() -> None:
-    assert MB < (proportional(os.getpid()) or 0) < of_machine()
-    assert proportional(2**31 - 1) is None
+    assert MB < share_of(os.getpid()) < of_machine()
+    assert (taken_by(2**31 - 1), share_of(2**31 - 1)) == (None, 0)
 
 
 def test_the_room_of_a_worker_is_its_share_less_what_is_held() -> None:
-    own = proportional(os.getpid()) or 0
+    own = share_of(os.getpid())
     room = room_of(8 << 30, 2, 2**31 - 1)
     assert abs(room - ((4 << 30) - own)) < 20 * MB
     assert room_of(MB, 1, 2**31 - 1) == 16 * MB

@@ -9,7 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from modelmill.serving.processes import descendants, find_process, held_by, list_processes, listening, memory_mb
+from modelmill.serving.memory import taken_by
+from modelmill.serving.processes import descendants, find_process, held_by, list_processes, listening
 
 
 def test_this_very_process_is_found(tmp_path: Path) -> None:
@@ -24,9 +25,9 @@ def test_this_very_process_is_found(tmp_path: Path) -> None:
     assert abs(found.since.timestamp() - time.time()) < 24 * 3600
     assert str(file) in held.files
     assert f"127.0.0.1:{port}" in mine
-    memory = memory_mb(os.getpid())
+    memory = taken_by(os.getpid())
     assert memory is not None
-    assert 0 < memory[1] <= memory[0]
+    assert 0 < memory.share <= memory.resident
 
 
 def test_an_older_address_within_a_newer_one_is_written_as_the_older() -> None:
@@ -49,4 +50,4 @@ def test_a_process_that_has_ended_is_none() -> None:
         assert child.pid in descendants(processes, {os.getpid()})
         child.communicate(b"\n")
     assert find_process(child.pid) is None
-    assert (held_by(child.pid), memory_mb(child.pid)) == (None, None)
+    assert (held_by(child.pid), taken_by(child.pid)) == (None, None)
