@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 from tests.postgresql import postgresql  # noqa: F401 - a fixture
 
-PATIENCE_S = 120
+PATIENCE_S = 300
+"""A command that hangs is ended; one that is slow beside other tests is not."""
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
