@@ -47,6 +47,8 @@ class Call(NamedTuple):
     """The id that the caller gave it."""
     until: float = 0.0
     """When the caller waits no more, as `waiting` has it; 0 where it did not say."""
+    is_let_in: bool = False
+    """Whether one with the same head was let in before: of its headers there are only those that say how the body is read."""
 
     def header(self, name: bytes) -> bytes | None:
         """Return a header, None where there is none."""

@@ -1,10 +1,11 @@
 """Uvicorn's HTTP protocol with a hot path: a POST that this process can answer is answered where its last byte is parsed.
 
 An ASGI application costs a scope, a task, two queues and four awaits for each request, three times what a small model
-takes. Here the parser's callbacks collect a request in three attributes, and one `transport.write` answers it. What the
-hot path does not take - other methods, `Expect`, upgrades, models that run in another process, a client that does not
-read - is replayed into uvicorn's own callbacks, as if it had gone there from the beginning. Uvicorn goes on to own
-connections, workers' signals, TLS and shutdown.
+takes. Here the parser's callbacks collect a request in three attributes, and one `transport.write` answers it: at once, or
+when the plane has awaited a model that runs in another process. What the hot path does not take - other methods, `Expect`,
+upgrades, a client that does not read, a request that comes before the one ahead of it is answered - is replayed into
+uvicorn's own callbacks, as if it had gone there from the beginning. Uvicorn goes on to own connections, workers' signals,
+TLS and shutdown.
 
 It relies on names of `HttpToolsProtocol` that are not documented; tests/unit/serving/test_http.py holds them down.
 """
@@ -63,9 +64,22 @@ class Head(NamedTuple):
     """Of the body."""
     waits_s: float
     """How long its caller waits; 0 where it does not say."""
+    headers: Pairs
+    """What of it says how the body is read."""
 
 
 Heads = dict[bytes, Head]
+
+
+class _Owed:
+    """An answer that is awaited, in the place of uvicorn's own: until it is complete, what follows stands behind it."""
+
+    __slots__ = ("disconnected", "keep_alive", "response_complete")
+    message_event = asyncio.Event()
+    """Uvicorn sets it where a client has gone; nobody waits for it, since the request has come as a whole."""
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        self.keep_alive, self.response_complete, self.disconnected = keep_alive, False, False
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -216,19 +230,14 @@ class HttpProtocol(HttpToolsProtocol):
             return
         body = self._collected[0] if len(self._collected) == 1 else b"".join(self._collected)
         path = self._path
-        reply = self._refused
-        if reply is None:
-            call = Call("POST", path, self.headers, body, request=self._request, until=self._until)
-            reply = self._plane.now(call, is_plain=self._is_plain)
-        if reply is None:
-            self._hand_over()
-            super().on_message_complete()
-            return
         self._collected = None
         keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
-        if reply.status < 400:  # what was refused may have been so for its head
-            self._taken.append(Head(path, self._is_plain, keep_alive, len(body), self._waits_s))
-        self._send(reply.status, reply.headers, reply.body, reply.request, keep_alive=keep_alive)
+        call = Call("POST", path, self.headers, body, request=self._request, until=self._until)
+        reply = self._refused or self._plane.now(call, is_plain=self._is_plain)
+        if reply is None or reply.status < 400:  # what was refused may have been so for its head
+            headers = tuple(pair for pair in self.headers if pair[0] == b"content-type")
+            self._taken.append(Head(path, self._is_plain, keep_alive, len(body), self._waits_s, headers))
+        self._answer(call, reply, keep_alive=keep_alive)
 
     @property
     def _path(self) -> bytes:
@@ -251,6 +260,26 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         for piece in collected or ():
             super().on_body(piece)
+
+    def _answer(self, call: Call, reply: Reply | None, *, keep_alive: bool) -> None:
+        """Send a reply, or await it."""
+        if reply is not None:
+            self._send(reply.status, reply.headers, reply.body, reply.request, keep_alive=keep_alive)
+            return
+        self.cycle = owed = _Owed(keep_alive=keep_alive)  # type: ignore[assignment]  # what uvicorn asks of its own
+        task = self.loop.create_task(self._answer_later(call, owed))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _answer_later(self, call: Call, owed: _Owed) -> None:
+        reply = await self._plane.respond(call)
+        owed.response_complete = True
+        if owed.disconnected or self.transport.is_closing():
+            return
+        self._send(reply.status, reply.headers, reply.body, reply.request, keep_alive=owed.keep_alive)
+        self.flow.resume_reading()
+        if self.pipeline and not self.transport.is_closing():
+            self._start_asgi_task(*self.pipeline.pop())
 
     def _send(self, status: int, headers: Pairs, body: bytes, request: bytes, *, keep_alive: bool) -> None:
         start = _start_of(status, headers, self.server_state.default_headers)
@@ -309,22 +338,26 @@ class HttpProtocol(HttpToolsProtocol):
             return False
         if self.cycle is not None and not self.cycle.response_complete:
             return False
-        found = self._plane.quick(head.path, data[end:]) if head.is_plain else None
+        body = data[end:]
+        found = self._plane.quick(head.path, body) if head.is_plain else None
         if found is None:
-            return self._refuse_known(head)
+            return self._ask_known(head, body)
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         self._send(200, JSON, *found, keep_alive=head.keep_alive)
         return True
 
-    def _refuse_known(self, head: Head) -> bool:
-        """Refuse a request whose head is known, and whose model too many wait for; return whether that is so."""
-        refused = self._plane.refused(head.path, head.length, now() + head.waits_s if head.waits_s else 0.0)
-        if refused is None:
+    def _ask_known(self, head: Head, body: bytes) -> bool:
+        """Answer a request whose head is known where the quick way did not; return whether it needs no parser."""
+        if not (head.is_plain and self._plane.knows(head.path)):
             return False
+        until = now() + head.waits_s if head.waits_s else 0.0
+        reply = self._plane.refused(head.path, head.length, until)
+        call = Call("POST", head.path, head.headers, body, until=until, is_let_in=True)
+        reply = reply or self._plane.now(call, is_plain=True)
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
-        self._send(refused.status, refused.headers, refused.body, b"", keep_alive=head.keep_alive)
+        self._answer(call, reply, keep_alive=head.keep_alive)
         return True
 
     def _remember(self, data: bytes, head: Head) -> None:

@@ -164,6 +164,10 @@ class Plane:
         answered = target.model.answer_now(question.batch)
         return self._counted(question.tell(answered), call, target, answered, began)
 
+    def knows(self, path: bytes) -> bool:
+        """Return whether an address asks a model, and was asked before."""
+        return self._targets_of is self.applied and path in self._targets
+
     def refused(self, path: bytes, length: int, until: float) -> Reply | None:
         """Return the refusal of a request whose body has not been read, and that need not be: too many wait before it."""
         target = self._targets.get(path)

@@ -164,18 +164,12 @@ class _AmongOthers(Exception):
     """The child ended at this request, or at one that it was answering together with it."""
 
 
-class _Link:
+class _Link(asyncio.Protocol):
     """One child process with the answers that it owes: a successor never answers what this one was asked."""
 
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        line: Line,
-        note_end: Callable[[float, int], None],
-    ) -> None:
-        self.process, self._writer, self._line, self._note_end = process, writer, line, note_end
+    def __init__(self, process: asyncio.subprocess.Process, line: Line, note_end: Callable[[float, int], None]) -> None:
+        self.process, self._line, self._note_end = process, line, note_end
+        self._loop = asyncio.get_running_loop()
         self.lives = True
         self.ready_at: float | None = None
         """When it was ready to answer, on the monotonic clock."""
@@ -185,7 +179,13 @@ class _Link:
         self._unsent: list[bytes] = []
         self._together = 1
         """How many of them it is answering at once."""
-        self._listening = asyncio.create_task(self._listen(reader))
+        self._transport: asyncio.WriteTransport | None = None
+        self._come = bytearray()
+        """What has come of answers that are not complete."""
+        self._decode = msgspec.msgpack.Decoder(Told).decode
+        self._gone: asyncio.Future[None] = self._loop.create_future()
+
+    # ---------------------------------------------------------------- asking
 
     async def send(self, content: bytes, timeout_s: float, who: Asked | None = None) -> Told:
         """Return the child's answer.
@@ -202,14 +202,15 @@ class _Link:
         refusal = self._line.refusal(who, began)
         if refusal is not None:
             raise refusal
-        told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
+        told: asyncio.Future[Told] = self._loop.create_future()
         if not self._owed:
             self._begun = began
         self._owed.append(told)
         self._line.waiting += 1
         self._write(HEADER.pack(len(content)) + content)
+        timer = self._loop.call_later(min(timeout_s, who.until - began) if who.until else timeout_s, _expire, told)
         try:
-            return await asyncio.wait_for(told, min(timeout_s, who.until - began) if who.until else timeout_s)
+            return await told
         except TimeoutError:
             if who.until and now() - began < timeout_s:
                 raise too_late() from None
@@ -220,52 +221,80 @@ class _Link:
             if stuck and guilty:
                 raise AnswerInvalid(f"the model took longer than {timeout_s:g} s") from None
             raise NodeNotReady(f"no answer within {timeout_s:g} s: others are before it", next="try again") from None
+        finally:
+            timer.cancel()
 
     def _write(self, frame: bytes) -> None:
         """Send a frame with all others of this turn of the event loop: a call of the system costs more than a frame."""
         if not self._unsent:
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._loop.call_soon(self._flush)
         self._unsent.append(frame)
 
     def _flush(self) -> None:
-        if self.lives:  # else whoever waits has been told already
-            self._writer.write(b"".join(self._unsent))
+        if self.lives and self._transport is not None:  # else whoever waits has been told already
+            self._transport.write(b"".join(self._unsent))
         self._unsent.clear()
 
     def _is_stuck(self, timeout_s: float) -> bool:
         """Return whether the child has worked on one request for longer than it may."""
         return bool(self._owed) and now() - self._begun > 0.99 * timeout_s
 
-    async def end(self) -> None:
-        """Kill the child and return when it is gone."""
+    # ---------------------------------------------------------------- what comes, as the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = transport  # type: ignore[assignment]  # of a socket: it writes
+
+    def data_received(self, data: bytes) -> None:
+        """Settle what is complete; a child that says what is no answer is ended."""
+        self._come += data
+        begin, size = 0, len(self._come)
+        try:
+            while begin + HEADER.size <= size:
+                end = begin + HEADER.size + HEADER.unpack_from(self._come, begin)[0]
+                if end > size:
+                    break
+                self._take(self._decode(self._come[begin + HEADER.size : end]))
+                begin = end
+        except (msgspec.MsgspecError, IndexError):  # an IndexError: more answers than requests
+            self._kill()
+        del self._come[:begin]
+
+    def _take(self, told: Told) -> None:
+        if told.together:
+            self._together = told.together
+        else:
+            self._settle(told)
+            self._together = max(1, self._together - 1)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's own
+        """Tell everybody who waits, and see how the child ends."""
+        self.lives = False
+        self._disappoint()
+        bury = self._loop.create_task(self._bury())
+        bury.add_done_callback(lambda _: self._gone.set_result(None))
+
+    # ---------------------------------------------------------------- the end
+
+    def _kill(self) -> None:
         if self.process.returncode is None:
             with suppress(ProcessLookupError):
                 self.process.kill()
+
+    async def end(self) -> None:
+        """Kill the child and return when it is gone."""
+        self._kill()
         await self.gone()
 
     async def gone(self) -> None:
         """Return when the child is gone, and its end was taken note of."""
-        await asyncio.shield(self._listening)
+        await asyncio.shield(self._gone)
 
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        decoder = msgspec.msgpack.Decoder(Told)
-        with suppress(asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError):
-            while True:
-                (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
-                told = decoder.decode(await reader.readexactly(length))
-                if told.together:
-                    self._together = told.together
-                else:
-                    self._settle(told)
-                    self._together = max(1, self._together - 1)
-        self.lives = False
-        self._disappoint()
-        self._writer.close()
+    async def _bury(self) -> None:
         lived_s = 0.0 if self.ready_at is None else time.monotonic() - self.ready_at
         with suppress(TimeoutError):  # how it ends by itself is worth a moment
             await asyncio.wait_for(self.process.wait(), _END_S)
-        with suppress(ProcessLookupError):
-            self.process.kill()
+        self._kill()
         self._note_end(lived_s, await self.process.wait())
 
     def _disappoint(self) -> None:
@@ -288,6 +317,11 @@ class _Link:
             owed.set_exception(told)
 
 
+def _expire(told: asyncio.Future[Told]) -> None:
+    if not told.done():
+        told.set_exception(TimeoutError())
+
+
 async def _start_child(setup: ChildSetup, python: Path, line: Line, note_end: Callable[[float, int], None]) -> _Link:
     ours, theirs = socket.socketpair()
     with theirs:
@@ -300,8 +334,8 @@ async def _start_child(setup: ChildSetup, python: Path, line: Line, note_end: Ca
             pass_fds=[theirs.fileno()],
             stdin=asyncio.subprocess.DEVNULL,
         )
-    reader, writer = await asyncio.open_connection(sock=ours)
-    link = _Link(process, reader, writer, line, note_end)
+    link = _Link(process, line, note_end)
+    await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
     try:
         # Whoever's request starts it, it starts for all: no caller's deadline ends that.
         ready = await link.send(msgspec.msgpack.encode(setup), _START_S, Asked())
