@@ -1,9 +1,10 @@
 """What it brings to answer together what waits: ``python bench/together.py --rounds 5``.
 
 A logistic regression and a forest of scikit-learn as Python objects, in the child process of a node of one worker. Each round
-asks the object itself, row by row, in a process of its own - the plain call -, then the node with 1 and with 32 connections
-(closed loop, the generator of `bench/serving`). A ratio is of two measurements of one round; what is told is the median of the
-rounds, with all of them.
+asks the object itself, row by row, in a process of its own ("bare"); the node of a model that declares `batch=1`, and so calls
+the object once a request, with 32 connections ("one by one"); then the node of the same model without that with 1 and with 32
+connections (closed loop, the generator of `bench/serving`). A ratio is of two measurements of one round; what is told is the
+median of the rounds, with all of them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ OUT = Path(__file__).parent / "out" / "together"
 CONNECTIONS = 32
 OBJECT = """
 
-@{model}.predict
+@{model}.predict{declared}
 def predict(model: object, x: np.ndarray, segment: tuple[str, ...]) -> np.ndarray:
     return model.predict_proba(x)
 """
@@ -50,35 +53,47 @@ def main() -> None:
 
 def measured(name: str, program: Path, rounds: int, seconds: float) -> dict[str, Any]:
     """Return the rates of one model, round by round, and the ratios of their medians."""
+    x, _ = make_rows(name, 64, seed=1)
+    requests = [request_of(name, {f"f{place}": value for place, value in enumerate(row)}) for row in x.tolist()]
+    with node(name, "") as together, node(name, "batch=1") as alone:
+        loads = {
+            "one by one": loadgen.Load(alone, requests, CONNECTIONS, seconds),
+            "1": loadgen.Load(together, requests, 1, seconds),
+            "32": loadgen.Load(together, requests, CONNECTIONS, seconds),
+        }
+        found = [one_round(name, program, loads) for _ in range(rounds)]
+    ratios = {over: [round(one["32"] / one[over], 2) for one in found] for over in ("bare", "one by one", "1")}
+    return {"rounds": found, "32 over": {over: [statistics.median(r), r] for over, r in ratios.items()}}
+
+
+@contextmanager
+def node(name: str, declared: str) -> Iterator[int]:
+    """Yield the port of a node that serves one model, whose predict declares how it is asked."""
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "p"
         write_project(project, name)
         file = project / f"{name}.py"
-        file.write_text(file.read_text() + OBJECT.format(model=name))
-        port = modelmill(project, "up", "--detach", "--port", "0")["node"]["port"]
+        file.write_text(file.read_text() + OBJECT.format(model=name, declared=f"({declared})" if declared else ""))
+        port: int = modelmill(project, "up", "--detach", "--port", "0")["node"]["port"]
         try:
-            x, _ = make_rows(name, 64, seed=1)
-            requests = [request_of(name, {f"f{place}": value for place, value in enumerate(row)}) for row in x.tolist()]
-            found = [one_round(name, program, loadgen.Load(port, requests, 1, seconds)) for _ in range(rounds)]
+            yield port
         finally:
             modelmill(project, "down")
-    ratios = {over: [round(one["32"] / one[over], 2) for one in found] for over in ("plain", "1")}
-    return {"rounds": found, "32 over": {over: [statistics.median(r), r] for over, r in ratios.items()}}
 
 
-def one_round(name: str, program: Path, load: loadgen.Load) -> dict[str, float]:
-    """Return the rates of one round, a second: the plain call, one connection, and many."""
-    rates = {"plain": plain(name, load.seconds)}
-    for connections in (1, CONNECTIONS):
-        answered = loadgen.run(program, load._replace(connections=connections))
+def one_round(name: str, program: Path, loads: Mapping[str, loadgen.Load]) -> dict[str, float]:
+    """Return the rates of one round, a second."""
+    rates = {"bare": bare(name, loads["1"].seconds)}
+    for told, load in loads.items():
+        answered = loadgen.run(program, load)
         if answered["failed"]:
             raise RuntimeError(f"{answered['failed']} requests failed")
-        rates[str(connections)] = round(answered["requests_s"], 1)
+        rates[told] = round(answered["requests_s"], 1)
     print(name, rates, file=sys.stderr, flush=True)
     return rates
 
 
-def plain(name: str, seconds: float) -> float:
+def bare(name: str, seconds: float) -> float:
     """Return how often a second the object itself answers one row."""
     x, y = make_rows(name)
     fitted = estimator(name).fit(x, y)

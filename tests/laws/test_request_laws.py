@@ -100,3 +100,13 @@ def test_rows_of_a_batch_are_those_rows(rows: list[dict[str, Any]]) -> None:
     assert np.array_equal(some.features(), batch.features()[place:], equal_nan=True)
     again = PARSER.batch(some.objects())
     assert np.array_equal(again.features(), some.features(), equal_nan=True)
+
+
+@given(st.lists(objects(), min_size=1, max_size=4))
+def test_what_was_accepted_once_is_read_again_as_the_same_rows(rows: list[dict[str, Any]]) -> None:
+    try:
+        batch = PARSER.batch(rows)
+    except ModelmillError:
+        return
+    found, again = batch.rows, PARSER.rows_again(batch.objects())
+    assert repr({name: found[name].tolist() for name in found}) == repr({name: again[name].tolist() for name in again})

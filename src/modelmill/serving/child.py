@@ -131,7 +131,7 @@ class Child:
         entry = self._map.find(segment)
         if entry is None:
             raise PlatformError(f"the map has no entry for {key}")
-        rows = self._parser.parse_rows(objects)
+        rows = self._parser.rows_again(objects)
         x = make_x(self._model.role("features"), self._model.spec, rows)
         fitted = self._open(entry)
         return answer(fitted, self._model.role("predict"), len(self._model.labels), x, rows, tuple(segment))

@@ -74,9 +74,11 @@ Heads = dict[bytes, Head]
 class _Owed:
     """An answer that is awaited, in the place of uvicorn's own: until it is complete, what follows stands behind it."""
 
-    __slots__ = ("disconnected", "keep_alive", "response_complete")
+    __slots__ = ("disconnected", "keep_alive", "response_complete", "task")
     message_event = asyncio.Event()
     """Uvicorn sets it where a client has gone; nobody waits for it, since the request has come as a whole."""
+
+    task: asyncio.Task[None]
 
     def __init__(self, *, keep_alive: bool) -> None:
         self.keep_alive, self.response_complete, self.disconnected = keep_alive, False, False
@@ -267,13 +269,15 @@ class HttpProtocol(HttpToolsProtocol):
             self._send(reply.status, reply.headers, reply.body, reply.request, keep_alive=keep_alive)
             return
         self.cycle = owed = _Owed(keep_alive=keep_alive)  # type: ignore[assignment]  # what uvicorn asks of its own
-        task = self.loop.create_task(self._answer_later(call, owed))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        owed.task = self.loop.create_task(self._answer_later(call, owed))
+        self.tasks.add(owed.task)
 
     async def _answer_later(self, call: Call, owed: _Owed) -> None:
-        reply = await self._plane.respond(call)
-        owed.response_complete = True
+        try:
+            reply = await self._plane.respond(call)
+        finally:
+            owed.response_complete = True
+            self.tasks.discard(owed.task)
         if owed.disconnected or self.transport.is_closing():
             return
         self._send(reply.status, reply.headers, reply.body, reply.request, keep_alive=owed.keep_alive)

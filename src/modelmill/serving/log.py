@@ -11,6 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from random import random
 from time import perf_counter
@@ -209,6 +210,7 @@ LoggedPart = tuple[msgspec.Raw, Exchange, "list[int] | None"]
 """What answered some rows of a request, and which rows those are."""
 
 
+@lru_cache(maxsize=10_000)
 def as_logged(answerer: Answerer) -> msgspec.Raw:
     """Return what answered as it stands in a record: encoded once, not once a request."""
     return msgspec.Raw(msgspec.msgpack.encode(answerer))

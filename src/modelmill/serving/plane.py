@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from math import ceil
 from time import perf_counter
@@ -46,6 +47,7 @@ from modelmill.serving.waiting import Asked, Kind, Line, asking, too_late
 
 _MOST_TARGETS = 100_000
 _NOBODY: Sequence[tuple[Place, bool]] = ()
+_AS_ANY = nullcontext()
 
 
 class Target(NamedTuple):
@@ -161,6 +163,8 @@ class Plane:
 
     def _answer_now(self, call: Call, target: Target, began: float) -> Reply:
         question = target.ask(self, target, call)
+        if question.timeout_s and perf_counter() - began > question.timeout_s:
+            raise too_late()
         answered = target.model.answer_now(question.batch)
         return self._counted(question.tell(answered), call, target, answered, began)
 
@@ -199,7 +203,7 @@ class Plane:
             (as_logged(who), (began, seconds, inputs, numbers), rows)
             for who, inputs, numbers, rows in answered.logged()
         ]
-        return reply._replace(request=self._log.keep_parts(parts, share, call.request))
+        return Reply(reply.status, reply.body, reply.headers, self._log.keep_parts(parts, share, call.request))
 
     async def respond(self, call: Call) -> Reply:
         """Return the reply to a call."""
@@ -244,9 +248,10 @@ class Plane:
         until, length = min(ends, default=0.0), len(call.body)
         if until and perf_counter() > until:
             raise too_late()
+        kind = kind_of(length)
         self.held += length
         try:
-            with asking(kind_of(length), until):
+            with asking(kind, until) if until or kind != Kind.PLAIN else _AS_ANY:
                 answered = await target.model.answer(question.batch)
         finally:
             self.held -= length

@@ -357,6 +357,9 @@ def by_segment(
     batch: Batch, beyond: Sequence[str] = ()
 ) -> Iterator[tuple[Segment, Beyond, Batch, Sequence[int] | None]]:
     """Yield the rows of each segment, apart where they differ in columns beyond it; most requests are about one."""
+    if len(batch) == 1:
+        yield batch.segments()[0], batch.texts(beyond)[0], batch, None
+        return
     keys = list(zip(batch.segments(), batch.texts(beyond), strict=True))
     first = keys[0]
     if keys.count(first) == len(keys):

@@ -11,6 +11,7 @@ from modelmill.errors import AnswerInvalid, ModelQuarantined
 from modelmill.registry.fleet import Entry
 from modelmill.serving.python import Place, PythonRuntime
 from modelmill.serving.upkeep import UPKEEP, Quarantine
+from modelmill.serving.waiting import Line
 
 from .test_python import Released, row
 
@@ -204,6 +205,7 @@ def test_nobody_waits_for_the_import_of_another(zoo: Released, tmp_path: Path, m
         gate.touch()
         monkeypatch.setenv("SLOW_IMPORT", str(gate))
         slow = PythonRuntime(zoo.store, zoo.pointer, zoo.code)
+        slow.line = Line(300, patience_s=300)  # whom it would refuse on a slow machine is not asked here
         waiting = [asyncio.create_task(slow.answer(entries["A"], row(10))) for _ in range(1000)]
         for _ in range(20):
             assert await good(runtime, entries)
