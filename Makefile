@@ -8,7 +8,7 @@ help: ## list what can be made
 
 setup: ## make the local environment with everything that development needs
 	@command -v uv >/dev/null || sh .ci/uv
-	@$(UV) sync --frozen --quiet --compile-bytecode
+	@$(UV) sync --frozen --inexact --quiet --compile-bytecode
 
 demo: setup ## the main job on 336,776 real flights: build, test, register, serve, ask
 	@$(RUN) python examples/flights/demo.py $(DEMO)

@@ -357,6 +357,12 @@ class TrustNeeded(ModelError):
     exit = 4
 
 
+class NetworkUnusable(ModelError):
+    """A network of torch gives no answers in float64, or none that fit the target."""
+
+    code = "MM312"
+
+
 class SafeAnswerInvalid(ModelError):
     """A declared safe answer breaks the promise of the target."""
 
