@@ -363,6 +363,12 @@ class NetworkUnusable(ModelError):
     code = "MM312"
 
 
+class OnnxRefused(ModelError):
+    """An ONNX file is damaged, or does something that no graph of a node may."""
+
+    code = "MM313"
+
+
 class SafeAnswerInvalid(ModelError):
     """A declared safe answer breaks the promise of the target."""
 

@@ -141,7 +141,8 @@ nets = mm.Model("nets", Day, by=[Day.shop], min_rows=30)
 @nets.data
 def days() -> pl.DataFrame:
     warmth = np.random.default_rng(0).uniform(-1, 1, size=120)
-    return pl.DataFrame({"shop": ["north", "south", "west"] * 40, "warmth": warmth, "sold": 20 + np.tile([1, 2, 3], 40) * warmth})
+    sold = 20 + np.tile([1, 2, 3], 40) * warmth
+    return pl.DataFrame({"shop": ["north", "south", "west"] * 40, "warmth": warmth, "sold": sold})
 
 
 @nets.train

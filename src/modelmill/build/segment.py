@@ -20,8 +20,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelmill.artifact.converting import Unconvertible, convert
+from modelmill.artifact.converting import convert
 from modelmill.artifact.networks import as_model
+from modelmill.artifact.optimising import Unconvertible
 from modelmill.artifact.packing import pack
 from modelmill.artifact.saved import Programs
 from modelmill.artifact.saving import ONNX, PACKED, RUNTIMES, Artifact, decode, encode

@@ -34,8 +34,12 @@ FORMAT = 2
 OWN = "modelmill"
 _ARRAYS = "numpy"
 """Every answer goes through it, and most fitted objects hold some of its arrays."""
-_GRAPHS = {"sklearn": ("onnxruntime", "onnx", "skl2onnx"), "torch": ("onnxruntime", "onnx", "onnxscript")}
-"""What writes the objects of a library as graphs."""
+_GRAPHS = {
+    "sklearn": ("onnxruntime", "onnx", "skl2onnx"),
+    "torch": ("onnxruntime", "onnx", "onnxscript"),
+    ".onnx": ("onnxruntime", "onnx"),
+}
+"""What writes the objects of a library, or files with this ending, as graphs."""
 _LOCK_FILES = ("uv.lock", "pylock.toml")
 
 
@@ -185,13 +189,13 @@ def imported_names(files: Iterable[Path]) -> set[str]:
     return found - set(sys.stdlib_module_names)
 
 
-def needed_imports(files: Iterable[Path]) -> set[str]:
+def needed_imports(files: Sequence[Path]) -> set[str]:
     """Return the first names of all modules that a build of these files imports.
 
     What writes their objects as graphs is among them where it is installed: it decides what answers for a version.
     """
     found = imported_names(files)
-    writers = [_GRAPHS[library] for library in _GRAPHS.keys() & found]
+    writers = [_GRAPHS[source] for source in _GRAPHS.keys() & (found | {path.suffix for path in files})]
     return found.union(*(some for some in writers if all(find_spec(name) is not None for name in some)))
 
 

@@ -12,9 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from modelmill.artifact import networks
-from modelmill.artifact.converting import Unconvertible, convert
+from modelmill.artifact.converting import convert
 from modelmill.artifact.graph import decode
 from modelmill.artifact.networks import as_model
+from modelmill.artifact.optimising import Unconvertible
 from modelmill.artifact.packing import pack
 from modelmill.artifact.saved import Programs
 from modelmill.artifact.saving import unpickle
