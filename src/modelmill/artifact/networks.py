@@ -216,7 +216,10 @@ def _architecture(module: Any, features: int) -> Any:
         if not all(_is_plain(value) for value in settings.values()):
             return None
         parts.append((name, type(part), tuple((key, type(value), value) for key, value in settings.items())))
-    return (*parts, *((name, tuple(tensor.shape), tensor.dtype) for name, tensor in _weights(module)))
+    first: dict[int, str] = {}
+    for name, tensor in _weights(module).items():  # of weights that are tied, it counts which ones
+        parts.append((name, tuple(tensor.shape), tensor.dtype, first.setdefault(id(tensor), name)))
+    return tuple(parts)
 
 
 def _is_plain(value: Any) -> bool:
@@ -225,15 +228,18 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def _weights(module: Any) -> list[tuple[str, Any]]:
-    return [*module.named_parameters(), *module.named_buffers()]
+def _weights(module: Any) -> dict[str, Any]:
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
 
 
 def _with_weights(proto: Any, module: Any) -> bytes:
     """Return a graph with the weights of another network of its architecture."""
     from onnx.numpy_helper import from_array
 
-    weights = dict(_weights(module))
+    weights = _weights(module)
     for place in proto.graph.initializer:
         if place.name in weights:
             place.CopyFrom(from_array(weights[place.name].detach().numpy(), place.name))

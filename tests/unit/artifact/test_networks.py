@@ -70,6 +70,19 @@ class OfItsOwn(nn.Sequential):  # type: ignore[misc]
         return found
 
 
+class Tied(nn.Module):  # type: ignore[misc]
+    """Two layers that may share their weights."""
+
+    def __init__(self, *, tied: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 5), nn.Linear(5, 5)
+        if tied:
+            self.second.weight = self.first.weight
+
+    def forward(self, x: Any) -> Any:
+        return self.second(torch.relu(self.first(x))).sum(dim=1)
+
+
 @pytest.fixture
 def exports(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Count the exports of torch: of each architecture there is to be one."""
@@ -109,6 +122,13 @@ def test_networks_of_one_architecture_are_exported_once_and_answer_as_themselves
         assert graph.agrees(X, model.predict(X))
         np.testing.assert_allclose(decode(content).predict(X), model.predict(X), rtol=1e-10)
     assert len(exports) == 2  # another setting may be a constant of the graph
+
+
+def test_weights_that_are_tied_make_an_architecture_of_their_own(exports: list[Any]) -> None:
+    for tied in (True, False, True, False):
+        model = as_model(Tied(tied=tied), 0)
+        assert convert(model, X, 0, Programs())[0].agrees(X, model.predict(X))
+    assert len(exports) == 2
 
 
 def test_what_may_be_a_constant_of_the_graph_is_exported_for_itself(exports: list[Any]) -> None:
