@@ -82,7 +82,7 @@ class Network:
         """Return (rows,) numbers; raises `NetworkUnusable`, ValueError for what is no number in ``x``."""
         found = self._raw(x)
         if found.size != len(x):
-            raise _unusable(self.module, f"answers of the shape {found.shape} for {len(x)} rows", "one output a row")
+            raise _unusable(self.module, "it gives not one number a row", f"answers of the shape {found.shape}")
         return found.reshape(-1)
 
     def _raw(self, x: Floats) -> Floats:
@@ -93,9 +93,9 @@ class Network:
             with torch.inference_mode():
                 found = self.exact(torch.tensor(x, dtype=torch.float64))
         except RuntimeError as error:  # of torch; those of its maker's own code are told as they are
-            raise _unusable(self.module, f"{error}"[:200], "forward() in the type of what it is given") from error
+            raise _unusable(self.module, "torch fails in its forward()", f"{error}"[:200]) from error
         if not isinstance(found, torch.Tensor):
-            raise _unusable(self.module, f"a {type(found).__name__}", "one tensor")
+            raise _unusable(self.module, "it gives no tensor", f"a {type(found).__name__}")
         answers: Floats = found.to(torch.float64).numpy()
         return answers
 
@@ -120,17 +120,20 @@ class ClassNetwork(Network):
             self._exact = _of_both()(self.exact)
             found = self._raw(x)
         if found.shape != (len(x), classes):
-            raise _unusable(self.module, f"answers of the shape {found.shape}", f"(rows, {classes})")
+            raise _unusable(
+                self.module,
+                f"it gives not one number a row for each of {classes} classes",
+                f"answers of the shape {found.shape}",
+            )
         if (found < 0).any() or (np.abs(found.sum(axis=1) - 1) > _SUM_ERROR).any():
-            raise _unusable(self.module, "outputs that are no probabilities", "each row at least 0, and 1 together")
+            raise _unusable(self.module, "its outputs are no probabilities", f"{found[0].tolist()}"[:200])
         return found
 
 
-def _unusable(module: Any, got: str, expected: str) -> NetworkUnusable:
+def _unusable(module: Any, why: str, got: str) -> NetworkUnusable:
     return NetworkUnusable(
-        f"the network `{type(module).__name__}` cannot be asked as a model",
+        f"the network `{type(module).__name__}` cannot be asked as a model: {why}",
         got=got,
-        expected=expected,
         likely="it is asked in float64, for numbers, or for probabilities where the target is a class",
         next="end it with torch.nn.Softmax(dim=1) or torch.nn.Sigmoid(), or write @predict(model, x) with what it wants",
     )
