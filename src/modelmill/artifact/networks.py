@@ -38,9 +38,16 @@ def as_model(fitted: Any, classes: int) -> Any:
 
 def is_module(fitted: Any) -> bool:
     """Return whether an object is a `torch.nn.Module`."""
-    return any(
-        (kind.__module__, kind.__name__) == ("torch.nn.modules.module", "Module") for kind in type(fitted).__mro__
-    )
+    return _inherits(fitted, "torch.nn.modules.module", "Module")
+
+
+def is_tensor(value: Any) -> bool:
+    """Return whether an object is a `torch.Tensor`, a parameter included."""
+    return _inherits(value, "torch", "Tensor")
+
+
+def _inherits(value: Any, module: str, name: str) -> bool:
+    return any((kind.__module__, kind.__name__) == (module, name) for kind in type(value).__mro__)
 
 
 class Network:
@@ -185,6 +192,11 @@ def write(network: Network, features: int) -> bytes:
         while len(_templates) > _KEPT:
             _templates.popitem(last=False)
     return content
+
+
+def forget_architectures() -> None:
+    """Export the next network whatever was exported before: for a measurement, or memory."""
+    _templates.clear()
 
 
 def _exported(module: Any, features: int) -> bytes:

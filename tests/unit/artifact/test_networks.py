@@ -18,8 +18,9 @@ from modelmill.artifact.networks import as_model
 from modelmill.artifact.optimising import Unconvertible
 from modelmill.artifact.packing import pack
 from modelmill.artifact.saved import Programs
-from modelmill.artifact.saving import unpickle
+from modelmill.artifact.saving import PICKLE, unpickle
 from modelmill.artifact.unpackable import Unpackable
+from modelmill.build.comparing import arrays_of
 from modelmill.errors import NetworkUnusable
 
 if find_spec("torch") is None:
@@ -87,7 +88,7 @@ class Tied(nn.Module):  # type: ignore[misc]
 def exports(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Count the exports of torch: of each architecture there is to be one."""
     found: list[Any] = []
-    monkeypatch.setattr(networks, "_templates", type(networks._templates)())
+    networks.forget_architectures()
 
     def counted(module: Any, features: int) -> bytes:
         found.append(module)
@@ -166,6 +167,14 @@ def test_a_network_that_is_no_model_says_why(module: Any, classes: int, why: str
     model = as_model(module, classes)
     with pytest.raises(NetworkUnusable, match=why):
         (model.predict_proba if classes else model.predict)(X)
+
+
+def test_two_networks_that_stay_python_are_compared_weight_by_weight() -> None:
+    one = as_model(net(), 0)
+    same, other = (arrays_of(PICKLE, pickle.dumps(model)) for model in (one, as_model(net(), 0)))
+    weights = [values for name, values in same.items() if name.endswith("['weight']")]
+    assert [values.shape for values in weights] == [(8, 5), (1, 8)]
+    assert not all(np.array_equal(same[name], other[name]) for name in same)
 
 
 def test_a_network_is_asked_no_gaps() -> None:

@@ -169,3 +169,4 @@ def test_what_writes_graphs_is_part_of_a_lock_where_its_library_is_used(tmp_path
     assert {"onnxruntime", "skl2onnx"} <= needed_imports([tmp_path / "uses.py"])
     assert needed_imports([tmp_path / "nets.py"]) == {"torch", "onnxruntime", "onnx", "onnxscript"}
     assert needed_imports([tmp_path / "other.py"]) == {"numpy"}
+    assert needed_imports([tmp_path / "other.py", tmp_path / "net.onnx"]) == {"numpy", "onnxruntime", "onnx"}
