@@ -6,9 +6,10 @@ RUN := $(UV) run --no-sync
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# Inexact: what was put into .venv beside the lock, such as torch by .ci/torch, stays.
 setup: ## make the local environment with everything that development needs
 	@command -v uv >/dev/null || sh .ci/uv
-	@$(UV) sync --frozen --quiet --compile-bytecode
+	@$(UV) sync --frozen --inexact --quiet --compile-bytecode
 
 demo: setup ## the main job on 336,776 real flights: build, test, register, serve, ask
 	@$(RUN) python examples/flights/demo.py $(DEMO)

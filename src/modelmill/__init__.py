@@ -14,6 +14,7 @@ from modelmill.errors import did_you_mean
 
 if TYPE_CHECKING:
     from modelmill.api.mill import Mill
+    from modelmill.artifact.onnx_files import open_onnx
     from modelmill.data.sources import read
     from modelmill.model.columns import category, col, key, label, subject, target, time
     from modelmill.model.conditions import (
@@ -59,6 +60,7 @@ __all__ = [
     "new_labels",
     "new_rows",
     "no_worse",
+    "open_onnx",
     "p99_ms",
     "read",
     "subject",
@@ -70,6 +72,7 @@ __all__ = [
 # Every name is imported when it is first used: `modelmill --help` needs no numpy, and a model file on a node no tables.
 _PLACES = {
     "api.mill": ("Mill",),
+    "artifact.onnx_files": ("open_onnx",),
     "data.sources": ("read",),
     "model.columns": ("category", "col", "key", "label", "subject", "target", "time"),
     "model.conditions": (

@@ -357,6 +357,18 @@ class TrustNeeded(ModelError):
     exit = 4
 
 
+class NetworkUnusable(ModelError):
+    """A network of torch gives no answers in float64, or none that fit the target."""
+
+    code = "MM312"
+
+
+class OnnxRefused(ModelError):
+    """An ONNX file is damaged, or does something that no graph of a node may."""
+
+    code = "MM313"
+
+
 class SafeAnswerInvalid(ModelError):
     """A declared safe answer breaks the promise of the target."""
 

@@ -11,13 +11,16 @@ import httpx
 import joblib
 import lightgbm
 import numpy as np
+import onnxruntime
 import pandas as pd
 import polars as pl
 import pytest
 import skops.io as skops
 import xgboost
+from skl2onnx import to_onnx
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from tests.journeys.conftest import Command, Done
@@ -52,6 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a sample and finished models of several libraries."""
     folder, frame = tmp_path_factory.mktemp("made"), houses()
     frame.to_csv(folder / "houses.csv", index=False)
+    frame[["rooms", "size", "price"]].to_csv(folder / "numbers.csv", index=False)
     numbers, price, dear = frame[["rooms", "size"]], frame["price"], frame["dear"]
     joblib.dump(make_pipeline(StandardScaler(), Ridge()).fit(numbers, price), folder / "price.joblib")
     towns = ColumnTransformer([("town", OneHotEncoder(), ["town"])], remainder="passthrough")
@@ -63,6 +67,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     boosted.booster_.save_model(str(folder / "boost.txt"))
     xgboost.XGBRegressor(n_estimators=10).fit(numbers, price).save_model(str(folder / "trees.json"))
     xgboost.XGBClassifier(n_estimators=10).fit(numbers, (dear == "yes").astype(int)).save_model(folder / "class.ubj")
+    net = MLPRegressor(hidden_layer_sizes=(8,), n_iter_no_change=1, tol=1e9, random_state=0).fit(numbers, price)
+    (folder / "net.onnx").write_bytes(to_onnx(net, numbers.to_numpy()[:1].astype(np.float32)).SerializeToString())
     (folder / "rules.py").write_text(FUNCTION)
     return folder
 
@@ -76,7 +82,8 @@ def folder(made: Path, tmp_path: Path, modelmill: Command) -> Iterator[Path]:
 
 
 def adopt(modelmill: Command, folder: Path, source: str, target: str, *more: str) -> Done:
-    return modelmill("adopt", source, "--sample", "houses.csv", "--target", target, *more, "--json", cwd=folder)
+    sample = "numbers.csv" if source == "net.onnx" else "houses.csv"  # a graph has no names: all columns are its own
+    return modelmill("adopt", source, "--sample", sample, "--target", target, *more, "--json", cwd=folder)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +96,7 @@ def adopt(modelmill: Command, folder: Path, source: str, target: str, *more: str
         ("boost.txt", "price", "packed", False),
         ("trees.json", "price", "packed", False),
         ("rules:guess", "price", "python", False),
+        ("net.onnx", "price", "onnx", False),
     ],
 )
 def test_a_finished_model_is_served(
@@ -123,6 +131,9 @@ def by_hand(folder: Path, source: str, row: dict[str, Any]) -> Any:
     numbers = frame[["rooms", "size"]]
     if source == "rules:guess":
         return row["size"] * 3
+    if source == "net.onnx":
+        session = onnxruntime.InferenceSession(folder / source)
+        return float(session.run(None, {"X": numbers.to_numpy().astype(np.float32)})[0][0, 0])
     if source == "boost.txt":
         return float(lightgbm.Booster(model_file=str(folder / source)).predict(numbers)[0])
     if source == "trees.json":
@@ -181,14 +192,16 @@ class Strange(Ridge):  # type: ignore[misc]  # the library says nothing of its t
 
 def test_what_cannot_be_adopted_is_said_and_leaves_nothing(modelmill: Command, folder: Path) -> None:
     (folder / "torn.joblib").write_bytes((folder / "price.joblib").read_bytes()[:100])
-    (folder / "model.onnx").write_bytes(b"onnx")
+    (folder / "model.onnx").write_bytes(pickle.dumps(Planted(str(folder / "ran"))))
+    (folder / "weights.safetensors").write_bytes(bytes(8))
     (folder / "list.pkl").write_bytes(pickle.dumps([1, 2]))
     trust = "--i-trust-this"
     pl.read_csv(folder / "houses.csv").drop("size").write_csv(folder / "narrow.csv")
     cases = [
         (adopt(modelmill, folder, "torn.joblib", "price", trust), "MM310", "cannot be opened"),
         (adopt(modelmill, folder, "list.pkl", "price", trust), "MM310", "predict"),
-        (adopt(modelmill, folder, "model.onnx", "price"), "MM310", "ONNX files cannot be adopted yet"),
+        (adopt(modelmill, folder, "model.onnx", "price"), "MM310", "it is a pickle"),
+        (adopt(modelmill, folder, "weights.safetensors", "price"), "MM310", "weights without the network"),
         (adopt(modelmill, folder, "class.ubj", "dear"), "MM310", "none of the model's classes"),
         (adopt(modelmill, folder, "rules:gues", "price"), "MM310", "gues"),
         (adopt(modelmill, folder, "absent.txt", "price"), "MM001", "there is no file"),
@@ -204,6 +217,7 @@ def test_what_cannot_be_adopted_is_said_and_leaves_nothing(modelmill: Command, f
         assert done.json["code"] == code
         assert said in done.out
     assert written(folder) == []
+    assert not (folder / "ran").exists()
 
 
 def test_what_is_there_is_not_overwritten(modelmill: Command, folder: Path) -> None:

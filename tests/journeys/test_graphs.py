@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -115,4 +116,66 @@ def test_too_little_memory_is_refused_before_anything_starts(modelmill: Any, sho
 
 def test_a_graph_is_built_again_number_by_number(modelmill: Any, shops: Path) -> None:
     done = modelmill("reproduce", "shops[north]", "1", cwd=shops)
+    assert "IDENTICAL" in done.out, done.out + done.err
+
+
+NETWORKS = '''
+import numpy as np
+import polars as pl
+import torch
+
+import modelmill as mm
+
+
+class Day(mm.Schema):
+    """A day of a shop."""
+
+    shop: str = mm.key(doc="the shop")
+    warmth: float = mm.col(doc="how warm it was")
+    sold: float = mm.target(doc="pieces")
+
+
+nets = mm.Model("nets", Day, by=[Day.shop], min_rows=30)
+
+
+@nets.data
+def days() -> pl.DataFrame:
+    warmth = np.random.default_rng(0).uniform(-1, 1, size=120)
+    sold = 20 + np.tile([1, 2, 3], 40) * warmth
+    return pl.DataFrame({"shop": ["north", "south", "west"] * 40, "warmth": warmth, "sold": sold})
+
+
+@nets.train
+def train(x, y):
+    net = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    x, y = torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)
+    steps = torch.optim.Adam(net.parameters(), lr=0.1)
+    for _ in range(50):
+        steps.zero_grad()
+        torch.nn.functional.mse_loss(net(x).squeeze(1), y).backward()
+        steps.step()
+    return net
+
+
+@nets.predict
+def predict(model, x):
+    return np.maximum(model.predict(x), 0)
+'''
+
+
+def test_a_network_of_torch_is_a_graph_and_comes_out_the_same_again(modelmill: Any, tmp_path: Path) -> None:
+    if find_spec("torch") is None:
+        pytest.skip("optional component missing: torch")
+    (tmp_path / "modelmill.toml").write_text('model = "nets.py"\n')
+    (tmp_path / "nets.py").write_text(NETWORKS)
+    up = modelmill("up", "--detach", "--port", "0", "--json", cwd=tmp_path)
+    try:
+        assert up.code == 0, up.err
+        answer = httpx.post(up.json["url"], json={"shop": "south", "warmth": 0.5}).json()
+        assert answer["sold"] == pytest.approx(21, abs=4)
+    finally:
+        modelmill("down", cwd=tmp_path)
+    version = json.loads(modelmill("show", "nets[south]", "--json", cwd=tmp_path).out)["details"]["version"]
+    assert version["runtime"] == "onnx"
+    done = modelmill("reproduce", "nets[south]", "1", "--in", "here", cwd=tmp_path)
     assert "IDENTICAL" in done.out, done.out + done.err

@@ -7,28 +7,29 @@ uses them proves it. Optimised here, once: a node that opens thousands of them o
 from __future__ import annotations
 
 import logging
-import re
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from modelmill.artifact import networks
 from modelmill.artifact.graph import INPUT, OUTPUT, Graph, GraphHeader, encode, open_session
+from modelmill.artifact.networks import Network
+from modelmill.artifact.onnx_files import OnnxModel
+from modelmill.artifact.optimising import MISSING, Unconvertible, optimise, told
 from modelmill.artifact.saved import Classes, Floats, Programs
 
-_NEEDED = ("onnxruntime", "onnx", "skl2onnx")
+_NEEDED = ("onnxruntime", "onnx")
+_WRITERS = {"sklearn": "skl2onnx", "torch": "onnxscript", "onnx": "onnx"}
+"""What else a library's objects need to be written."""
 _MOST_BYTES = 64 << 20
 """A graph that is larger is no small model: a process of its own is a better place for it."""
-MISSING = "ONNX Runtime and its converters are not installed: pip install 'modelmill[onnx]'"
-
-
-class Unconvertible(Exception):
-    """The model is not written as a graph; the message says why, and is the same for all models with that reason."""
 
 
 def convert(fitted: Any, x: Floats, classes: int, programs: Programs) -> tuple[Graph, bytes]:
@@ -39,22 +40,21 @@ def convert(fitted: Any, x: Floats, classes: int, programs: Programs) -> tuple[G
     check_convertible(fitted)
     if _takes_gaps(fitted, x):
         raise Unconvertible("it takes missing values, which graphs refuse")
-    seen = _classes_of(fitted, classes)
-    import onnxruntime
-
     header = GraphHeader(
         features=x.shape[1],
-        classes=seen,
+        classes=_classes_of(fitted, classes),
         programs=programs,
-        single=False,
-        made_by=f"onnxruntime {onnxruntime.__version__}",
+        single=isinstance(fitted, OnnxModel) and fitted.graph.header.single,
+        made_by=f"onnxruntime {version('onnxruntime')}",
     )
     with _quiet():
-        ort = optimise(_graph_of(fitted, x.shape[1], is_classifier=seen is not None))
+        ort = _ort_of(fitted, header)
     if len(ort) > _MOST_BYTES:
         raise Unconvertible(f"a graph of more than {_MOST_BYTES >> 20} MB")
     graph = Graph(header)
     graph.session = open_session(header, ort)
+    if _library_of(fitted) != "sklearn":  # its own converters see to that
+        _check_row_wise(graph, x)
     return graph, encode(header, ort)
 
 
@@ -63,10 +63,33 @@ def check_convertible(fitted: Any) -> None:
 
     Of an object that no converter knows there is nothing to say: the message is empty.
     """
-    if not type(fitted).__module__.startswith("sklearn."):
+    library = _library_of(fitted)
+    if not library:
         raise Unconvertible("")
-    if any(find_spec(name) is None for name in _NEEDED):
+    if networks.is_module(fitted):
+        raise Unconvertible("the network has a predict() of its own: without one it would be asked in float64")
+    if any(find_spec(name) is None for name in (*_NEEDED, _WRITERS[library])):
         raise Unconvertible(MISSING)
+
+
+def _library_of(fitted: Any) -> str:
+    if isinstance(fitted, OnnxModel):
+        return "onnx"
+    if isinstance(fitted, Network) or networks.is_module(fitted):
+        return "torch"
+    return "sklearn" if type(fitted).__module__.startswith("sklearn.") else ""
+
+
+def _check_row_wise(graph: Graph, x: Floats) -> None:
+    """Raise `Unconvertible` where a row gets another answer alone than among others: what somebody wrote may do that."""
+    together = graph.raw(x)
+    for place in {0, len(x) - 1}:
+        try:
+            alone = graph.raw(x[place : place + 1])
+        except Exception as error:  # its errors have no common class
+            raise Unconvertible("it cannot answer a row alone") from error
+        if not np.allclose(alone, together[place], rtol=graph.tolerance, atol=0.0):
+            raise Unconvertible("its answer to a row depends on the rows beside it")
 
 
 def _takes_gaps(fitted: Any, x: Floats) -> bool:
@@ -93,20 +116,33 @@ def _classes_of(fitted: Any, count: int) -> Classes | None:
     return Classes(count, tuple(int(code) for code in seen))
 
 
-def _graph_of(fitted: Any, features: int, *, is_classifier: bool) -> bytes:
-    """Return the graph that scikit-learn's converter writes, with one input and one output."""
+def _ort_of(fitted: Any, header: GraphHeader) -> bytes:
+    """Return an object as a graph in ONNX Runtime's format; of a file it is the one that it answers with."""
+    if isinstance(fitted, OnnxModel):
+        return fitted.ort
+    return optimise(_written(fitted, header.features, is_classifier=header.classes is not None))
+
+
+def _written(fitted: Any, features: int, *, is_classifier: bool) -> bytes:
+    """Return an object in ONNX's form, with one input and one output, as its library's converter writes it."""
+    try:
+        if isinstance(fitted, Network):
+            return networks.write(fitted, features)
+        return _written_by_skl2onnx(fitted, features, is_classifier=is_classifier)
+    except Exception as error:
+        raise Unconvertible(f"its converter failed: {told(error)}") from error
+
+
+def _written_by_skl2onnx(fitted: Any, features: int, *, is_classifier: bool) -> bytes:
     from skl2onnx import to_onnx
     from skl2onnx.common.data_types import DoubleTensorType
 
-    try:
-        proto = to_onnx(
-            fitted,
-            name="model",
-            initial_types=[(INPUT, DoubleTensorType([None, features]))],
-            options={"zipmap": False} if is_classifier else None,
-        )
-    except Exception as error:
-        raise Unconvertible(f"its converter failed: {_told(error)}") from error
+    proto = to_onnx(
+        fitted,
+        name="model",
+        initial_types=[(INPUT, DoubleTensorType([None, features]))],
+        options={"zipmap": False} if is_classifier else None,
+    )
     (output,) = (one for one in proto.graph.output if not is_classifier or one.name == "probabilities")
     for node in proto.graph.node:
         for names in (node.input, node.output):
@@ -116,34 +152,6 @@ def _graph_of(fitted: Any, features: int, *, is_classifier: bool) -> bytes:
     proto.graph.output.append(output)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
-
-
-def optimise(proto: bytes) -> bytes:
-    """Return an ONNX graph as ONNX Runtime would optimise it, in its own format; raises `Unconvertible`."""
-    import onnxruntime as runtime
-
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    # Not all: what is done beyond is for this machine's processor, and the graph may be opened on another.
-    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.save_model_format", "ORT")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "graph.ort"
-        options.optimized_model_filepath = str(path)
-        try:
-            runtime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise Unconvertible(f"ONNX Runtime does not take its graph: {_told(error)}") from error
-        return path.read_bytes()
-
-
-def _told(error: Exception) -> str:
-    """Return an error without what differs from model to model: reasons are counted."""
-    text = str(error).partition("\n")[0]
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)
-    kind = text.partition("(node:")[0].partition(" node with name")[0].partition("in node (")[0]
-    return f"{type(error).__name__}: {kind}"[:120].rstrip()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from modelmill.artifact.saved import Classes, Cold, Floats, Programs, Saved
 from modelmill.errors import BlobBroken, GraphRuntimeMissing
@@ -32,7 +33,7 @@ class GraphHeader(msgspec.Struct, frozen=True, array_like=True):
     classes: tuple[int, tuple[int, ...]] | None
     programs: tuple[bytes, bytes]
     single: bool
-    """Whether it computes in float32: a network does, and so do its own answers."""
+    """Whether it computes in float32. Then rows are answered one by one: together they have other last digits."""
     made_by: str
     """``onnxruntime 1.32.0``"""
 
@@ -48,7 +49,7 @@ class Graph(Saved):
         self.session: Any = None
         self.hits = 0
         """How often it was asked since somebody looked, up to `MOST_HITS`: who makes room keeps what is asked."""
-        self._dtype: Any = np.float32 if header.single else np.float64
+        self.dtype: Any = np.float32 if header.single else np.float64
 
     def raw(self, x: Floats) -> Floats:
         """Return what the library itself answers; raises `Cold` where it is not open, ValueError where ``x`` is refused."""
@@ -60,11 +61,17 @@ class Graph(Saved):
             raise ValueError("x holds NaN or infinity")
         if self.hits < MOST_HITS:
             self.hits += 1
-        (found,) = session.run([OUTPUT], {INPUT: numbers.astype(self._dtype, copy=False)})
-        answers: Floats = np.asarray(found, dtype=np.float64)
+        answers = self._run(session, numbers.astype(self.dtype, copy=False))
         if self.classes is not None:
             return answers.reshape(len(x), -1)
         return answers.reshape(len(x))
+
+    def _run(self, session: Any, x: NDArray[Any]) -> Floats:
+        """Return what a session answers; in float32 row by row, so that an answer depends on its row alone."""
+        if not self.header.single or len(x) < 2:
+            return np.asarray(session.run([OUTPUT], {INPUT: x})[0], dtype=np.float64)
+        rows = [session.run([OUTPUT], {INPUT: x[place : place + 1]})[0] for place in range(len(x))]
+        return np.asarray(rows, dtype=np.float64)
 
     def agrees(self, x: Floats, expected: Floats) -> bool:
         """Return whether `answer` gives these answers, as exactly as `tolerance` says."""

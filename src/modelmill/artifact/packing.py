@@ -12,6 +12,8 @@ import numpy as np
 from modelmill.artifact import lightgbm_trees, sklearn_linear, sklearn_steps, sklearn_trees, xgboost_trees
 from modelmill.artifact.columns import Column, as_columns, untouched
 from modelmill.artifact.layout import Link
+from modelmill.artifact.networks import Network
+from modelmill.artifact.onnx_files import OnnxModel
 from modelmill.artifact.packed import Body, Packed
 from modelmill.artifact.saved import Classes, Programs
 from modelmill.artifact.unpackable import Unpackable
@@ -66,6 +68,10 @@ def _unrolled(fitted: Any) -> tuple[list[Any], Any]:
 
 def _reader_of(fitted: Any) -> Reader:
     kind = type(fitted)
+    if isinstance(fitted, Network):
+        raise Unpackable("a network of torch, which has no packed form")
+    if isinstance(fitted, OnnxModel):
+        raise Unpackable("an ONNX file's graph, which has no packed form")
     if kind is LinearFit:
         return sklearn_linear.read_regressor
     name, _, _ = kind.__module__.partition(".")

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from modelmill.artifact import converting, graph, packed
+from modelmill.artifact.networks import is_tensor
 from modelmill.artifact.packing import pack
 from modelmill.artifact.saving import ONNX, PACKED, PICKLE, encode, unpickle
 from modelmill.build.batched import Batch, batches
@@ -240,6 +241,8 @@ def _walk(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
     """Yield the numbers and arrays inside of an object, each with the path to it."""
     if isinstance(value, np.ndarray) and value.dtype != object:
         yield path, value
+    elif is_tensor(value):
+        yield path, value.detach().cpu().numpy()
     elif isinstance(value, bool | int | float | np.generic):
         yield path, np.asarray(value)
     elif isinstance(value, str | bytes):

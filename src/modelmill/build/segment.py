@@ -20,7 +20,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelmill.artifact.converting import Unconvertible, convert
+from modelmill.artifact.converting import convert
+from modelmill.artifact.networks import as_model
+from modelmill.artifact.optimising import Unconvertible
 from modelmill.artifact.packing import pack
 from modelmill.artifact.saved import Programs
 from modelmill.artifact.saving import ONNX, PACKED, RUNTIMES, Artifact, decode, encode
@@ -296,7 +298,7 @@ class SegmentFit:
         fitted = common.timed(lambda: common.train.call(available, common.setup.parameters))
         if fitted is None:
             raise ModelReturned("train() returned None", where=common.train.where, next="return the fitted model")
-        return fitted
+        return as_model(fitted, len(common.model.labels))
 
     def evaluate(self) -> None:
         """Compute the metrics, and the score of answering with the mean of the training rows."""

@@ -151,6 +151,6 @@ def _own_files(root: Path) -> Iterator[Path]:
 
 def _is_own(file: str, root: Path) -> bool:
     """Return whether a file is the project's; `root` is resolved. Thousands of modules are asked: texts come first."""
-    if file.startswith("<") or any(name in file for name in _NOT_OURS):
-        return False
+    if not file.startswith("/") or any(name in file for name in _NOT_OURS):
+        return False  # what was imported from a file names it in full: torch has modules that name none that there is
     return Path(os.path.realpath(file)).is_relative_to(root)

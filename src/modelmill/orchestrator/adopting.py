@@ -25,7 +25,7 @@ from modelmill.errors import AdoptionFailed, ModelmillError, TrustNeeded, UsageE
 from modelmill.model.columns import Column
 from modelmill.names import digest_of, parse_model_name
 from modelmill.orchestrator.checking import check
-from modelmill.orchestrator.foreign import FUNCTION, JOBLIB, LIGHTGBM, PICKLE, SKOPS, XGBOOST, Found, Question
+from modelmill.orchestrator.foreign import FUNCTION, JOBLIB, LIGHTGBM, ONNX, PICKLE, SKOPS, XGBOOST, Found, Question
 from modelmill.orchestrator.inferring import write_new
 from modelmill.outcomes import AdoptOutcome, Progress, no_progress
 from modelmill.requests import AdoptRequest, CheckRequest
@@ -40,8 +40,14 @@ _KINDS = {
     ".lgb": LIGHTGBM,
     ".json": XGBOOST,
     ".ubj": XGBOOST,
+    ".onnx": ONNX,
 }
-_NOT_YET = {".onnx": "ONNX files"}
+_NO_MODELS = {
+    ".safetensors": "holds weights without the network that they belong to",
+    ".pt": "is a pickle of torch's own, or weights alone",
+    ".pth": "is a pickle of torch's own, or weights alone",
+}
+"""What is refused by its ending, unread: the network has to come with it."""
 _FOLDER = "adopted"
 _MOST_VALUES = 1000
 """What the model was fitted on as text has to stay text, however many values there are."""
@@ -118,12 +124,14 @@ class _Adoption:
             raise UsageError(f"there is no file `{self.source}`", expected=f"{', '.join(_KINDS)}, or module:function")
         ending = path.suffix.lower()
         if ending not in _KINDS:
-            what = _NOT_YET.get(ending)
+            what = _NO_MODELS.get(ending)
             raise AdoptionFailed(
-                f"{what} cannot be adopted yet" if what else f"`{path.name}` is no known kind of model",
+                f"`{path.name}` {what or 'is no known kind of model'}",
                 where=str(path),
                 expected=f"{', '.join(_KINDS)}, or module:function",
-                next="load it where it was made, and save it with joblib or in its library's own format",
+                next="export the network to .onnx where it was made, or return it from the train() of a model file"
+                if what
+                else "load it where it was made, and save it with joblib or in its library's own format",
             )
         return _KINDS[ending], path
 
@@ -317,6 +325,9 @@ class _Adoption:
             yield f"    found = xgboost.{found.maker}()"
             yield "    found.load_model(HERE / FILE)"
             yield "    return found  # it is fitted already: the rows only test it"
+        elif self.kind == ONNX:
+            features = len(found.names)
+            yield f"    return mm.open_onnx(HERE / FILE, {features})  # it is fitted already: the rows only test it"
         else:
             opens = _OPENS[self.kind][1].replace("{types}", repr(list(found.types)))
             yield f"    return {opens}  # it is fitted already: the rows only test it"

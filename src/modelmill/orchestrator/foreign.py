@@ -15,9 +15,14 @@ from typing import Any
 
 import msgspec
 
+from modelmill.artifact.onnx_files import OnnxModel, answers_of_file, open_onnx
+from modelmill.errors import ModelmillError
+
 PICKLE, JOBLIB, SKOPS = "pickle", "joblib", "skops"
-LIGHTGBM, XGBOOST, FUNCTION = "lightgbm", "xgboost", "function"
+LIGHTGBM, XGBOOST, ONNX, FUNCTION = "lightgbm", "xgboost", "onnx", "function"
 _ASKED_ROWS = 200
+_SINGLE = 1e-4
+"""How exactly a file of float32 is what it would be in float64, as a share of its largest answer."""
 _MOST_MEMORY = 4 << 30
 """A file may say that it holds more than there is: its reader ends then, and nobody else."""
 
@@ -62,8 +67,16 @@ def main() -> None:
     try:
         found = look(question)
     except Exception as error:  # noqa: BLE001 - whatever its maker's code raises is the answer
-        found = Found(broken=f"{type(error).__name__}: {error}"[:500])
+        found = Found(broken=_told(error))
     Path(sys.argv[2]).write_bytes(msgspec.json.encode(found))
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, ModelmillError):
+        return "; ".join([error.what, *(f"{name} {text}" for name, text in error.parts.items() if name != "next")])[
+            :500
+        ]
+    return f"{type(error).__name__}: {error}"[:500]
 
 
 def _limit() -> None:
@@ -82,11 +95,11 @@ def look(question: Question) -> Found:
     if types and not question.trusted:
         return Found(types=types)
     sample = pl.read_parquet(question.sample)
-    model, maker = _open(question)
+    model, maker = _open(question, sample.width)
     names = _names_of(model) or tuple(sample.columns)
     missing = tuple(name for name in names if name not in sample.columns)
-    what = f"{type(model).__module__}.{type(model).__name__}" if question.kind != FUNCTION else question.place
-    classes = tuple(str(one) for one in getattr(model, "classes_", ()))
+    classes = tuple(str(one) for one in getattr(model, "labels" if question.kind == ONNX else "classes_", ()))
+    what = _name_of(question, model)
     if missing:
         return Found(what=what, names=names, missing=missing)
     used = sample.select(names)
@@ -96,24 +109,42 @@ def look(question: Question) -> Found:
     return Found(what=what, names=names, classes=classes, frame=frame, maker=maker, types=types, broken=broken)
 
 
-def _open(question: Question) -> tuple[Any, str]:
-    path = Path(question.place)
-    if question.kind == PICKLE:
-        import pickle
+def _name_of(question: Question, model: Any) -> str:
+    """Return what a model is; nothing that a stranger wrote, since it comes to stand in the model file."""
+    if question.kind == FUNCTION:
+        return question.place
+    return "an ONNX graph" if question.kind == ONNX else f"{type(model).__module__}.{type(model).__name__}"
 
-        return pickle.loads(path.read_bytes()), ""  # noqa: S301 - a person has said that it may be opened
-    if question.kind == JOBLIB:
-        return import_module("joblib").load(path), ""
-    if question.kind == SKOPS:
-        skops = import_module("skops.io")
-        return skops.load(path, trusted=skops.get_untrusted_types(file=path)), ""
-    if question.kind == LIGHTGBM:
-        return import_module("lightgbm").Booster(model_file=str(path)), ""
-    if question.kind == XGBOOST:
-        return _open_xgboost(path)
+
+def _open(question: Question, columns: int) -> tuple[Any, str]:
+    """Return a model that has predict(), or a function, and the class that reads it where there are several."""
+    path = Path(question.place)
+    openers: dict[str, Callable[[], Any]] = {
+        PICKLE: lambda: _open_pickle(path),
+        JOBLIB: lambda: import_module("joblib").load(path),
+        SKOPS: lambda: _open_skops(path),
+        LIGHTGBM: lambda: import_module("lightgbm").Booster(model_file=str(path)),
+        ONNX: lambda: open_onnx(path, columns),
+        FUNCTION: lambda: _open_function(question),
+    }
+    return _open_xgboost(path) if question.kind == XGBOOST else (openers[question.kind](), "")
+
+
+def _open_pickle(path: Path) -> Any:
+    import pickle
+
+    return pickle.loads(path.read_bytes())  # noqa: S301 - a person has said that it may be opened
+
+
+def _open_skops(path: Path) -> Any:
+    skops = import_module("skops.io")
+    return skops.load(path, trusted=skops.get_untrusted_types(file=path))
+
+
+def _open_function(question: Question) -> Any:
     sys.path.insert(0, question.folder)
     module, _, name = question.place.partition(":")
-    return getattr(import_module(module), name), ""
+    return getattr(import_module(module), name)
 
 
 def _open_xgboost(path: Path) -> tuple[Any, str]:
@@ -152,6 +183,8 @@ def _asked(question: Question, model: Any, rows: Any, *, frame: bool, classes: i
     """Return why a model cannot answer some rows; empty where it can."""
     import numpy as np
 
+    if frame and question.kind == ONNX:
+        return "the sample has columns of text, and an ONNX graph takes numbers"
     given = rows.to_pandas() if frame else rows.to_numpy().astype(np.float64)
     if question.kind == FUNCTION:
         answers = model(given)
@@ -164,7 +197,19 @@ def _asked(question: Question, model: Any, rows: Any, *, frame: bool, classes: i
         return f"{len(numbers)} answers for {len(rows)} rows"
     if classes and numbers.shape != (len(rows), classes):
         return f"answers of the shape {numbers.shape} for {classes} classes"
-    return "" if np.isfinite(numbers).all() else "NaN or infinity among its answers"
+    if not np.isfinite(numbers).all():
+        return "NaN or infinity among its answers"
+    return _unlike_its_file(question.place, model, given, numbers) if question.kind == ONNX else ""
+
+
+def _unlike_its_file(place: str, model: OnnxModel, given: Any, found: Any) -> str:
+    """Return how far the graph of a node is from the file that it was made of; empty where no further than float32 is exact."""
+    import numpy as np
+
+    wanted = answers_of_file(place, model, given)
+    if np.allclose(found, wanted, rtol=_SINGLE, atol=_SINGLE * float(np.abs(wanted).max())):
+        return ""
+    return f"as a graph of a node it answers otherwise, by up to {float(np.abs(found - wanted).max()):.3g}"
 
 
 if __name__ == "__main__":

@@ -34,7 +34,12 @@ FORMAT = 2
 OWN = "modelmill"
 _ARRAYS = "numpy"
 """Every answer goes through it, and most fitted objects hold some of its arrays."""
-_GRAPHS = ("onnxruntime", "onnx", "skl2onnx")
+_GRAPHS = {
+    "sklearn": ("onnxruntime", "onnx", "skl2onnx"),
+    "torch": ("onnxruntime", "onnx", "onnxscript"),
+    ".onnx": ("onnxruntime", "onnx"),
+}
+"""What writes the objects of a library, or files with this ending, as graphs."""
 _LOCK_FILES = ("uv.lock", "pylock.toml")
 
 
@@ -184,14 +189,14 @@ def imported_names(files: Iterable[Path]) -> set[str]:
     return found - set(sys.stdlib_module_names)
 
 
-def needed_imports(files: Iterable[Path]) -> set[str]:
+def needed_imports(files: Sequence[Path]) -> set[str]:
     """Return the first names of all modules that a build of these files imports.
 
-    What writes scikit-learn's objects as graphs is among them where it is installed: it decides what answers for a version.
+    What writes their objects as graphs is among them where it is installed: it decides what answers for a version.
     """
     found = imported_names(files)
-    writes_graphs = "sklearn" in found and all(find_spec(name) is not None for name in _GRAPHS)
-    return found | set(_GRAPHS) if writes_graphs else found
+    writers = [_GRAPHS[source] for source in _GRAPHS.keys() & (found | {path.suffix for path in files})]
+    return found.union(*(some for some in writers if all(find_spec(name) is not None for name in some)))
 
 
 def _providers(imports: set[str]) -> set[str]:

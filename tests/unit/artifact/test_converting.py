@@ -19,8 +19,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from modelmill.artifact import converting
-from modelmill.artifact.converting import MISSING, Unconvertible, arrays_of, convert
+from modelmill.artifact.converting import arrays_of, convert
 from modelmill.artifact.graph import decode, encode, split
+from modelmill.artifact.optimising import MISSING, Unconvertible
 from modelmill.artifact.saved import Cold, Programs
 from modelmill.artifact.tracing import Constant, Program, Reference, Step
 from modelmill.errors import BlobBroken

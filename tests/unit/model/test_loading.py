@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -90,3 +91,11 @@ def test_a_link_out_of_the_project_is_not_its_code(tmp_path: Path) -> None:
     (inside / "helper_three.py").symlink_to(outside / "helper_three.py")
     load_model_file(write(inside, "sales_three.py", GOOD.format(helper="helper_three")), inside)
     assert [file.name for file in imported_files(inside)] == ["sales_three.py"]
+
+
+def test_a_module_that_names_no_real_file_is_nobodys_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strange = ModuleType("strange")
+    strange.__file__ = "_classes.py"  # as torch has them
+    monkeypatch.setitem(sys.modules, "strange", strange)
+    monkeypatch.chdir(tmp_path)
+    assert imported_files(tmp_path) == []

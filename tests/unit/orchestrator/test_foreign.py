@@ -15,8 +15,16 @@ import numpy as np
 import polars as pl
 import pytest
 import xgboost
+from onnx import TensorProto, helper, numpy_helper
+from skl2onnx import to_onnx
+from sklearn.neighbors import KNeighborsRegressor
 
-from modelmill.orchestrator.foreign import LIGHTGBM, SKOPS, XGBOOST, Found, Question
+from modelmill.artifact.outside import listening
+from modelmill.errors import AdoptionFailed
+from modelmill.orchestrator.adopting import adopt
+from modelmill.orchestrator.foreign import LIGHTGBM, ONNX, SKOPS, XGBOOST, Found, Question
+from modelmill.requests import AdoptRequest
+from modelmill.settings import load_settings
 
 
 class _Bomb:
@@ -33,6 +41,7 @@ class Files(NamedTuple):
     folder: Path
     boost: bytes
     trees: bytes
+    graph: bytes
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +51,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     booster = lightgbm.train({"verbose": -1, "num_threads": 1}, lightgbm.Dataset(x, x[:, 0]), 5)
     model = xgboost.XGBRegressor(n_estimators=3, n_jobs=1).fit(x, x[:, 0])
     pl.DataFrame(x, ["a", "b"]).write_parquet(folder / "sample.parquet")
-    return Files(folder, booster.model_to_string().encode(), bytes(model.get_booster().save_raw("ubj")))
+    graph = to_onnx(KNeighborsRegressor().fit(x, x[:, 0]), x[:1].astype(np.float32)).SerializeToString()
+    return Files(folder, booster.model_to_string().encode(), bytes(model.get_booster().save_raw("ubj")), graph)
 
 
 def opened(files: Files, kind: str, name: str, content: bytes) -> tuple[int, Found | None]:
@@ -68,10 +78,28 @@ def hostile(files: Files) -> Iterator[tuple[str, str, bytes]]:
     yield XGBOOST, "bomb.ubj", bomb
     yield SKOPS, "bomb.skops", bomb
     yield SKOPS, "cut.skops", b"PK\x03\x04" + bytes(40)
+    yield ONNX, "bomb.onnx", bomb
+    yield ONNX, "cut.onnx", files.graph[: len(files.graph) // 2]
+    yield ONNX, "filled.onnx", filled()
+
+
+def filled() -> bytes:
+    """Return a graph of a few bytes that fills more memory with each row that it is asked than anybody has."""
+    many = numpy_helper.from_array(np.array([1 << 34]), "many")
+    nodes = [
+        helper.make_node("ReduceSum", ["x", "axes"], ["sums"]),
+        helper.make_node("Expand", ["sums", "many"], ["all"]),
+    ]
+    nodes.append(helper.make_node("ReduceMax", ["all", "axes"], ["answers"]))
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])
+    out = helper.make_tensor_value_info("answers", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "g", [given], [out], [many, numpy_helper.from_array(np.array([1]), "axes")])
+    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString())
 
 
 def test_a_good_file_is_opened(files: Files) -> None:
-    for kind, name, content in ((LIGHTGBM, "good.txt", files.boost), (XGBOOST, "good.ubj", files.trees)):
+    good = (LIGHTGBM, "good.txt", files.boost), (XGBOOST, "good.ubj", files.trees), (ONNX, "good.onnx", files.graph)
+    for kind, name, content in good:
         code, found = opened(files, kind, name, content)
         assert (code, found is not None and found.broken) == (0, "")
 
@@ -81,3 +109,34 @@ def test_a_hostile_file_ends_at_most_its_reader(files: Files) -> None:
         code, found = opened(files, kind, name, content)
         assert code < 0 if found is None else found.broken, name
     assert not (files.folder / "bomb").exists()
+
+
+def weights() -> Iterator[tuple[str, bytes, int]]:
+    """Yield files of safetensors by name: how each begins, and how long it says to be on the disk."""
+    good = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    yield "good", len(good).to_bytes(8, "little") + good + bytes(4), 0
+    yield "cut", len(good).to_bytes(8, "little") + good[:20], 0
+    yield "empty", b"", 0
+    yield "header-beyond", (1 << 63).to_bytes(8, "little") + good, 0
+    yield "nested", (1 << 20).to_bytes(8, "little") + b'{"w":' + b"[" * (1 << 20), 0
+    yield "twice", (2 * len(good)).to_bytes(8, "little") + good[:-1] + b"," + good[1:], 0
+    yield "larger-than-memory", (1 << 40).to_bytes(8, "little"), 1 << 42
+
+
+def test_weights_alone_are_refused_unread(tmp_path: Path) -> None:
+    """A safetensors file has no network: nothing reads it, whatever it holds, so that nothing can be done to a reader."""
+    (tmp_path / "modelmill.toml").write_text("")
+    pl.DataFrame({"a": [1.0, 2.0], "y": [1.0, 2.0]}).write_csv(tmp_path / "rows.csv")
+    for name, content, size in weights():
+        file = tmp_path / f"{name}.safetensors"
+        file.write_bytes(content)
+        if size:
+            with file.open("ab") as some:
+                some.truncate(size)  # it takes no room
+        file.chmod(0)
+        request = AdoptRequest(source=str(file), sample=str(tmp_path / "rows.csv"), target="y")
+        with listening() as reached, pytest.raises(AdoptionFailed, match="weights without the network") as caught:
+            adopt(load_settings(tmp_path), request)
+        assert ".onnx" in caught.value.parts["next"]
+        assert not [event for event in reached if "safetensors" in event]
+    assert sorted(path.suffix for path in tmp_path.iterdir() if path.suffix != ".safetensors") == [".csv", ".toml"]

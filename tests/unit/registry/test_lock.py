@@ -162,8 +162,11 @@ def test_a_machine_differs_only_in_what_may_change_a_number() -> None:
     assert found[0].startswith("features sse9 /")
 
 
-def test_what_writes_graphs_is_part_of_a_lock_where_scikit_learn_is_used(tmp_path: Path) -> None:
+def test_what_writes_graphs_is_part_of_a_lock_where_its_library_is_used(tmp_path: Path) -> None:
     (tmp_path / "uses.py").write_text("from sklearn.linear_model import Ridge\n")
     (tmp_path / "other.py").write_text("import numpy\n")
+    (tmp_path / "nets.py").write_text("import torch\n")
     assert {"onnxruntime", "skl2onnx"} <= needed_imports([tmp_path / "uses.py"])
+    assert needed_imports([tmp_path / "nets.py"]) == {"torch", "onnxruntime", "onnx", "onnxscript"}
     assert needed_imports([tmp_path / "other.py"]) == {"numpy"}
+    assert needed_imports([tmp_path / "other.py", tmp_path / "net.onnx"]) == {"numpy", "onnxruntime", "onnx"}
