@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -277,6 +278,54 @@ def test_what_the_code_raises_is_no_answer(released: Released) -> None:
             await runtime.answer(entries["A"], row(15))
 
     released.ask(test)
+
+
+CHATTERER = """#!{python}
+import socket, sys
+import msgspec
+from modelmill.serving.child import read_frame
+from modelmill.serving.frames import HEADER, PROTOCOL, Told
+link = socket.socket(fileno=int(sys.argv[-1]))
+read_frame(link)
+frame = lambda content: HEADER.pack(len(content)) + content
+link.sendall(frame(msgspec.msgpack.encode(Told(protocol=PROTOCOL))))
+told = frame(msgspec.msgpack.encode(Told(numbers=bytes(8), shape=(1,))))
+read_frame(link)
+{says}
+read_frame(link)
+"""
+
+
+@pytest.mark.parametrize(
+    ("says", "answered"),
+    [
+        ("link.sendall(told[:5]); link.sendall(told[5:])", True),  # in two pieces
+        ("link.sendall(told + told)", True),  # one more than was asked for
+        ("link.sendall(frame(b'no msgpack'))", False),
+        ("link.sendall(frame(b''))", False),
+    ],
+)
+def test_a_child_that_says_what_is_no_answer_is_ended(
+    released: Released, tmp_path: Path, says: str, answered: bool
+) -> None:
+    chatterer = tmp_path / "python"
+    chatterer.write_text(CHATTERER.format(python=sys.executable, says=says))
+    chatterer.chmod(0o700)
+
+    async def test(runtime: PythonRuntime, entries: dict[str, Entry]) -> None:
+        await runtime.start()
+        first = runtime.pid
+        if answered:
+            assert (await runtime.answer(entries["A"], row(1))).tolist() == [0.0]
+        else:
+            with pytest.raises(AnswerInvalid, match="ended while it answered"):
+                await runtime.answer(entries["A"], row(1))
+        if "told + told" in says or not answered:
+            while runtime.pid == first:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.01)
+            assert runtime.pid is None
+
+    released.ask(test, place=Place(python=chatterer))
 
 
 def test_a_closed_runtime_starts_no_child(released: Released) -> None:
