@@ -248,6 +248,7 @@ def render_status(status: o.StatusOutcome) -> Iterator[str]:
         yield line("", *_declared_parts(node))
         for name, what in node.broken.items():
             yield line("broken", name, what)
+        yield from _trouble(node)
     if not status.nodes:
         yield line("node", "none runs")
     for canary in status.canaries:
@@ -290,6 +291,28 @@ def _declared_parts(node: o.NodeFacts) -> list[str]:
         return [f"{declared} runs", since]
     runs = ", ".join(f"{model} r{number}" for model, number in node.releases.items()) or "not known"
     return [f"{declared} is declared", f"not taken by all workers for {seconds(node.behind_s)}", f"what runs: {runs}"]
+
+
+_REFUSED = {
+    "busy": "because too many waited",
+    "deadline": "because their callers wait for less",
+    "late": "because their callers waited no more",
+    "batch": "because they were large, and others waited",
+    "canary": "that a canary would have answered, and others waited",
+}
+
+
+def _trouble(node: o.NodeFacts) -> Iterator[str]:
+    """Yield what a node has refused since it began, and what became of its models' processes, each with what to do next."""
+    refused = [f"{how_many:,} {_REFUSED.get(why, why)}" for why, how_many in node.refused.items() if how_many]
+    if refused:
+        yield line("refused", ", ".join(refused), "next: modelmill infra, or more [serve] workers")
+    if node.children_ended:
+        over = f"{node.children_over_memory:,} of them at their limit of memory" if node.children_over_memory else ""
+        ended = f"{count(node.children_ended, 'process', 'processes')} of models by themselves"
+        yield line("ended", ended, over, f"next: less {node.log_file}")
+    if node.quarantined:
+        yield line("", f"{node.quarantined:,} in quarantine: ended again and again, and not started for a while")
 
 
 def _pace_parts(node: o.NodeFacts) -> list[str]:

@@ -26,6 +26,7 @@ from modelmill.serving.control import (
     check_port,
     describe_node,
     find_node,
+    log_file,
     restart_node,
     start_node,
     stop_node,
@@ -173,7 +174,7 @@ def node_facts(node: NodeInfo, folder: Path) -> NodeFacts:
     told: dict[str, Any] | None = describe_node(node, memory=True)
     facts = told or {}
     workers, recent = facts.get("workers", []), facts.get("recent", {})
-    logged = facts.get("predictions", {})
+    logged, children = facts.get("predictions", {}), facts.get("children", {})
     memory = [worker["memory_mb"] for worker in workers if worker["memory_mb"] is not None]
     running = NodeFacts(
         url=node.url,
@@ -190,6 +191,11 @@ def node_facts(node: NodeInfo, folder: Path) -> NodeFacts:
         p50_ms=recent.get("p50_ms"),
         p99_ms=recent.get("p99_ms"),
         memory_mb=sum(memory) if memory else None,
+        refused=facts.get("refused", {}),
+        children_ended=children.get("ended", 0),
+        children_over_memory=children.get("over_memory", 0),
+        quarantined=children.get("quarantined", 0),
+        log_file=str(log_file(folder, node.environment)),
         logged=logged.get("written", 0),
         log_dropped=logged.get("dropped", 0) + logged.get("lost", 0),
         opened=max((worker["opened"] for worker in workers), default=0),
