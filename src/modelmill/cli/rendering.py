@@ -115,6 +115,8 @@ def render_serve(serve: o.ServeOutcome) -> Iterator[str]:
     replaced = f"{count(serve.restarted, 'worker')} replaced" if serve.restarted else ""
     served = ", ".join(f"{model} r{number}" for model, number in serve.node.releases.items())
     yield line("serves", served, count(serve.node.workers, "worker"), replaced, seconds(serve.seconds))
+    for name, what in serve.node.broken.items():
+        yield line("broken", name, what)
     yield line("answers", serve.node.url, f"pid {serve.node.pid}")
     if serve.node.grpc:
         yield line("gRPC", serve.node.grpc)

@@ -27,6 +27,7 @@ from modelmill.serving.control import (
     describe_node,
     find_node,
     log_file,
+    node_file,
     restart_node,
     start_node,
     stop_node,
@@ -222,7 +223,9 @@ def beside_declared(folder: Path, facts: NodeFacts, revisions: Iterable[int]) ->
 
 
 def watch(folder: Path, node: NodeInfo, *, own: bool, begin: Callable[[], None]) -> None:
-    """Stay until the node ends, or until a signal ends us: then the node that we started ends first.
+    """Stay until the node is stopped, or until a signal ends us: then the node that we started ends first.
+
+    Raises `NodeNotReady` where the node ends by itself: whoever keeps the command alive starts it again.
 
     `begin` says that we are here, once a signal would be heard: whoever reads it may send one at once.
     """
@@ -236,6 +239,13 @@ def watch(folder: Path, node: NodeInfo, *, own: bool, begin: Callable[[], None])
         begin()
         while not signalled and find_node(folder, node.environment) is not None:
             time.sleep(_WATCH_S)
+        if not signalled and node_file(folder, node.environment).exists():  # whoever is stopped takes it away
+            raise NodeNotReady(
+                "the node has ended, and nobody had stopped it",
+                where=str(log_file(folder, node.environment)),
+                likely="it was killed, or there was no memory left",
+                next="modelmill serve      (needs only what is on the disk; a supervisor does so by itself)",
+            )
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
