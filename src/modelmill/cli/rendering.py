@@ -494,10 +494,22 @@ def render_fsck(fsck: o.FsckOutcome) -> Iterator[str]:
         yield line(
             "unused", f"{count(fsck.unreferenced, 'blob')} that no row leads to: left by interrupted runs, harmless"
         )
+    for label, some in (("removed", _gone(fsck)), ("unused", _unneeded(fsck))):
+        if some:
+            held = f"{size(sum(one.bytes for one in some))} beside uv's cache"
+            yield line(label, f"{count(len(some), 'package environment')} that no release needs", held)
     if fsck.removed:
         yield line("removed", count(fsck.removed, "file"))
     if not fsck.problems:
         yield line("ok", "nothing is lost, every digest is right")
+
+
+def _gone(fsck: o.FsckOutcome) -> list[o.EnvironmentFacts]:
+    return [one for one in fsck.environments if one.removed]
+
+
+def _unneeded(fsck: o.FsckOutcome) -> list[o.EnvironmentFacts]:
+    return [one for one in fsck.environments if not (one.kept or one.removed)]
 
 
 def render_doctor(doctor: o.DoctorOutcome) -> Iterator[str]:

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from modelmill.artifact.saved import Cold, Saved
 from modelmill.artifact.saving import ONNX, PACKED
 from modelmill.data.journal import Answerer
-from modelmill.errors import AnswerInvalid, BlobBroken, ModelmillError, ModelQuarantined, ModelUnknown, NodeNotReady
+from modelmill.errors import (
+    AnswerInvalid,
+    BlobBroken,
+    EnvironmentMissing,
+    ModelmillError,
+    ModelQuarantined,
+    ModelUnknown,
+    NodeNotReady,
+)
 from modelmill.model.request import Batch, parser_of
 from modelmill.model.safe import safe_answers
 from modelmill.names import POOLED, Segment, format_segment
@@ -209,7 +217,13 @@ class ServedModel:
         if pointer is None:
             near = ", ".join(str(n) for n in sorted(known.maps, key=lambda n: abs(n - number))[:5])
             raise ModelUnknown(f"`{self.header.model}` has no version {number}", expected=near)
-        model = await open_model(self._store, self._blobs, pointer, environment=self._environment, shelf=self._shelf)
+        try:
+            model = await open_model(
+                self._store, self._blobs, pointer, environment=self._environment, shelf=self._shelf
+            )
+        except EnvironmentMissing as error:  # `serve` makes only what is released
+            error.parts["next"] = f"modelmill reproduce {self.header.model} {number}      (makes it)"
+            raise
         if (model.header.model, model.header.run) != (self.header.model, number):
             raise BlobBroken("a version's map is another's", got=f"{model.header.model} {model.header.run}")
         if number in self.versions:  # two asked for it at once

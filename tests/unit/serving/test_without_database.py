@@ -5,24 +5,35 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
+import msgspec
 import pytest
 
-from modelmill.names import ModelName
+from modelmill.errors import EnvironmentRefused
+from modelmill.names import Digest, ModelName
 from modelmill.orchestrator.looking import status
-from modelmill.release.pointers import Published, publish
-from modelmill.requests import StatusRequest
+from modelmill.orchestrator.returning import rollback
+from modelmill.registry.environment import environments_in, is_used
+from modelmill.registry.fleet import FleetMap, sign
+from modelmill.registry.lock import Lock, Package
+from modelmill.registry.wheel import build_wheel
+from modelmill.release.pointers import Pointer, Published, publish
+from modelmill.requests import RollbackRequest, StatusRequest
 from modelmill.serving.control import describe_node, find_node
+from modelmill.serving.processes import descendants, list_processes
 from modelmill.settings import load_settings
-from modelmill.store.blobs import pointers_of
+from modelmill.store.blobs import blobs_of, pointers_of
 
 from .test_python import Released
 
@@ -35,8 +46,8 @@ class Project:
     """A project of which only the disk is left: a released model that a child answers, and no database."""
 
     def __init__(self, folder: Path) -> None:
-        released = Released(folder)
-        publish(pointers_of(released.store), Published("dev", 1, {ModelName("sales"): released.pointer}))
+        self.released = released = Released(folder)
+        self.publish(1, released.pointer)
         self.root, self.store = folder / "project", released.store
         self.settings(f'store = "../store"\ndatabase = "{NOWHERE}"\n')
         self.commands: list[subprocess.Popen[str]] = []
@@ -44,6 +55,10 @@ class Project:
     def settings(self, text: str) -> None:
         """Write what the project declares."""
         (self.root / "modelmill.toml").write_text(text)
+
+    def publish(self, revision: int, pointer: Pointer) -> None:
+        """Have a release served."""
+        publish(pointers_of(self.released.store), Published("dev", revision, {ModelName("sales"): pointer}))
 
     def serve(self) -> subprocess.Popen[str]:
         """Have a node served as a supervisor does: by a command that stays; return once it answers."""
@@ -106,6 +121,68 @@ def test_a_node_starts_and_starts_again_from_the_disk(project: Project) -> None:
     told = status(load_settings(project.root), StatusRequest())
     assert [one.releases for one in told.nodes] == [{"sales": 1}]
     assert "MM502" in told.notices[-1]
+
+
+def test_a_roll_back_moves_first_and_then_makes_the_environment_that_is_missing(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a database, too; where the environment cannot be made, the node serves on, and another way is told."""
+    released, folder = project.released, environments_in(project.store)
+    lock = lock_with_a_bridge(released.store)
+    header = msgspec.structs.replace(released.map.header, lock=lock)
+    signed = sign(released.key, FleetMap.build(header, list(released.map)))
+    before = Pointer(1, blobs_of(project.store).put([signed.content])[0], signed.signature)
+    now = msgspec.structs.replace(released.pointer, release=2, before=before)
+    project.publish(1, now)
+    project.serve()
+    settings, request = load_settings(project.root), RollbackRequest(what=("dev",))
+
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path / "nowhere"))
+    with pytest.raises(EnvironmentRefused) as refused:
+        rollback(settings, request)
+    assert refused.value.parts["safe"].startswith("the pointer is moved")
+    assert "--to rN" in refused.value.parts["next"]
+    assert project.ask() == 20
+
+    project.publish(3, now)
+    write_bridge(tmp_path / "wheels")
+    monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path / "wheels"))
+    back = rollback(settings, request)
+    assert (back.before, back.after, back.confirmed, back.without_database) == (2, 1, 1, True)
+    assert project.ask() == 20
+    node = find_node(project.store)
+    assert node is not None
+    every = {one.pid: one for one in list_processes()}
+    pythons = {every[pid].words[0] for pid in descendants(every, {node.pid})}
+    assert str(folder / lock / "bin" / "python") in pythons
+    assert is_used(folder, lock)
+
+
+def lock_with_a_bridge(store: Path) -> Digest:
+    """Keep a lock whose environment holds one small package, which finds all others where this process has them."""
+    name, content = build_wheel()
+    blobs = blobs_of(store)
+    lock = Lock(
+        python=platform.python_version(),
+        implementation=sys.implementation.name,
+        packages=(Package("bridge", "1"),),
+        wheel=blobs.put([content])[0],
+        wheel_name=name,
+        needed=("bridge",),
+    )
+    return blobs.put([msgspec.json.encode(lock)])[0]
+
+
+def write_bridge(folder: Path) -> None:
+    """Write that package: a path that is looked through behind its own environment's."""
+    folder.mkdir()
+    with ZipFile(folder / "bridge-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("bridge.pth", sysconfig.get_path("purelib"))
+        wheel.writestr("bridge-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: bridge\nVersion: 1\n")
+        tags = "Wheel-Version: 1.0\nGenerator: by hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        wheel.writestr("bridge-1.dist-info/WHEEL", tags)
+        wheel.writestr("bridge-1.dist-info/RECORD", "")
 
 
 def test_no_empty_database_takes_the_place_of_one_that_is_gone(project: Project) -> None:
