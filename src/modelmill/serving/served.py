@@ -8,7 +8,8 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +122,13 @@ def told_of(counts: Mapping[str, int]) -> dict[str, int]:
     return {"pooled": counts.get("pooled", 0)} | {kind: counts[kind] for kind in ("parent", SAFE) if kind in counts}
 
 
+class Cache(Protocol):
+    """What `lru_cache` makes."""
+
+    def cache_clear(self) -> None:
+        """Forget all of it."""
+
+
 Asking = Generator[Entry, NDArray[np.float64], "tuple[NDArray[np.float64], Entry, str]"]
 
 
@@ -156,6 +164,7 @@ class ServedModel:
         self.header = self.map.header
         self.parser = parser_of(self.header.spec, self.header.by, self.header.feature_names)
         self.entry_for = lru_cache(maxsize=_MOST_FOUND)(self.map.entry_for)
+        self._caches: WeakSet[Cache] = WeakSet((self.entry_for,))
         # Where nobody is to go without an answer, a child process that is down is a model that has none.
         self._failures: tuple[type[ModelmillError], ...] = (
             (AnswerInvalid, BlobBroken, NodeNotReady)
@@ -242,6 +251,12 @@ class ServedModel:
         await self._python.close()
         if self._graphs is not None:
             await self._graphs.close()
+        for cache in self._caches:  # whoever holds on to this model a while longer asks it for nothing any more
+            cache.cache_clear()
+
+    def remember(self, cache: Cache) -> None:
+        """Have what somebody remembers of this model forgotten when it is closed."""
+        self._caches.add(cache)
 
     def answer_now(self, batch: Batch) -> Answered:
         """Answer rows, each by its own segment's model; the pooled one answers where there is none that can.
