@@ -124,6 +124,14 @@ def memory_mb(info: NodeInfo) -> float:
     return sum(share_of(pid) for pid in pids) / (1 << 20)
 
 
+def own_mb(info: NodeInfo) -> float:
+    """Return what of that is no file's: of mapped libraries the share falls and rises with whoever else maps them."""
+    pids = [info.pid, *(worker["pid"] for worker in (describe_node(info) or {})["workers"])]
+    rolled_up = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+    lines = [line.split() for text in rolled_up for line in text.splitlines() if line.startswith("Pss_Anon:")]
+    return sum(int(line[1]) for line in lines) / 1024
+
+
 def graphs_of(info: NodeInfo) -> dict[str, int]:
     time.sleep(0.6)  # a worker reports four times a second
     found: dict[str, int] = (describe_node(info) or {})["graphs"]
@@ -244,6 +252,7 @@ def measure(store: Path, info: NodeInfo, options: argparse.Namespace) -> dict[st
     wait_until_applied(info, 1)
     begun = memory_mb(info)
     result: dict[str, Any] = {"models": options.models, "memory": options.memory, "PSS MB before": begun}
+    result["of that no file's"] = own = own_mb(info)
     result["mix"] = mixed(info, options.models, options.requests)
     loads = graphs_of(info)["loads"]
     result["all at once"] = asyncio.run(at_once(info, range(options.models - COLD, options.models)))
@@ -253,6 +262,8 @@ def measure(store: Path, info: NodeInfo, options: argparse.Namespace) -> dict[st
     wait_until_applied(info, 2)
     result["s until it was unloaded"], result["PSS MB, all unloaded"] = settled(info)
     result["unloaded beyond the start"] = result["PSS MB, all unloaded"] / begun - 1
+    result["no file's MB, all unloaded"] = own_mb(info)
+    result["no file's, beyond the start"] = result["no file's MB, all unloaded"] / own - 1
     return result
 
 

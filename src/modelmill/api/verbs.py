@@ -163,7 +163,7 @@ VERBS = (
         "Go back to what an environment served before; nothing is built.",
         requests.RollbackRequest,
         outcomes.RollbackOutcome,
-        "modelmill.orchestrator.deploying:rollback",
+        "modelmill.orchestrator.returning:rollback",
         "author",
         examples=(
             "modelmill rollback prod",

@@ -115,6 +115,8 @@ def render_serve(serve: o.ServeOutcome) -> Iterator[str]:
     replaced = f"{count(serve.restarted, 'worker')} replaced" if serve.restarted else ""
     served = ", ".join(f"{model} r{number}" for model, number in serve.node.releases.items())
     yield line("serves", served, count(serve.node.workers, "worker"), replaced, seconds(serve.seconds))
+    for name, what in serve.node.broken.items():
+        yield line("broken", name, what)
     yield line("answers", serve.node.url, f"pid {serve.node.pid}")
     if serve.node.grpc:
         yield line("gRPC", serve.node.grpc)
@@ -248,6 +250,7 @@ def render_status(status: o.StatusOutcome) -> Iterator[str]:
         yield line("", *_declared_parts(node))
         for name, what in node.broken.items():
             yield line("broken", name, what)
+        yield from _trouble(node)
     if not status.nodes:
         yield line("node", "none runs")
     for canary in status.canaries:
@@ -290,6 +293,28 @@ def _declared_parts(node: o.NodeFacts) -> list[str]:
         return [f"{declared} runs", since]
     runs = ", ".join(f"{model} r{number}" for model, number in node.releases.items()) or "not known"
     return [f"{declared} is declared", f"not taken by all workers for {seconds(node.behind_s)}", f"what runs: {runs}"]
+
+
+_REFUSED = {
+    "busy": "because too many waited",
+    "deadline": "because their callers wait for less",
+    "late": "because their callers waited no more",
+    "batch": "because they were large, and others waited",
+    "canary": "that a canary would have answered, and others waited",
+}
+
+
+def _trouble(node: o.NodeFacts) -> Iterator[str]:
+    """Yield what a node has refused since it began, and what became of its models' processes, each with what to do next."""
+    refused = [f"{how_many:,} {_REFUSED.get(why, why)}" for why, how_many in node.refused.items() if how_many]
+    if refused:
+        yield line("refused", ", ".join(refused), "next: modelmill infra, or more [serve] workers")
+    if node.children_ended:
+        over = f"{node.children_over_memory:,} of them at their limit of memory" if node.children_over_memory else ""
+        ended = f"{count(node.children_ended, 'process', 'processes')} of models by themselves"
+        yield line("ended", ended, over, f"next: less {node.log_file}")
+    if node.quarantined:
+        yield line("", f"{node.quarantined:,} in quarantine: ended again and again, and not started for a while")
 
 
 def _pace_parts(node: o.NodeFacts) -> list[str]:
@@ -469,10 +494,22 @@ def render_fsck(fsck: o.FsckOutcome) -> Iterator[str]:
         yield line(
             "unused", f"{count(fsck.unreferenced, 'blob')} that no row leads to: left by interrupted runs, harmless"
         )
+    for label, some in (("removed", _gone(fsck)), ("unused", _unneeded(fsck))):
+        if some:
+            held = f"{size(sum(one.bytes for one in some))} beside uv's cache"
+            yield line(label, f"{count(len(some), 'package environment')} that no release needs", held)
     if fsck.removed:
         yield line("removed", count(fsck.removed, "file"))
     if not fsck.problems:
         yield line("ok", "nothing is lost, every digest is right")
+
+
+def _gone(fsck: o.FsckOutcome) -> list[o.EnvironmentFacts]:
+    return [one for one in fsck.environments if one.removed]
+
+
+def _unneeded(fsck: o.FsckOutcome) -> list[o.EnvironmentFacts]:
+    return [one for one in fsck.environments if not (one.kept or one.removed)]
 
 
 def render_doctor(doctor: o.DoctorOutcome) -> Iterator[str]:

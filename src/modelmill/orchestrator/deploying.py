@@ -1,34 +1,31 @@
-"""`deploy`, `promote`, `rollback`: what an environment serves is moved, and its node is waited for.
+"""`deploy`, `promote`, `hold`, `resume`, `history`: what an environment serves is moved forwards, and its node is waited for.
 
-Each is one committed move of a pointer that is then published; the node takes it within a quarter of a second. A
-roll-back needs no database: what it goes back to is named in what was published last.
+Each is one committed move of a pointer that is then published; the node takes it within a quarter of a second.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
+from contextlib import ExitStack
 
 import msgspec
 
 from modelmill.errors import (
     ApprovalNeeded,
     FloorNotMet,
-    ModelmillError,
     NotFound,
     OnHold,
     PlanOutdated,
-    PlatformError,
     UsageError,
 )
 from modelmill.model.conditions import parse_duration
-from modelmill.names import Digest, ModelName, Segment, format_segment, is_shared, parse_target
+from modelmill.names import Digest, ModelName, Segment, format_segment, is_shared
 from modelmill.orchestrator.approving import FLOOR as APPROVED
 from modelmill.orchestrator.canaries import follow, holds_of, rollout_facts
 from modelmill.orchestrator.champions import known_verdicts
 from modelmill.orchestrator.planning import READ, Planned, make_plan, read_plan
-from modelmill.orchestrator.preparing import prepare_environments
+from modelmill.orchestrator.preparing import environments_kept
 from modelmill.orchestrator.rehearsing import rehearsal_text, rehearse_release
 from modelmill.orchestrator.serve import wait_for_node
 from modelmill.orchestrator.served import model_names, pick_model
@@ -39,40 +36,31 @@ from modelmill.outcomes import (
     MoveFacts,
     PlanOutcome,
     Progress,
-    RollbackOutcome,
     no_progress,
 )
-from modelmill.registry.fleet import FleetMap, check_answer_alike, compose, decode, sign
+from modelmill.registry.fleet import FleetMap, check_answer_alike, decode
 from modelmill.registry.host import user_name
 from modelmill.registry.runs import get_signature
 from modelmill.release.moving import CANARY, RELEASE, ROLLBACK, STOP, Hold, list_moves
-from modelmill.release.pointers import Pointer, check_packs, find_published, open_map, order_rollback
+from modelmill.release.pointers import Pointer, check_packs, open_map
 from modelmill.release.releasing import (
-    current_release,
-    get_release,
     list_environments,
-    previous_release,
     release,
-    republish,
 )
 from modelmill.release.rollouts import DONE, Rollout, check_alone
-from modelmill.release.rows import SignedDigest
-from modelmill.release.staging import lift_hold, release_beside, roll_back, set_hold
+from modelmill.release.staging import lift_hold, release_beside, set_hold
 from modelmill.requests import (
     DeployRequest,
     HistoryRequest,
     HoldRequest,
     PromoteRequest,
     ResumeRequest,
-    RollbackRequest,
 )
 from modelmill.serving.control import find_node, run_folder
 from modelmill.serving.history import History
 from modelmill.serving.onnx import check_graphs_open
 from modelmill.settings import Settings
-from modelmill.store.blobs import blobs_of, pointers_of
 from modelmill.store.opening import Store, open_store
-from modelmill.store.signing import public_key
 from modelmill.store.tables import now
 
 _PLAN_SUFFIXES = (".plan", ".json")
@@ -180,35 +168,32 @@ def apply_plan(
             check_alone(c, plan.environment, planned.model)
     if planned.candidate.map is None:
         raise NotFound(f"run {plan.version} of `{plan.model}` built nothing")
-    if not plan.nothing:
-        fleet = _check_sound(store, planned, planned.candidate.map)
-        prepare_environments(store.folder, store.blobs, [fleet], progress or no_progress)
-    rehearsed = _rehearse(store, planned, progress or no_progress) if rehearsal and not plan.nothing else ""
-    if planned.policy.steps and not plan.nothing:
+    with ExitStack() as kept:
+        if not plan.nothing:
+            fleet = _check_sound(store, planned, planned.candidate.map)
+            kept.enter_context(environments_kept(store.folder, store.blobs, fleet, progress or no_progress))
+        rehearsed = _rehearse(store, planned, progress or no_progress) if rehearsal and not plan.nothing else ""
+        if not planned.policy.steps or plan.nothing:
+            moved = _moved(store, settings, planned, planned.candidate.map, reason)
+            return msgspec.structs.replace(moved, rehearsed=rehearsed, seconds=time.monotonic() - began)
         rollout, begun = _begin_canary(store, settings, planned, planned.candidate.map, reason)
-        begun = msgspec.structs.replace(begun, rehearsed=rehearsed)
-        # A node that is slow to open the candidate, such as one whose model runs in a child, still has it watched.
-        runs = find_node(settings.store_folder, plan.environment) is not None
-        return _followed(store, rollout, begun, progress) if progress and runs else begun
-    moving = time.monotonic()
-    found = release(
-        store,
-        plan.environment,
-        planned.model,
-        planned.candidate.map,
-        expected=plan.before,
-        by=user_name(),
-        reason=reason,
-    )
-    control_s = time.monotonic() - moving
+    begun = msgspec.structs.replace(begun, rehearsed=rehearsed)
+    # A node that is slow to open the candidate, such as one whose model runs in a child, still has it watched.
+    runs = find_node(settings.store_folder, plan.environment) is not None
+    return _followed(store, rollout, begun, progress) if progress and runs else begun
+
+
+def _moved(store: Store, settings: Settings, planned: Planned, fleet: Digest, reason: str) -> DeployOutcome:
+    """Have the version answer for everybody, and wait for the node."""
+    began, plan, by = time.monotonic(), planned.outcome, user_name()
+    found = release(store, plan.environment, planned.model, fleet, expected=plan.before, by=by, reason=reason)
+    control_s = time.monotonic() - began
     return DeployOutcome(
         plan=plan,
         release=found.number,
         moved=not plan.nothing,
-        rehearsed=rehearsed,
         confirmed=wait_for_node(settings, plan.environment, planned.model),
         control_s=control_s,
-        seconds=time.monotonic() - began,
         next=f"modelmill rollback {plan.model} {plan.environment}" if plan.before else "modelmill status",
     )
 
@@ -284,114 +269,12 @@ def _traffic(settings: Settings, environment: str, fleet: FleetMap) -> dict[Segm
     }
 
 
-# ------------------------------------------------------------------ backwards
-
-
-def rollback(settings: Settings, request: RollbackRequest, progress: Progress = no_progress) -> RollbackOutcome:
-    """Go back to what was served before, wholly or for some segments, and hold the model there."""
-    began = time.monotonic()
-    target, environment = _target_and_environment(settings, request.what)
-    name, pattern = _split(target)
-    try:
-        store = open_store(settings, create=False)
-    except PlatformError as error:
-        return _without_database(settings, request, error, environment, name, pattern)
-    with store:
-        republish(store, environment)
-        model = pick_model(store, name)
-        current = current_release(store.database, environment, model)
-        to = _number(request.to) if request.to else None
-        segments: tuple[Segment, ...] = ()
-        composed = None
-        if pattern is not None and current is not None:
-            earlier = to or previous_release(store.database, environment, model, current.number)
-            base, other = (
-                decode(store.blobs.get(get_release(store.database, environment, model, number).map))
-                for number in (current.number, earlier)
-            )
-            segments = _matching(base, other, pattern)
-            composed = _composed(store, base, other, segments)
-        until = now() + parse_duration(request.hold) if request.hold else None
-        move = roll_back(
-            store, environment, model, to=to, composed=composed, by=user_name(), reason=request.reason, until=until
-        )
-        control_s = time.monotonic() - began
-        progress("line", {"text": f"{environment} points to r{move.after}; waiting for its node"})
-        version = decode(store.blobs.get(get_release(store.database, environment, model, move.after).map)).header.run
-        return RollbackOutcome(
-            environment=environment,
-            model=model,
-            before=move.before,
-            after=move.after,
-            version=version,
-            segments=tuple(map(format_segment, segments)),
-            confirmed=wait_for_node(settings, environment, model),
-            control_s=control_s,
-            seconds=time.monotonic() - began,
-            next=f"modelmill resume {model} {environment}      (releases are on hold until then)",
-        )
-
-
-def _without_database(
-    settings: Settings,
-    request: RollbackRequest,
-    error: ModelmillError,
-    environment: str,
-    name: str | None,
-    pattern: str | None,
-) -> RollbackOutcome:
-    """Order the roll-back past the database: nodes take it as any other, and the database learns of it later."""
-    began = time.monotonic()
-    pointers = pointers_of(settings.store_folder)
-    published = find_published(pointers, environment)
-    served = list(published.models) if published else []
-    if pattern is not None or request.to or not served or (name is None and len(served) > 1):
-        raise error
-    model = ModelName(name or served[0])
-    order = order_rollback(
-        pointers, environment, model, user_name(), request.reason or "rolled back without the database"
-    )
-    control_s = time.monotonic() - began
-    back = find_published(pointers, environment)
-    blobs = blobs_of(settings.store_folder)
-    fleet = open_map(blobs, back.models[model], public_key(settings.store_folder)) if back else None
-    return RollbackOutcome(
-        environment=environment,
-        model=model,
-        before=order.before,
-        after=order.after,
-        version=fleet.header.run if fleet else 0,
-        confirmed=wait_for_node(settings, environment, model),
-        control_s=control_s,
-        seconds=time.monotonic() - began,
-        without_database=True,
-        next="modelmill status      (once the database is back: it then learns of this)",
-    )
-
-
-def _matching(base: FleetMap, other: FleetMap, pattern: str) -> tuple[Segment, ...]:
-    """Return the segments of two maps that a pattern names, such as ``UA,*``, and that they answer differently."""
-    one, two = base.answers(), other.answers()
-    known = {format_segment(entry.segment): entry.segment for fleet in (base, other) for entry in fleet}
-    found = [known[text] for text in sorted(known) if fnmatchcase(text, pattern)]
-    if not found:
-        raise NotFound(
-            f"no segment of `{base.header.model}` is called `{pattern}`", next=f"modelmill search {base.header.model}"
-        )
-    return tuple(segment for segment in found if one.get(format_segment(segment)) != two.get(format_segment(segment)))
-
-
-def _composed(store: Store, base: FleetMap, other: FleetMap, segments: Sequence[Segment]) -> SignedDigest:
-    signed = sign(store.key, compose(base, other, segments))
-    return SignedDigest(store.blobs.put([signed.content])[0], signed.signature)
-
-
 # ------------------------------------------------------------------ hold, resume, history
 
 
 def hold(settings: Settings, request: HoldRequest, _: Progress = no_progress) -> HoldOutcome:
     """Have nothing of a model released to an environment."""
-    target, environment = _target_and_environment(settings, request.what)
+    target, environment = target_and_environment(settings, request.what)
     with open_store(settings, create=False) as store:
         model = pick_model(store, target)
         moment = now()
@@ -411,7 +294,7 @@ def hold(settings: Settings, request: HoldRequest, _: Progress = no_progress) ->
 
 def resume(settings: Settings, request: ResumeRequest, _: Progress = no_progress) -> HoldOutcome:
     """Lift what holds a model in an environment."""
-    target, environment = _target_and_environment(settings, request.what)
+    target, environment = target_and_environment(settings, request.what)
     with open_store(settings, create=False) as store:
         model = pick_model(store, target)
         move = lift_hold(store, environment, model, by=user_name(), reason=request.reason)
@@ -450,28 +333,9 @@ def _moves(store: Store, environment: str, model: ModelName, limit: int) -> Iter
 # ------------------------------------------------------------------ words
 
 
-def _target_and_environment(settings: Settings, words: Sequence[str]) -> tuple[str | None, str]:
+def target_and_environment(settings: Settings, words: Sequence[str]) -> tuple[str | None, str]:
     """Return what is meant by ``[MODEL[SEGMENT]] ENVIRONMENT``."""
     if not 1 <= len(words) <= 2:
         raise UsageError("an environment is needed", expected="[MODEL] ENVIRONMENT, such as: air-time prod")
     settings.environment(words[-1])
     return (words[0] if len(words) > 1 else None), words[-1]
-
-
-def _split(target: str | None) -> tuple[str | None, str | None]:
-    """Return the model and the pattern of segments that ``MODEL[SEGMENT]`` names."""
-    if target is None:
-        return None, None
-    if "*" not in target:
-        model, segment = parse_target(target)
-        return model, None if segment is None else format_segment(segment)
-    name, bracket, rest = target.partition("[")
-    if not bracket or not rest.endswith("]"):
-        raise UsageError(f"`{target}` is not written as MODEL[SEGMENT]", expected="such as 'air-time[JFK,*]'")
-    return name, rest[:-1]
-
-
-def _number(text: str) -> int:
-    if not (text.startswith("r") and text[1:].isdecimal()):
-        raise UsageError(f"`{text}` is not a release", expected="such as r11", next="modelmill history")
-    return int(text[1:])

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from modelmill.data.taking import get_snapshot, load_segments
-from modelmill.errors import ModelmillError, NotFound, UsageError, did_you_mean
+from modelmill.errors import ModelmillError, NotFound, StoreUnavailable, UsageError, did_you_mean
 from modelmill.model.batching import Batching
 from modelmill.names import (
     ModelName,
@@ -73,30 +73,48 @@ def status(settings: Settings, _: StatusRequest, __: Progress = no_progress) -> 
     running = [node for place in settings.places if (node := find_node(settings.store_folder, place))]
     if not (settings.store_folder / "keys").is_dir():
         return StatusOutcome(project=str(settings.root), store=str(settings.store_folder), next="modelmill up")
+    nodes = tuple(node_facts(node, settings.store_folder) for node in running)
+    told = StatusOutcome(
+        project=str(settings.root),
+        store=str(settings.store_folder),
+        node=nodes[0] if nodes else None,
+        nodes=nodes,
+        notices=tuple(f"the node at {node.url} does not answer as it should" for node in nodes if not node.healthy),
+    )
+    try:
+        told = _with_rows(settings, told)
+    except StoreUnavailable as error:  # nodes need no database, and who looks after them needs to see them now
+        notice = f"what was built and released cannot be told: {error.code} {error.what}"
+        return msgspec.structs.replace(told, notices=(*told.notices, notice), next="modelmill doctor")
+    return msgspec.structs.replace(told, next=_status_next(told))
+
+
+def _with_rows(settings: Settings, told: StatusOutcome) -> StatusOutcome:
+    """Return what is told with what the database knows."""
     with open_store(settings, create=False) as store:
         places = list_environments(store.database)
         for place in places:  # what was ordered while the database was away is written down before it is told
             republish(store, place)
         models = tuple(_model_status(store, name) for name in model_names(store))
         holder = find_holder(store.lock_path)
-        canaries = tuple(canary for place in places for canary in running_canaries(store, place))
-        shadows = tuple(one for place in places for one in running_shadows(store, place))
-        holds = holds_of(store, [(ModelName(one.model), place) for one in models for place in places])
-    nodes = tuple(node_facts(node, settings.store_folder) for node in running)
-    shown = nodes[0] if nodes else None
-    return StatusOutcome(
-        project=str(settings.root),
-        store=str(settings.store_folder),
-        models=models,
-        node=shown,
-        nodes=nodes,
-        canaries=canaries,
-        shadows=shadows,
-        holds=holds,
-        holder=str(holder) if holder else "",
-        notices=tuple(f"the node at {node.url} does not answer as it should" for node in nodes if not node.healthy),
-        next="modelmill up" if shown is None else f"modelmill show {models[0].model}" if models else "",
-    )
+        return msgspec.structs.replace(
+            told,
+            models=models,
+            canaries=tuple(canary for place in places for canary in running_canaries(store, place)),
+            shadows=tuple(one for place in places for one in running_shadows(store, place)),
+            holds=holds_of(store, [(ModelName(one.model), place) for one in models for place in places]),
+            holder=str(holder) if holder else "",
+        )
+
+
+def _status_next(told: StatusOutcome) -> str:
+    """Return what to do about a model whose process is left alone, else what one most often wants to know."""
+    for node in told.nodes:
+        if node.quarantined and node.broken:
+            return f"modelmill rollback {next(iter(node.broken))} {node.environment}"
+    if not told.nodes:
+        return "modelmill up"
+    return f"modelmill show {told.models[0].model}" if told.models else ""
 
 
 def _model_status(store: Store, name: ModelName) -> ModelStatus:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from modelmill.errors import EnvironmentRefused, ModelmillError, ReproductionError
 from modelmill.names import Digest
 from modelmill.outcomes import Progress
-from modelmill.registry.environment import environment_for, environments_in, find_environment, wanted_by
+from modelmill.registry.environment import Use, environment_for, environments_in, has_environment, wanted_by
 from modelmill.registry.fleet import FleetMap
 from modelmill.registry.lock import differences_here, read_lock
 from modelmill.release.pointers import Pointer, Published, open_map
@@ -38,21 +39,37 @@ _SHOWN = 3
 
 def needed_environments(store: Path, blobs: Blobs, fleet: FleetMap) -> Iterator[Needed]:
     """Yield the environments that a map's versions need besides the packages of the node itself."""
-    for lock in sorted({home.lock for home in fleet.homes() if home.lock is not None}):
+    for lock in sorted(locks_of(fleet)):
         differences = differences_here(read_lock(blobs, lock))
         if differences:
-            yield Needed(lock, differences, find_environment(environments_in(store), lock) is not None)
+            yield Needed(lock, differences, has_environment(environments_in(store), lock))
 
 
-def prepare_environments(store: Path, blobs: Blobs, fleets: Iterable[FleetMap], progress: Progress) -> int:
+def locks_of(fleet: FleetMap) -> set[Digest]:
+    """Return the locks of what answers for a map in a child process."""
+    return {home.lock for home in fleet.homes() if home.lock is not None}
+
+
+def prepare_environments(store: Path, blobs: Blobs, fleet: FleetMap, progress: Progress) -> int:
     """Make what is missing and return how many that were; raises `EnvironmentRefused` where one cannot be made."""
-    made = 0
-    for fleet in fleets:
-        missing = [one for one in needed_environments(store, blobs, fleet) if not one.is_made]
-        for one in missing:
-            _make(store, blobs, fleet, one, progress)
-            made += 1
-    return made
+    with environments_kept(store, blobs, fleet, progress) as made:
+        return made
+
+
+@contextmanager
+def environments_kept(store: Path, blobs: Blobs, fleet: FleetMap, progress: Progress) -> Iterator[int]:
+    """Do the same, and have nobody remove any of them for a block: until what needs them is published."""
+    uses, made = [], 0
+    try:
+        for one in needed_environments(store, blobs, fleet):
+            uses.append(Use(environments_in(store), one.lock))  # first: what was there a moment ago may go just now
+            if not has_environment(environments_in(store), one.lock):
+                _make(store, blobs, fleet, one, progress)
+                made += 1
+        yield made
+    finally:
+        for use in uses:
+            use.end()
 
 
 def prepare_published(store: Path, published: Published, progress: Progress) -> int:
@@ -63,7 +80,7 @@ def prepare_published(store: Path, published: Published, progress: Progress) -> 
     blobs, public, made = blobs_of(store), public_key(store), 0
     for pointer in (one for found in published.models.values() for one in _all_of(found)):
         try:
-            made += prepare_environments(store, blobs, [open_map(blobs, pointer, public)], progress)
+            made += prepare_environments(store, blobs, open_map(blobs, pointer, public), progress)
         except ModelmillError as error:
             progress("line", {"text": "   ".join(error.lines())})
     return made

@@ -208,6 +208,7 @@ class _Reproduction:
             parts = error.parts | {"safe": "nothing was recorded"}
             parts["next"] = f"{error.parts['next']}; or `--in here` with what is installed"
             raise type(error)(error.what, **parts) from error
+        self.environment = environment  # kept, so that nobody removes it meanwhile
         self.environment_s = time.monotonic() - began if environment.made else 0.0
         return environment.python
 

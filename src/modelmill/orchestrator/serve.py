@@ -26,6 +26,8 @@ from modelmill.serving.control import (
     check_port,
     describe_node,
     find_node,
+    log_file,
+    node_file,
     restart_node,
     start_node,
     stop_node,
@@ -173,7 +175,7 @@ def node_facts(node: NodeInfo, folder: Path) -> NodeFacts:
     told: dict[str, Any] | None = describe_node(node, memory=True)
     facts = told or {}
     workers, recent = facts.get("workers", []), facts.get("recent", {})
-    logged = facts.get("predictions", {})
+    logged, children = facts.get("predictions", {}), facts.get("children", {})
     memory = [worker["memory_mb"] for worker in workers if worker["memory_mb"] is not None]
     running = NodeFacts(
         url=node.url,
@@ -190,6 +192,11 @@ def node_facts(node: NodeInfo, folder: Path) -> NodeFacts:
         p50_ms=recent.get("p50_ms"),
         p99_ms=recent.get("p99_ms"),
         memory_mb=sum(memory) if memory else None,
+        refused=facts.get("refused", {}),
+        children_ended=children.get("ended", 0),
+        children_over_memory=children.get("over_memory", 0),
+        quarantined=children.get("quarantined", 0),
+        log_file=str(log_file(folder, node.environment)),
         logged=logged.get("written", 0),
         log_dropped=logged.get("dropped", 0) + logged.get("lost", 0),
         opened=max((worker["opened"] for worker in workers), default=0),
@@ -216,7 +223,9 @@ def beside_declared(folder: Path, facts: NodeFacts, revisions: Iterable[int]) ->
 
 
 def watch(folder: Path, node: NodeInfo, *, own: bool, begin: Callable[[], None]) -> None:
-    """Stay until the node ends, or until a signal ends us: then the node that we started ends first.
+    """Stay until the node is stopped, or until a signal ends us: then the node that we started ends first.
+
+    Raises `NodeNotReady` where the node ends by itself: whoever keeps the command alive starts it again.
 
     `begin` says that we are here, once a signal would be heard: whoever reads it may send one at once.
     """
@@ -230,6 +239,13 @@ def watch(folder: Path, node: NodeInfo, *, own: bool, begin: Callable[[], None])
         begin()
         while not signalled and find_node(folder, node.environment) is not None:
             time.sleep(_WATCH_S)
+        if not signalled and node_file(folder, node.environment).exists():  # whoever is stopped takes it away
+            raise NodeNotReady(
+                "the node has ended, and nobody had stopped it",
+                where=str(log_file(folder, node.environment)),
+                likely="it was killed, or there was no memory left",
+                next="modelmill serve      (needs only what is on the disk; a supervisor does so by itself)",
+            )
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

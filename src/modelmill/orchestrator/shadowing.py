@@ -10,7 +10,7 @@ import msgspec
 
 from modelmill.errors import NotFound, UsageError
 from modelmill.names import Digest, ModelName
-from modelmill.orchestrator.preparing import prepare_environments
+from modelmill.orchestrator.preparing import environments_kept
 from modelmill.orchestrator.serve import wait_for_node
 from modelmill.orchestrator.served import pick_model, pick_run
 from modelmill.outcomes import ApartFacts, Progress, ShadowFacts, ShadowOutcome, no_progress
@@ -42,8 +42,8 @@ def shadow(settings: Settings, request: ShadowRequest, progress: Progress = no_p
             shown = tuple(one for one in running_shadows(store, place) if one.model == model)
             return ShadowOutcome(environment=place, model=model, done="", shadows=shown, next="modelmill status")
         fleet = _map_of(store, model, request.version)
-        prepare_environments(store.folder, store.blobs, [decode(store.blobs.get(fleet))], progress)
-        return _begun(store, settings, request, model, began)
+        with environments_kept(store.folder, store.blobs, decode(store.blobs.get(fleet)), progress):
+            return _begun(store, settings, request, model, began)
 
 
 def _begun(store: Store, settings: Settings, request: ShadowRequest, model: ModelName, began: float) -> ShadowOutcome:

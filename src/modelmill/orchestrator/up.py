@@ -71,7 +71,7 @@ def up(settings: Settings, request: UpRequest, progress: Progress = no_progress)
 
 def _deploy(settings: Settings, store: Store, trained: Trained, progress: Progress) -> DeployOutcome:
     """Plan the release and apply the plan, as `deploy dev` does; here the node itself is the rehearsal."""
-    prepare_environments(store.folder, store.blobs, [decode(store.blobs.get(trained.map_digest))], progress)
+    prepare_environments(store.folder, store.blobs, decode(store.blobs.get(trained.map_digest)), progress)
     planned = make_plan(store, settings, ENVIRONMENT, trained.project.model.name, None)
     return apply_plan(store, settings, planned, "up", None, rehearsal=False)
 

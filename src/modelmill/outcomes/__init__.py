@@ -39,6 +39,7 @@ from modelmill.outcomes.labelling import (
 from modelmill.outcomes.looking import (
     DoctorCheck,
     DoctorOutcome,
+    EnvironmentFacts,
     FoundVersion,
     FsckOutcome,
     Problem,
@@ -127,6 +128,7 @@ __all__ = [
     "DoctorOutcome",
     "DownOutcome",
     "DrillFacts",
+    "EnvironmentFacts",
     "ExperimentOutcome",
     "ExportOutcome",
     "FailureGroup",

@@ -63,6 +63,19 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     next: str = ""
 
 
+class EnvironmentFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A package environment that was made from a lock."""
+
+    lock: str
+    """The lock's digest."""
+    bytes: int
+    """What the disk has back when it is removed: what is shared with uv's cache is not counted."""
+    used_at: datetime
+    kept: str = ""
+    """Why it stays; empty for one that nobody needs."""
+    removed: bool = False
+
+
 class FsckOutcome(Outcome, frozen=True, kw_only=True):
     """What a look through the whole store found."""
 
@@ -75,6 +88,8 @@ class FsckOutcome(Outcome, frozen=True, kw_only=True):
     """Temporary files whose writer is gone."""
     removed: int = 0
     """How many of both were removed."""
+    environments: tuple[EnvironmentFacts, ...] = ()
+    """The package environments of the store; those that nobody needs are removed with `--repair`."""
     seconds: float = 0.0
     next: str = ""
 

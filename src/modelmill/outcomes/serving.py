@@ -37,6 +37,16 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Models that were asked, and are open in a worker."""
     evictions: int = 0
     """Graphs that were closed because others needed the memory."""
+    refused: Mapping[str, int] = {}
+    """Requests that nobody had time for since it began, by reason: ``busy``, ``deadline``, ``late``, ``batch``, ``canary``."""
+    children_ended: int = 0
+    """Processes of models that have ended since it began, although nobody had wanted it."""
+    children_over_memory: int = 0
+    """Those of them that had grown to their limit."""
+    quarantined: int = 0
+    """Processes of models that are not started now, after they have ended again and again."""
+    log_file: str = ""
+    """Where it writes what it, and user code in it, prints."""
     logged: int = 0
     """Records of its prediction log."""
     log_dropped: int = 0

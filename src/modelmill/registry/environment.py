@@ -2,25 +2,30 @@
 
 uv installs; its cache and hard links make the second environment of the same packages a matter of a second. Everything is
 compiled while it is made: in many images nothing would be compiled later, and each start would take twice as long.
+
+Whoever uses one holds a shared lock on a file beside it for as long, and whoever would remove it needs that lock alone. The
+operating system gives it back when its holder ends, however that ends; so what is used is never removed.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from modelmill.errors import IndexUnreachable, InterpreterMissing, LockUnsatisfiable
+from modelmill.errors import IndexUnreachable, InterpreterMissing, LockUnsatisfiable, NameInvalid
 from modelmill.names import Digest, parse_digest
 from modelmill.registry.lock import read_lock
 from modelmill.store.blobs import Blobs
-from modelmill.store.files import temporary
+from modelmill.store.files import temporary, told
 from modelmill.store.locks import ProjectLock
 
 _MARK = "finished"
@@ -62,6 +67,35 @@ def environments_in(store: Path) -> Path:
     return store / "cache" / "environments"
 
 
+class Use:
+    """That somebody uses an environment, or is about to: nobody removes it until this is ended, or thrown away."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        """Take note of the use of the environment `key` in `folder`, be it that it has still to be made."""
+        path = _use_file(folder, key)
+        with told(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT, 0o660)
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+            with suppress(OSError):  # another account's file: then it is not known when it was used last
+                os.utime(path)
+
+    def end(self) -> None:
+        """Use it no more."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __del__(self) -> None:
+        """End with whoever has used it."""
+        if getattr(self, "_descriptor", None) is not None:
+            self.end()
+
+
+def _use_file(folder: Path, key: str) -> Path:
+    return folder / f"{parse_digest(key)}.used"
+
+
 class Environment(NamedTuple):
     """A package environment that is ready."""
 
@@ -69,6 +103,8 @@ class Environment(NamedTuple):
     """Its interpreter."""
     made: bool
     """Whether it was made just now."""
+    use: Use
+    """As long as somebody keeps this, it stays."""
 
 
 def environment_for(folder: Path, wanted: Wanted, tell: Callable[[str], None] = lambda _: None) -> Environment:
@@ -76,12 +112,13 @@ def environment_for(folder: Path, wanted: Wanted, tell: Callable[[str], None] = 
 
     Raises `InterpreterMissing`, `LockUnsatisfiable` or `IndexUnreachable`; nothing half-made stays.
     """
-    place = folder / wanted.key
-    if _is_finished(place):
-        return Environment(place / "bin" / "python", made=False)
+    found = use_environment(folder, wanted.key)
+    if found is not None:
+        return found
+    place, use = folder / wanted.key, Use(folder, wanted.key)
     with _alone(folder / f"{wanted.key}.lock"):
         if _is_finished(place):  # somebody else was first
-            return Environment(place / "bin" / "python", made=False)
+            return Environment(place / "bin" / "python", made=False, use=use)
         tell(f"making the environment of lock {wanted.key[:8]}   {len(wanted.requirements)} packages")
         shutil.rmtree(place, ignore_errors=True)
         try:
@@ -89,13 +126,95 @@ def environment_for(folder: Path, wanted: Wanted, tell: Callable[[str], None] = 
         except BaseException:
             shutil.rmtree(place, ignore_errors=True)
             raise
-    return Environment(place / "bin" / "python", made=True)
+    return Environment(place / "bin" / "python", made=True, use=use)
 
 
-def find_environment(folder: Path, lock: Digest) -> Path | None:
-    """Return the interpreter of a lock's environment, None where it was not made, or was changed since; nothing is made."""
+def has_environment(folder: Path, lock: str) -> bool:
+    """Return whether a lock's environment is there as it was made."""
+    return _is_finished(folder / parse_digest(lock))
+
+
+def use_environment(folder: Path, lock: str) -> Environment | None:
+    """Return a lock's environment, None where it was not made, or was changed since; nothing is made."""
     place = folder / parse_digest(lock)
-    return place / "bin" / "python" if _is_finished(place) else None
+    if not place.is_dir():  # a node that looks for it again and again writes nothing
+        return None
+    use = Use(folder, lock)
+    return Environment(place / "bin" / "python", made=False, use=use) if _is_finished(place) else None
+
+
+# ------------------------------------------------------------------ cleaning up
+
+
+class Installed(NamedTuple):
+    """An environment that lies in a folder, finished or not."""
+
+    lock: Digest
+    used_at: datetime
+    """When its last use began."""
+    bytes: int
+    """What the disk has back when it is removed: hard links to uv's cache take nothing."""
+
+
+def list_installed(folder: Path) -> Iterator[Installed]:
+    """Yield what lies in a folder of environments."""
+    for place in sorted(folder.iterdir()) if folder.is_dir() else ():
+        with suppress(NameInvalid, FileNotFoundError):  # no environment, or removed at this moment
+            if place.is_dir():
+                yield Installed(parse_digest(place.name), _used_at(folder, place), _own_bytes(place))
+
+
+def is_used(folder: Path, lock: Digest) -> bool:
+    """Return whether somebody uses an environment now."""
+    if not _use_file(folder, lock).exists():  # whoever uses it has made that; it tells of uses, and looking is none
+        return False
+    with _nobody_uses(folder, lock) as alone:
+        return not alone
+
+
+def remove_environment(folder: Path, lock: Digest, is_needed: Callable[[Digest], bool]) -> bool:
+    """Remove an environment unless somebody uses it, or needs it after all; return whether it is gone.
+
+    `is_needed` is asked when nobody can begin to use it any more: whoever did before has published by then what needs it.
+    """
+    with _nobody_uses(folder, lock) as alone:
+        if not alone or is_needed(lock):
+            return False
+        gone = (folder / lock).rename(temporary(folder))
+    shutil.rmtree(gone)  # whoever wants it now makes it anew, and waits for none of this
+    return True
+
+
+@contextmanager
+def _nobody_uses(folder: Path, lock: Digest) -> Iterator[bool]:
+    """Have whoever wants to use an environment wait for a block; false where somebody uses it already."""
+    path = _use_file(folder, lock)
+    with told(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o660)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except BlockingIOError:
+            alone = False
+        yield alone
+    finally:
+        os.close(descriptor)
+
+
+def _used_at(folder: Path, place: Path) -> datetime:
+    """Return when an environment was used last; of one from before that was noted, when it was made."""
+    with suppress(FileNotFoundError):
+        return datetime.fromtimestamp(_use_file(folder, place.name).stat().st_mtime, UTC)
+    return datetime.fromtimestamp(place.stat().st_mtime, UTC)
+
+
+def _own_bytes(place: Path) -> int:
+    files = (os.lstat(os.path.join(folder, name)) for folder, _, names in os.walk(place) for name in names)  # noqa: PTH118 - ten thousand
+    return sum(status.st_size for status in files if status.st_nlink == 1)
+
+
+# ------------------------------------------------------------------ making
 
 
 @contextmanager

@@ -67,9 +67,13 @@ class ShowRequest(Request, frozen=True, kw_only=True):
 class FsckRequest(Request, frozen=True, kw_only=True):
     """Look through the whole store."""
 
-    repair: Annotated[bool, Meta(description="Remove what interrupted runs left behind; nothing that a row names.")] = (
-        False
-    )
+    repair: Annotated[
+        bool,
+        Meta(
+            description="Remove what interrupted runs left behind, nothing that a row names; and package environments that "
+            "no release needs and nobody has used for a week."
+        ),
+    ] = False
 
 
 class DoctorRequest(Request, frozen=True, kw_only=True):

@@ -31,11 +31,11 @@ class Children:
         """
         self._fleet = fleet
         homes = fleet.homes()
-        pythons = {lock: interpreter_of(store, blobs, lock) for lock in {home.lock for home in homes}}
+        self._pythons = {lock: interpreter_of(store, blobs, lock) for lock in {home.lock for home in homes}}
         self._runtimes: dict[tuple[Digest, Path], PythonRuntime] = {}
         self._at: dict[Home, PythonRuntime] = {}
         for home in sorted(homes, key=str):
-            key = home.code, pythons[home.lock]
+            key = home.code, self._pythons[home.lock].python
             if key not in self._runtimes:
                 known = UPKEEP.quarantine_of((pointer.map, *key, is_shadow))
                 place = Place(key[1], home.lock, is_shadow, known)
@@ -65,5 +65,8 @@ class Children:
         return await self._at[self._fleet.home_of(entry)].answer(entry, batch)
 
     async def close(self) -> None:
-        """End all of them; none is started again."""
+        """End all of them; none is started again, and their environments may be removed."""
         await asyncio.gather(*(runtime.close() for runtime in self._runtimes.values()), return_exceptions=True)
+        for interpreter in self._pythons.values():
+            if interpreter.use is not None:
+                interpreter.use.end()

@@ -109,6 +109,13 @@ class History:
             database.executemany(_ADD, rows)
             database.execute("DELETE FROM asked WHERE window < ?", (window - KEPT_S,))
 
+    def forget(self, now: float) -> None:
+        """Let go of what belongs to minutes that are over; `add` does so too, but it comes only where somebody was asked."""
+        pending = self._pending
+        for key in list(pending):  # one by one: `add` may be at work in a thread
+            if key[1] + WINDOW_S <= now:
+                pending.pop(key, None)
+
     def _row(self, place: Place, window: int, worker: int, counted: Counted) -> tuple[Any, ...]:
         """Return a row whose latencies are those of the whole minute: they are replaced, not added, by the database."""
         whole = self._pending.setdefault((place, window), Counter())

@@ -7,7 +7,7 @@ add over workers and minutes, and a quantile read from them is wrong by a tenth 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -99,6 +99,13 @@ class Meters:
         self.answered += 1
         meter.count += 1
         meter.classes[found] = meter.classes.get(found, 0) + 1
+
+    def forget(self, served: Container[tuple[str, int]]) -> None:
+        """Let go of the meters of releases that serve no more: `served` are models with their releases.
+
+        What one of them has counted and nobody has taken yet stays.
+        """
+        self._of = {place: one for place, one in self._of.items() if one.count or (place[0], place[2]) in served}
 
     def take(self) -> Mapping[Place, Counted]:
         """Return what the segments counted, and begin anew."""

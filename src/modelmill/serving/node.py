@@ -36,8 +36,8 @@ _DRAIN_S = 15.0
 _READY_S = 30.0
 _SETTLE_S = 60.0
 """How often the node looks whether a journal was closed."""
-_WATCH_S = 1.0
-"""How often the node looks whether a canary runs that nobody watches."""
+_WATCH_S, _WATCH_MOST_S = 1.0, 30.0
+"""How often the node looks whether a canary runs that nobody watches; where who did so has failed, twice as long each time."""
 _MOST_FILES = 65_536
 _CRASH_LOOP_S = 2.0
 """A worker that dies younger than this, and before it has served, is replaced only after as long."""
@@ -60,7 +60,7 @@ class Node:
         self.settler: subprocess.Popen[bytes] | None = None
         self.settles_at = time.monotonic() + _SETTLE_S
         self.watcher: subprocess.Popen[bytes] | None = None
-        self.watches_at = 0.0
+        self.watches_at, self.watch_pause_s = 0.0, _WATCH_S
 
     def run(self) -> None:
         """Keep the workers alive until a signal ends the node, or makes it start anew."""
@@ -137,8 +137,11 @@ class Node:
         """Have canaries watched while there are any, by a process of its own; one that has ended is started again."""
         if time.monotonic() < self.watches_at or not self.info.watch:
             return
-        self.watches_at = time.monotonic() + _WATCH_S
-        if self.watcher is not None and self.watcher.poll() is None:
+        ended = self.watcher.poll() if self.watcher is not None else 0
+        # While the database is away nobody can watch: a process a second would only take from those who answer.
+        self.watch_pause_s = min(2 * self.watch_pause_s, _WATCH_MOST_S) if ended else _WATCH_S
+        self.watches_at = time.monotonic() + self.watch_pause_s
+        if self.watcher is not None and ended is None:
             return
         if _has_canary(self.store, self.info.environment):
             self.watcher = subprocess.Popen(self.info.watch, stdin=subprocess.DEVNULL)  # noqa: S603 - our own module

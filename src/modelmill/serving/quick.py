@@ -91,6 +91,8 @@ class Quick:
         self._model, self._parser, self._meters, self._share = model, model.parser, meters, share
         self._labels = model.header.labels
         self._choose = lru_cache(maxsize=_MOST_CHOICES)(self._find_choice)
+        for side in model.sides:
+            side.remember(self._choose)
         features = self._parser.spec.features
         takes_matrix = self._parser.takes_matrix and MATRIX not in self._parser.columns
         self._row_shape = [1, len(features)] if takes_matrix else None

@@ -8,7 +8,8 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,15 @@ from numpy.typing import NDArray
 from modelmill.artifact.saved import Cold, Saved
 from modelmill.artifact.saving import ONNX, PACKED
 from modelmill.data.journal import Answerer
-from modelmill.errors import AnswerInvalid, BlobBroken, ModelmillError, ModelQuarantined, ModelUnknown, NodeNotReady
+from modelmill.errors import (
+    AnswerInvalid,
+    BlobBroken,
+    EnvironmentMissing,
+    ModelmillError,
+    ModelQuarantined,
+    ModelUnknown,
+    NodeNotReady,
+)
 from modelmill.model.request import Batch, parser_of
 from modelmill.model.safe import safe_answers
 from modelmill.names import POOLED, Segment, format_segment
@@ -113,6 +122,13 @@ def told_of(counts: Mapping[str, int]) -> dict[str, int]:
     return {"pooled": counts.get("pooled", 0)} | {kind: counts[kind] for kind in ("parent", SAFE) if kind in counts}
 
 
+class Cache(Protocol):
+    """What `lru_cache` makes."""
+
+    def cache_clear(self) -> None:
+        """Forget all of it."""
+
+
 Asking = Generator[Entry, NDArray[np.float64], "tuple[NDArray[np.float64], Entry, str]"]
 
 
@@ -148,6 +164,7 @@ class ServedModel:
         self.header = self.map.header
         self.parser = parser_of(self.header.spec, self.header.by, self.header.feature_names)
         self.entry_for = lru_cache(maxsize=_MOST_FOUND)(self.map.entry_for)
+        self._caches: WeakSet[Cache] = WeakSet((self.entry_for,))
         # Where nobody is to go without an answer, a child process that is down is a model that has none.
         self._failures: tuple[type[ModelmillError], ...] = (
             (AnswerInvalid, BlobBroken, NodeNotReady)
@@ -209,7 +226,13 @@ class ServedModel:
         if pointer is None:
             near = ", ".join(str(n) for n in sorted(known.maps, key=lambda n: abs(n - number))[:5])
             raise ModelUnknown(f"`{self.header.model}` has no version {number}", expected=near)
-        model = await open_model(self._store, self._blobs, pointer, environment=self._environment, shelf=self._shelf)
+        try:
+            model = await open_model(
+                self._store, self._blobs, pointer, environment=self._environment, shelf=self._shelf
+            )
+        except EnvironmentMissing as error:  # `serve` makes only what is released
+            error.parts["next"] = f"modelmill reproduce {self.header.model} {number}      (makes it)"
+            raise
         if (model.header.model, model.header.run) != (self.header.model, number):
             raise BlobBroken("a version's map is another's", got=f"{model.header.model} {model.header.run}")
         if number in self.versions:  # two asked for it at once
@@ -228,6 +251,12 @@ class ServedModel:
         await self._python.close()
         if self._graphs is not None:
             await self._graphs.close()
+        for cache in self._caches:  # whoever holds on to this model a while longer asks it for nothing any more
+            cache.cache_clear()
+
+    def remember(self, cache: Cache) -> None:
+        """Have what somebody remembers of this model forgotten when it is closed."""
+        self._caches.add(cache)
 
     def answer_now(self, batch: Batch) -> Answered:
         """Answer rows, each by its own segment's model; the pooled one answers where there is none that can.

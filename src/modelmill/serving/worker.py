@@ -221,9 +221,24 @@ class Worker:
         replaced: list[ServedModel | Run] = [*(before.releases - now.releases)]
         replaced += [run for runs in ended.values() for run in runs]
         if replaced:
-            task = asyncio.create_task(_close(replaced))
+            task = asyncio.create_task(self._close(replaced))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+    async def _close(self, replaced: list[ServedModel | Run]) -> None:
+        """Close what was replaced, in a while, and give back its memory: releases refer to themselves in circles."""
+        await asyncio.sleep(_GRACE_S)
+        while replaced:
+            with suppress(ModelmillError):
+                await replaced.pop().close()
+        await self._count_in()
+        releases = self.plane.applied.releases if self.plane.applied else ()
+        # An earlier version that is asked by its number counts as release 0.
+        self.plane.meters.forget(
+            {(one.header.model, number) for one in releases for number in (one.pointer.release, 0)}
+        )
+        gc.collect()
+        await asyncio.to_thread(trim)
 
     # ---------------------------------------------------------------- what it counts
 
@@ -261,11 +276,17 @@ class Worker:
         if time.monotonic() < self._history_at:
             return
         self._history_at = time.monotonic() + _HISTORY_S
+        await self._count_in()
+        if self.plane.applied is not None:
+            await self._keep_compared(self.plane.applied.runs)
+
+    async def _count_in(self) -> None:
+        """Write down what segments were asked."""
         asked = self.plane.meters.take()
         if asked:
             await asyncio.to_thread(self._history.add, os.getpid(), asked)
-        if self.plane.applied is not None:
-            await self._keep_compared(self.plane.applied.runs)
+        else:
+            self._history.forget(time.time())
 
     async def _keep_compared(self, runs: Mapping[ModelName, Sequence[Run]]) -> None:
         """Write down what shadows have counted."""
@@ -371,16 +392,6 @@ def _memory_mb(pid: int) -> float | None:
 
 def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(1000 * seconds, 4)
-
-
-async def _close(replaced: list[ServedModel | Run]) -> None:
-    """Close what was replaced, in a while, and give back its memory: releases refer to themselves in circles."""
-    await asyncio.sleep(_GRACE_S)
-    while replaced:
-        with suppress(ModelmillError):
-            await replaced.pop().close()
-    gc.collect()
-    await asyncio.to_thread(trim)
 
 
 def run_worker(order: WorkerOrder) -> None:

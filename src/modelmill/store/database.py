@@ -47,6 +47,12 @@ class Database:
             lock_schema(connection)
             upgrade(connection)
 
+    @property
+    def is_missing_file(self) -> bool:
+        """Whether it is a file that is not there: SQLite would make an empty one, in which nothing was ever released."""
+        is_file = self.engine.dialect.name == "sqlite" and self.engine.url.database not in (None, "", ":memory:")
+        return is_file and not Path(self.engine.url.database or "").exists()
+
     def revision(self) -> str | None:
         """Return the state of the tables, None when there are none yet."""
         with self._translating():

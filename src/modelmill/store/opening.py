@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from modelmill.errors import NotFound
+from modelmill.errors import NotFound, StoreUnavailable
 from modelmill.settings import Settings
 from modelmill.store.blobs import FolderBlobs, FolderPointers, blobs_of, pointers_of
 from modelmill.store.database import Database
@@ -80,6 +80,14 @@ def open_store(settings: Settings, *, create: bool = True) -> Store:
     if not (folder / "keys" / "signing.pub").exists():
         SigningKey.create(folder)
     database = Database(settings.database_url)
+    if database.is_missing_file and any(pointers_of(folder).folder.glob("*.json")):
+        raise StoreUnavailable(
+            "the database's file is gone, and something was released from it",
+            where=database.place,
+            likely="it was moved, or its disk is not mounted",
+            next="put it back; to begin anew, remove the whole store",
+            safe="nodes serve on, and start, without it; modelmill rollback works, too",
+        )
     database.migrate()
     return Store(folder, database, blobs_of(folder), pointers_of(folder))
 

@@ -126,6 +126,25 @@ def test_status_says_what_is_broken_on_the_node() -> None:
     assert "broken    air-time   release 2 cannot be opened: pack" in text
 
 
+def test_status_tells_of_refusals_and_ends_only_where_there_are_any() -> None:
+    quiet = msgspec.structs.replace(NODE, refused={"busy": 0, "late": 0})
+    assert not {"refused", "ended"} & set(text_of(o.StatusOutcome(project="/p", store="s", nodes=(quiet,))).split())
+    troubled = msgspec.structs.replace(
+        NODE,
+        refused={"busy": 1200, "deadline": 0, "late": 3},
+        children_ended=5,
+        children_over_memory=2,
+        quarantined=1,
+        log_file="s/run/dev/node.log",
+    )
+    text = text_of(o.StatusOutcome(project="/p", store="s", nodes=(troubled,)))
+    assert "refused   1,200 because too many waited, 3 because their callers waited no more   next: modelmill" in text
+    assert (
+        "ended     5 processes of models by themselves   2 of them at their limit of memory   next: less s/run" in text
+    )
+    assert "1 in quarantine: ended again and again" in text
+
+
 def test_fsck_says_what_is_broken() -> None:
     broken = o.FsckOutcome(
         checked={"blobs": 3}, problems=(o.Problem(code="MM505", what="pack damaged", where="ab/cd"),)

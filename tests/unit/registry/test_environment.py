@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from modelmill.errors import IndexUnreachable, InterpreterMissing, LockUnsatisfiable
-from modelmill.registry.environment import Wanted, environment_for, find_python
+from modelmill.names import Digest
+from modelmill.registry.environment import (
+    Use,
+    Wanted,
+    environment_for,
+    find_python,
+    has_environment,
+    is_used,
+    list_installed,
+    remove_environment,
+    use_environment,
+)
 from modelmill.registry.wheel import build_wheel
 
+LOCK = Digest("a" * 64)
 HERE = ".".join(map(str, sys.version_info[:3]))
 
 
@@ -89,3 +104,91 @@ def test_an_interpreter_that_is_not_there(tmp_path: Path) -> None:
 def test_the_interpreter_that_runs_is_found_without_asking() -> None:
     done = subprocess.run([find_python(HERE), "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.split()[1] == HERE
+
+
+# ------------------------------------------------------------------ cleaning up
+
+
+def needs_nothing(_: Digest) -> bool:
+    return False
+
+
+def made(folder: Path) -> Path:
+    """Return something in the place of an environment: what it holds is nothing to who removes it."""
+    (folder / LOCK).mkdir(parents=True)
+    (folder / LOCK / "file").write_bytes(b"1234")
+    return folder / LOCK
+
+
+def test_an_environment_lives_as_long_as_whoever_uses_it(tmp_path: Path) -> None:
+    found = environment_for(tmp_path, wanted())
+    other = use_environment(tmp_path, LOCK)
+    assert other is not None
+    found.use.end()
+    assert not remove_environment(tmp_path, LOCK, needs_nothing)
+    assert is_used(tmp_path, LOCK)
+    assert has_environment(tmp_path, LOCK)
+    del other  # whoever forgets to end it does so by forgetting it
+    assert not is_used(tmp_path, LOCK)
+    assert remove_environment(tmp_path, LOCK, needs_nothing)
+    assert use_environment(tmp_path, LOCK) is None
+    assert [path.suffix for path in tmp_path.iterdir()] in ([".used", ".lock"], [".lock", ".used"])
+
+
+def test_a_user_that_is_killed_uses_nothing_any_more(tmp_path: Path) -> None:
+    made(tmp_path)
+    code = "import sys; from pathlib import Path; from modelmill.registry.environment import Use; "
+    code += f"use = Use(Path({str(tmp_path)!r}), {LOCK!r}); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
+        assert user.stdout is not None
+        user.stdout.readline()
+        assert not remove_environment(tmp_path, LOCK, needs_nothing)
+        user.kill()
+    assert remove_environment(tmp_path, LOCK, needs_nothing)
+
+
+def test_what_is_needed_after_all_stays(tmp_path: Path) -> None:
+    place = made(tmp_path)
+    assert not remove_environment(tmp_path, LOCK, lambda lock: lock == LOCK)
+    assert place.is_dir()
+
+
+def test_nothing_goes_while_it_is_used_however_both_come_together(tmp_path: Path) -> None:
+    missed, removed = [], []
+    ends = time.monotonic() + 60
+
+    def use_it(_: int) -> None:
+        for _ in range(300):
+            use = Use(tmp_path, LOCK)
+            (tmp_path / LOCK).mkdir(exist_ok=True)
+            for _ in range(3):
+                os.sched_yield()
+                missed.extend([] if (tmp_path / LOCK).is_dir() else [1])
+            use.end()
+
+    def remove_it(users: list[Future[None]]) -> None:
+        while not all(user.done() for user in users) and time.monotonic() < ends:
+            with suppress(FileNotFoundError):  # it is not there at the moment
+                removed.append(remove_environment(tmp_path, LOCK, needs_nothing))
+
+    with ThreadPoolExecutor(4) as pool:
+        users = [pool.submit(use_it, number) for number in range(3)]
+        pool.submit(remove_it, users).result()
+        for user in users:
+            user.result()
+    assert missed == []
+    assert True in removed
+
+
+def test_what_lies_there_is_told_with_its_last_use_and_what_it_takes(tmp_path: Path) -> None:
+    place = made(tmp_path)
+    os.link(place / "file", tmp_path / "as in the cache of uv")
+    (place / "own").write_bytes(b"12345")
+    os.utime(place, (1000, 1000))
+    (before,) = list_installed(tmp_path)
+    assert (before.lock, before.bytes, before.used_at.timestamp()) == (LOCK, 5, 1000)
+    assert not is_used(tmp_path, LOCK)
+    assert list(list_installed(tmp_path)) == [before]  # looking is no use of it
+    Use(tmp_path, LOCK).end()
+    (after,) = list_installed(tmp_path)
+    assert after.used_at > before.used_at

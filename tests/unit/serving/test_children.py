@@ -59,8 +59,8 @@ def fleet_of(lock: Digest) -> FleetMap:
 def test_the_same_packages_are_answered_by_the_node_itself(tmp_path: Path) -> None:
     blobs = blobs_of(tmp_path)
     lock = lock_of(blobs, numpy=np.__version__)  # that its uvicorn was another one is nothing to a fitted object
-    assert interpreter_of(tmp_path, blobs, lock) == Path(sys.executable)
-    assert interpreter_of(tmp_path, blobs, None) == Path(sys.executable)
+    assert interpreter_of(tmp_path, blobs, lock).python == Path(sys.executable)
+    assert interpreter_of(tmp_path, blobs, None).python == Path(sys.executable)
     assert list(needed_environments(tmp_path, blobs, fleet_of(lock))) == []
 
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_made_is_refused_before_anything_is_moved(
     blobs = blobs_of(tmp_path)
     fleet = fleet_of(lock_of(blobs, numpy="0.0.1"))
     with pytest.raises(EnvironmentRefused) as caught:
-        prepare_environments(tmp_path, blobs, [fleet], no_progress)
+        prepare_environments(tmp_path, blobs, fleet, no_progress)
     assert "numpy 0.0.1 / " in caught.value.parts["got"]
     assert caught.value.parts["safe"] == "nothing was moved"
     assert [path.name for path in environments_in(tmp_path).iterdir() if path.is_dir()] == []

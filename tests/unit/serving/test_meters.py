@@ -53,6 +53,36 @@ def count(meters: Meters, segment: str, times: int, *, failed: bool = False) -> 
         meters.count(200, 0.001, [(("sales", segment, 1), failed)])
 
 
+def test_what_serves_no_more_is_forgotten_once_it_was_taken() -> None:
+    meters = Meters()
+    places = [("air", "UA", 1), ("air", "UA", 2), ("rail", "UA", 1)]
+    for place in places:
+        meters.count(200, 0.001, [(place, False)])
+    meters.forget({("air", 2)})
+    assert set(meters.take()) == set(places)
+    kept = meters.of(places[1])
+    meters.forget({("air", 2)})
+    assert meters.of(places[1]) is kept
+    kept.count += 1
+    assert set(meters.take()) == {places[1]}
+
+
+def test_minutes_that_are_over_are_forgotten_and_the_one_that_goes_on_is_not(tmp_path: Path) -> None:
+    meters, history = Meters(), History(tmp_path)
+    for seconds in (0.001, 0.1):
+        meters.count(200, seconds, [(("air", "UA", 1), False)])
+        history.add(1, meters.take(), now=600.0)
+        history.forget(659.0)
+    (whole,) = history.of("air", "UA", 0.0)
+    assert whole.asked == 2
+    assert whole.p99 == pytest.approx(0.1, rel=0.2)
+    assert whole.p50 is not None
+    assert whole.p50 < 0.01
+    assert history._pending
+    history.forget(660.0)
+    assert not history._pending
+
+
 def test_the_minutes_of_a_segment_add_over_workers(tmp_path: Path) -> None:
     history, other = History(tmp_path), History(tmp_path)
     meters = Meters()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import subprocess
 import sys
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +212,22 @@ def test_what_two_releases_share_is_open_once_and_closed_with_the_last(tmp_path:
         return [*found, fleet.shelf.counts().opened, fleet.shelf.counts().loads]
 
     assert asyncio.run(replaced()) == [1, 0, 1]
+
+
+def test_a_closed_release_remembers_nothing_of_what_it_was_asked(tmp_path: Path, logging: Any) -> None:
+    """Whoever still holds it, such as a table of addresses that nobody has asked since, holds little."""
+    fleet = Fleet(tmp_path)
+    plane = plane_of(fleet, logging(tmp_path))
+    call = Call("POST", b"/fleet", (), json.dumps({"shop": "s4"} | _row()).encode())
+    asyncio.run(plane.respond(call))
+    assert plane.now(call, is_plain=True) is not None
+    graph = weakref.ref(fleet.model.open_here(fleet.entries["s4"]))
+    assert fleet.model.entry_for.cache_info().currsize >= 1
+    asyncio.run(fleet.model.close())
+    gc.collect()
+    assert graph() is None
+    assert fleet.model.entry_for.cache_info().currsize == 0
+    assert plane.applied is not None  # and with it the model
 
 
 def test_what_is_asked_again_stays_open_while_others_make_room(tmp_path: Path) -> None:
