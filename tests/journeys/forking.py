@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TextIO
 
 _TEMPLATE = Path(__file__).parent / "template.py"
 
@@ -36,17 +38,30 @@ class Template:
         for _, theirs in pipes:
             os.close(theirs)
         answer, out, err = [os.fdopen(ours, encoding="utf-8") for ours, _ in pipes]
-        with answer, out, err, ThreadPoolExecutor(3) as reading:
-            pid = int(answer.readline())
-            whole = [reading.submit(file.read) for file in (answer, out, err)]
-            try:
-                code, written, said = [found.result(timeout=seconds) for found in whole]
-            except TimeoutError:
+        pid, end = int(answer.readline()), time.monotonic() + seconds
+        whole = [_Reading(file) for file in (answer, out, err)]
+        for reading in whole:
+            reading.join(max(end - time.monotonic(), 0))
+            if reading.is_alive():
                 os.kill(pid, signal.SIGKILL)
-                raise subprocess.TimeoutExpired(list(words), seconds) from None
+                raise subprocess.TimeoutExpired(list(words), seconds)
+        code, written, said = [reading.text for reading in whole]
         return int(code), written, said
 
     def close(self) -> None:
         """End it; a command that still runs goes on."""
         self._control.close()
         self._process.wait()
+
+
+class _Reading(threading.Thread):
+    """Reads a pipe to its end, be it that of a child that outlives its command; nobody has to wait for it."""
+
+    def __init__(self, file: TextIO) -> None:
+        super().__init__(daemon=True)
+        self._file, self.text = file, ""
+        self.start()
+
+    def run(self) -> None:
+        with self._file as file:
+            self.text = file.read()
