@@ -100,7 +100,7 @@ def test_a_fault_of_ours_says_so_and_exits_with_70(modelmill: Callable[..., Any]
     # A folder where the database should be is something nobody wrote code for.
     (tmp_path / "store" / "keys").mkdir(parents=True)
     (tmp_path / "store" / "mill.db").mkdir()
-    done = modelmill("status", "--store", str(tmp_path / "store"), cwd=fleet)
+    done = modelmill("show", "air-time", "--store", str(tmp_path / "store"), cwd=fleet)
     assert done.code == 70
     assert done.err.startswith("MM5")
     assert "Traceback" not in done.err
