@@ -28,6 +28,7 @@ from modelmill.serving.calls import (
     REQUEST_ID,
     TIMEOUTS,
     Call,
+    Headers,
     Pairs,
     Reply,
     timeout_of,
@@ -141,7 +142,7 @@ class HttpProtocol(HttpToolsProtocol):
         busy = self.cycle is not None and not self.cycle.response_complete and not self._arriving
         allowed = _SLOW_S if self._arriving else _IDLE_S
         left = self._since + allowed - self.loop.time()
-        if not busy and left <= 0 and (self._arriving or not self._has_unread()):
+        if not busy and left <= 0 and (self._arriving or not _has_unread(self.transport)):
             self.transport.close()
             return
         self._watch = self.loop.call_later(_SLOW_S if busy else max(left, 0.1), self._look)
@@ -186,7 +187,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._is_hot and self._may_take():
             self._collected, self._size = [], 0
             self._until = now() + self._waits_s if self._waits_s else 0.0
-            self._refused = self._plane.refused(self._path, self._length(), self._until)
+            self._refused = self._plane.refused(_path_of(self.url), _length_of(self.headers), self._until)
         else:
             self._hand_over()
 
@@ -231,7 +232,7 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         body = self._collected[0] if len(self._collected) == 1 else b"".join(self._collected)
-        path = self._path
+        path = _path_of(self.url)
         self._collected = None
         keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
         call = Call("POST", path, self.headers, body, request=self._request, until=self._until)
@@ -240,13 +241,6 @@ class HttpProtocol(HttpToolsProtocol):
             headers = tuple(pair for pair in self.headers if pair[0] == b"content-type")
             self._taken.append(Head(path, self._is_plain, keep_alive, len(body), self._waits_s, headers))
         self._answer(call, reply, keep_alive=keep_alive)
-
-    @property
-    def _path(self) -> bytes:
-        return self.url if b"?" not in self.url else self.url.partition(b"?")[0]
-
-    def _length(self) -> int:
-        return next((int(value) for name, value in self.headers if name == b"content-length" and value.isdigit()), 0)
 
     def _let_go(self) -> None:
         self._plane.held -= self._held
@@ -304,21 +298,13 @@ class HttpProtocol(HttpToolsProtocol):
 
         A client may send at any moment over a connection that has been idle; closing behind what it sent would fail it.
         """
-        if not self._arriving and not self._has_unread():
+        if not self._arriving and not _has_unread(self.transport):
             super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
         """End a connection that has been idle for long, as uvicorn does, unless a request has just come."""
-        if not self._has_unread():
+        if not _has_unread(self.transport):
             super().timeout_keep_alive_handler()
-
-    def _has_unread(self) -> bool:
-        try:
-            # The transport's own socket does not let us look.
-            with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as link:
-                return bool(link.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-        except OSError:  # nothing is there, or it is no longer a connection
-            return False
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived; what is no HTTP, or has too many headers, ends the connection."""
@@ -386,6 +372,24 @@ class HttpProtocol(HttpToolsProtocol):
         if len(self.headers or ()) > MOST_HEADERS or self._size > _MOST_HEADER_BYTES:
             return 431, BodyUnreadable("the request has too many headers", got=msg)
         return 400, BodyUnreadable("this is not a valid HTTP request", got=msg)
+
+
+def _path_of(url: bytes) -> bytes:
+    return url if b"?" not in url else url.partition(b"?")[0]
+
+
+def _length_of(headers: Headers) -> int:
+    return next((int(value) for name, value in headers if name == b"content-length" and value.isdigit()), 0)
+
+
+def _has_unread(transport: asyncio.Transport) -> bool:
+    """Return whether something has come over a connection that nobody has read."""
+    try:
+        # The transport's own socket does not let us look.
+        with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as link:
+            return bool(link.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except OSError:  # nothing is there, or it is no longer a connection
+        return False
 
 
 def _start_of(status: int, headers: Pairs, defaults: list[tuple[bytes, bytes]]) -> bytes:
