@@ -32,8 +32,10 @@ FEW = 4
 """So many may always wait, be they slow ones: of a model that takes five seconds nobody could be asked a second time."""
 BATCH_BYTES = 32 << 10
 """A request with a larger body has many rows; which is known before it is read."""
-_KNOWN = 10
-"""Answers from which on it is known how long one takes: the first ones import libraries, and open models."""
+_FIRST = 3
+"""Answers that say nothing of how long one takes: they import libraries, and open models."""
+_KNOWN = 7
+"""Answers after these from which on it is known."""
 _FADES = 0.98
 """How much of what was measured counts when the next request is answered."""
 _RISES = (0.25, 0.5, 0.75)
@@ -89,9 +91,13 @@ class Pace:
     def __init__(self) -> None:
         """Know nothing yet."""
         self._busy_s = self._answered = 0.0
+        self._first = _FIRST
 
     def add(self, seconds: float) -> None:
         """Note how long one took."""
+        if self._first:
+            self._first -= 1
+            return
         self._busy_s, self._answered = _FADES * self._busy_s + seconds, _FADES * self._answered + 1
 
     @property

@@ -56,6 +56,16 @@ def test_while_nothing_is_known_the_number_is_bounded() -> None:
     assert reason(line, Asked(Kind.PLAIN)) is ModelBusy
 
 
+def test_the_first_answers_which_import_libraries_shut_the_door_to_nobody() -> None:
+    line = Line()
+    line.pace.add(5.0)
+    for _ in range(30):
+        line.pace.add(SLOW_S)
+    line.waiting = 100
+    assert reason(line) is None
+    assert line.wait_s() == pytest.approx(100 * SLOW_S)
+
+
 def test_the_wait_is_divided_among_the_lines() -> None:
     assert reason(line_of(waiting=200), share=3) is None
     assert reason(line_of(waiting=200), share=4) is ModelBusy
