@@ -22,14 +22,12 @@ from modelmill.artifact import networks
 from modelmill.artifact.graph import INPUT, OUTPUT, Graph, GraphHeader, encode, open_session
 from modelmill.artifact.networks import Network
 from modelmill.artifact.onnx_files import OnnxModel
-from modelmill.artifact.optimising import MISSING, Unconvertible, optimise, told
+from modelmill.artifact.optimising import MISSING, MOST_BYTES, Unconvertible, optimise, told
 from modelmill.artifact.saved import Classes, Floats, Programs
 
 _NEEDED = ("onnxruntime", "onnx")
 _WRITERS = {"sklearn": "skl2onnx", "torch": "onnxscript", "onnx": "onnx"}
 """What else a library's objects need to be written."""
-_MOST_BYTES = 64 << 20
-"""A graph that is larger is no small model: a process of its own is a better place for it."""
 
 
 def convert(fitted: Any, x: Floats, classes: int, programs: Programs) -> tuple[Graph, bytes]:
@@ -49,8 +47,8 @@ def convert(fitted: Any, x: Floats, classes: int, programs: Programs) -> tuple[G
     )
     with _quiet():
         ort = _ort_of(fitted, header)
-    if len(ort) > _MOST_BYTES:
-        raise Unconvertible(f"a graph of more than {_MOST_BYTES >> 20} MB")
+    if len(ort) > MOST_BYTES:
+        raise Unconvertible(f"a graph of more than {MOST_BYTES >> 20} MB")
     graph = Graph(header)
     graph.session = open_session(header, ort)
     if _library_of(fitted) != "sklearn":  # its own converters see to that

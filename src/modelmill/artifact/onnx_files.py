@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelmill.artifact.graph import INPUT, OUTPUT, Graph, GraphHeader, open_session
-from modelmill.artifact.optimising import MISSING, Unconvertible, optimise
+from modelmill.artifact.optimising import MISSING, MOST_BYTES, Unconvertible, optimise
 from modelmill.artifact.saved import Classes, Floats, Programs
 from modelmill.errors import GraphRuntimeMissing, OnnxRefused
 
-_MOST_BYTES = 64 << 20
 _OLDEST_OPSET = 7
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 _REFUSED = {
@@ -72,8 +71,8 @@ def open_onnx(path: Path | str, features: int | None = None) -> OnnxModel:
     if any(find_spec(name) is None for name in ("onnx", "onnxruntime")):
         raise GraphRuntimeMissing(MISSING.partition(":")[0], next="pip install 'modelmill[onnx]'")
     path = Path(path)
-    if (size := path.stat().st_size) > _MOST_BYTES:
-        raise _refused("it is too large", f"{size:,} bytes", f"at most {_MOST_BYTES >> 20} MB")
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise _refused("it is too large", f"{size:,} bytes", f"at most {MOST_BYTES >> 20} MB")
     proto = _parsed(path.read_bytes())
     for graph in _graphs(proto.graph):
         _check(graph)
@@ -265,8 +264,8 @@ def _opened(proto: Any, features: int, labels: tuple[str, ...]) -> OnnxModel:
         except Unconvertible as error:
             reason = error
             continue
-        if len(ort) > _MOST_BYTES:
-            raise _refused("its constants take too much", f"{len(ort):,} bytes", f"at most {_MOST_BYTES >> 20} MB")
+        if len(ort) > MOST_BYTES:
+            raise _refused("its constants take too much", f"{len(ort):,} bytes", f"at most {MOST_BYTES >> 20} MB")
         graph = Graph(_header(features, None, single=is_single))
         graph.session = open_session(graph.header, ort)
         classes = _classes_in(graph, features)

@@ -6,6 +6,8 @@ import re
 import tempfile
 from pathlib import Path
 
+MOST_BYTES = 64 << 20
+"""A graph that is larger is no small model: a process of its own is a better place for it."""
 MISSING = "ONNX Runtime and its converters are not installed: pip install 'modelmill[onnx]'"
 
 
