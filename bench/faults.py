@@ -117,11 +117,12 @@ def damage(folder: Path, rounds: int, rng: random.Random) -> dict[str, Any]:
             load.answer_more(100)
             assert set(load.answers) == known, "a damaged release answered"
             flip(pack, place)
+            code, told = run(folder, "up", "--detach")  # it waits until each worker has tried again
+            assert code == 0, told
             deadline = time.monotonic() + PATIENCE_S
             while set(load.answers) == known and time.monotonic() < deadline:
                 time.sleep(0.1)
             assert len(load.answers) == len(known) + 1, "the repaired release does not answer"
-            assert run(folder, "up", "--detach")[0] == 0
     return {"bytes": rounds, "answered": load.answered, "failed": len(load.failures) + rounds - told_broken}
 
 

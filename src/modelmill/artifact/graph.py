@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from modelmill.artifact.agreeing import apart
 from modelmill.artifact.saved import Classes, Cold, Floats, Programs, Saved
 from modelmill.errors import BlobBroken, GraphRuntimeMissing
 
@@ -81,16 +82,16 @@ class Graph(Saved):
             found = self.answer(x)
         except ValueError:
             return False
-        return found.shape == expected.shape and bool(np.allclose(found, expected, rtol=self.tolerance, atol=0.0))
+        return found.shape == expected.shape and bool((apart(found, expected) <= self.tolerance).all())
 
     @property
     def tolerance(self) -> float:
-        """Return how far an answer may be from the object's own, as a share of it."""
+        """Return how far an answer may be from the object's own, see `apart`."""
         return tolerance_of(single=self.header.single)
 
 
 def tolerance_of(*, single: bool) -> float:
-    """Return how far apart two answers may be that count as equal, as a share: sums are added in another order.
+    """Return how far `apart` two answers may be that count as equal: sums are added in another order.
 
     A rehearsal allows ten times as much, and so does another machine's linear algebra.
     """

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from modelmill.artifact.agreeing import FLOOR
 from modelmill.names import ModelName, format_target
 from modelmill.orchestrator.batch import answer_rows
 from modelmill.orchestrator.logged import read_logged
@@ -78,11 +79,13 @@ def _replayed(store: Store, settings: Settings, model: ModelName, logged: pl.Dat
     apart, scale = np.abs(again.numbers - before), np.maximum(np.abs(again.numbers), np.abs(before))
     if labels:
         apart, scale = apart.max(axis=1), np.ones(len(before))
-    return logged.select("request_id", "row", "segment", "version", pl.col("answer").alias("logged")).with_columns(
+    rows = logged.select("request_id", "row", "segment", "version", pl.col("answer").alias("logged")).with_columns(
         pl.Series("replayed", again.values(labels)),
         pl.Series("difference", apart),
         pl.Series("scale", np.maximum(scale, np.finfo(np.float64).tiny)),
     )
+    largest = pl.col("scale").max().over("segment", "version")
+    return rows.with_columns(scale=pl.max_horizontal("scale", FLOOR * largest))
 
 
 def _map_of(store: Store, model: ModelName, logged: pl.DataFrame) -> FleetMap:

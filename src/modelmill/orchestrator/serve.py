@@ -32,6 +32,7 @@ from modelmill.serving.control import (
     start_node,
     stop_node,
     wait_until_applied,
+    wait_until_served,
 )
 from modelmill.serving.log import Level, LogPlan
 from modelmill.settings import DEV, Settings, parse_memory
@@ -132,8 +133,7 @@ def wait_for_node(settings: Settings, environment: str, model: ModelName) -> int
     published = find_published(pointers_of(settings.store_folder), environment)
     if node is None or published is None:
         return 0
-    laggards = wait_until_applied(node, published.revision)
-    broken = "" if laggards else (describe_node(node) or {}).get("broken", {}).get(model, "")
+    laggards, broken = wait_until_served(node, published.revision, model)
     if broken:
         raise NodesLagging(
             f"the node of {environment} cannot serve what is released",

@@ -11,7 +11,7 @@ import msgspec
 
 from modelmill.errors import NodesLagging, StoreLocked
 from modelmill.model.request import parser_of
-from modelmill.names import Digest
+from modelmill.names import Digest, ModelName
 from modelmill.orchestrator.deploying import apply_plan
 from modelmill.orchestrator.planning import make_plan
 from modelmill.orchestrator.preparing import prepare_environments
@@ -26,10 +26,9 @@ from modelmill.requests import TrainRequest, UpRequest
 from modelmill.serving.control import (
     NodeInfo,
     check_port,
-    describe_node,
     find_node,
     start_node,
-    wait_until_applied,
+    wait_until_served,
 )
 from modelmill.settings import Settings
 from modelmill.store.locks import ProjectLock
@@ -113,8 +112,7 @@ def _confirm(store: Store, node: NodeInfo, deployed: DeployOutcome) -> ReleaseFa
     """Wait until every live worker has applied the release."""
     began = time.monotonic()
     published = find_published(store.pointers, ENVIRONMENT)
-    laggards = wait_until_applied(node, published.revision if published else 0)
-    broken = (describe_node(node) or {}).get("broken", {}).get(deployed.plan.model, "")
+    laggards, broken = wait_until_served(node, published.revision if published else 0, ModelName(deployed.plan.model))
     if laggards or broken:
         raise NodesLagging(
             f"{len(laggards) or node.workers} worker(s) have not confirmed release r{deployed.release}",

@@ -19,6 +19,7 @@ import httpx
 import msgspec
 
 from modelmill.errors import ExtraMissing, NodeNotReady, PortInUse
+from modelmill.names import ModelName
 from modelmill.serving.log import LogPlan
 from modelmill.serving.processes import held_by, list_processes, listening
 from modelmill.serving.upkeep import MEMORY_MB
@@ -28,6 +29,8 @@ from modelmill.store.tokens import make_token, read_token
 
 APPLY_S = 30.0
 """How long is waited for workers: a release that runs Python starts a child first, on a busy machine for many seconds."""
+RETRY_S = 5.0
+"""After how long a worker tries a model again that it could not open: a file may have come back."""
 _READY_S = 60.0
 _STOP_S = 20.0
 _POLL_S = 0.05
@@ -241,6 +244,27 @@ def wait_until_applied(info: NodeInfo, revision: int, timeout_s: float = APPLY_S
             return []
         time.sleep(_POLL_S)
     return laggards or [info.pid]
+
+
+def wait_until_served(info: NodeInfo, revision: int, model: ModelName) -> tuple[list[int], str]:
+    """Return the pids of the workers that have not applied a revision in time, and what is wrong with a model there.
+
+    A worker that could not open it tries again after some seconds - its bytes may have come by then - and each is asked:
+    the one that answers speaks of itself alone, and of the others it is known how many models they cannot open.
+    """
+    laggards = wait_until_applied(info, revision)
+    deadline, trouble = time.monotonic() + 2 * RETRY_S, ""
+    while not laggards:
+        told = describe_node(info) or {}
+        broken = told.get("broken", {})
+        trouble = broken.get(model, trouble)
+        alike = all(worker.get("broken", 0) == len(broken) for worker in told.get("workers", ()))
+        if model not in broken and alike:
+            return [], ""
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_POLL_S)
+    return laggards, trouble
 
 
 def check_port(host: str, port: int, grpc_port: int = -1) -> None:

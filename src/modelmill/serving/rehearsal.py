@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from modelmill.artifact.agreeing import apart
 from modelmill.errors import ModelmillError, NodeNotReady
 from modelmill.names import Parent, Segment, parse_segment
 from modelmill.release.pointers import Pointer, check_packs
@@ -24,7 +25,7 @@ from modelmill.serving.served import ServedModel, open_model
 from modelmill.store.blobs import blobs_of
 
 TOLERANCE = 1e-9
-"""How far an answer may be from the one at the build, as a share of it: what is further apart is another answer."""
+"""How far `apart` an answer may be from the one at the build: what is further apart is another answer."""
 _PATIENCE_S = 120.0
 _SHOWN = 5
 
@@ -125,8 +126,7 @@ def _request(model: ServedModel, segment: Segment, row: Mapping[str, Any]) -> di
 def _distance(found: NDArray[np.float64], before: NDArray[np.float64]) -> float:
     if found.shape != before.shape:
         return float("inf")
-    scale = np.maximum(np.maximum(np.abs(found), np.abs(before)), np.finfo(np.float64).tiny)
-    return float((np.abs(found - before) / scale).max(initial=0.0))
+    return float(apart(found, before).max(initial=0.0))
 
 
 def _summed(results: Sequence[float | str], questions: Sequence[Question]) -> Rehearsed:

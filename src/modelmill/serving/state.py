@@ -23,7 +23,9 @@ _REFUSED = struct.Struct(f"<{len(REASONS)}q")
 _REFUSED_AT = _CHILDREN_AT + _CHILDREN.size * (MOST_WORKERS + 1)
 _SHELF = struct.Struct("<6q")
 _SHELF_AT = _REFUSED_AT + _REFUSED.size * (MOST_WORKERS + 1)
-SIZE = _SHELF_AT + _SHELF.size * (MOST_WORKERS + 1)
+_BROKEN = struct.Struct("<q")
+_BROKEN_AT = _SHELF_AT + _SHELF.size * (MOST_WORKERS + 1)
+SIZE = _BROKEN_AT + _BROKEN.size * MOST_WORKERS
 _RETIRED = MOST_WORKERS
 """The slot in which the counts of workers that have ended are added up: a counter never goes back."""
 
@@ -132,6 +134,18 @@ class NodeState:
         self.write_refused(slot, {})
         self.write_shelf(_RETIRED, self.shelf_at(_RETIRED).after(self.shelf_at(slot)))
         self.write_shelf(slot, ShelfCounts())
+        self.write_broken(slot, 0)
+
+    def write_broken(self, slot: int, count: int) -> None:
+        """Replace how many models one worker cannot open."""
+        _BROKEN.pack_into(self._memory, _BROKEN_AT + slot * _BROKEN.size, count)
+
+    def broken(self) -> dict[int, int]:
+        """Return how many models each worker cannot open, by its pid."""
+        return {
+            self.at(slot).pid: _BROKEN.unpack_from(self._memory, _BROKEN_AT + slot * _BROKEN.size)[0]
+            for slot in self._slots()
+        }
 
     def write_children(self, slot: int, counts: ChildCounts) -> None:
         """Replace what one worker's children have come to."""

@@ -27,6 +27,7 @@ from modelmill.release.pointers import Published, find_published
 from modelmill.serving.app import App
 from modelmill.serving.applied import Applied, apply
 from modelmill.serving.compared import Compared
+from modelmill.serving.control import RETRY_S
 from modelmill.serving.copies import Run, taken
 from modelmill.serving.door import Door
 from modelmill.serving.history import Burden, History, Point
@@ -50,8 +51,6 @@ if TYPE_CHECKING:
 POLL_S = 0.25
 _GRACE_S = 5.0
 """How long what was replaced lives on for the requests that found it just before."""
-_RETRY_S = 5.0
-"""After how long a model that could not be opened is tried again: a file may have come back."""
 _RECENT_S = 60
 _HISTORY_S = 5.0
 _WORST_S = 300.0
@@ -202,7 +201,7 @@ class Worker:
             if published is None or self._is_applied(published):
                 return
             self.plane.applied = await apply(self.store, published, before, self.shelf)
-            self._retry_at = time.monotonic() + _RETRY_S
+            self._retry_at = time.monotonic() + RETRY_S
             if before is not None:
                 await self._close_replaced(before, self.plane.applied)
         self._report()
@@ -263,6 +262,7 @@ class Worker:
         self.state.write_children(self.order.slot, ChildCounts(UPKEEP.ended, UPKEEP.over_memory, UPKEEP.quarantined))
         self.state.write_refused(self.order.slot, refused)
         self.state.write_shelf(self.order.slot, held)
+        self.state.write_broken(self.order.slot, len(applied.broken) if applied else 0)
 
     def _recent(self) -> tuple[tuple[int, ...], float]:
         """Return the latencies of about the last minute, and how long that was; one mark is kept a second."""
@@ -325,7 +325,7 @@ class Worker:
             shelves=self.state.shelves(),
             declared=self.order.node["workers"],
             models={name: ModelFacts(model.pointer.release, len(model.map)) for name, model in models},
-            broken=len(applied.broken) if applied else 0,
+            broken=max(self.state.broken().values(), default=0),
             worst=await self._find_worst(),
             children=self.state.children(),
         )
@@ -342,7 +342,7 @@ class Worker:
     def describe(self, *, memory: bool) -> dict[str, Any]:
         """Return what the node is, with all its workers, and their memory where that is asked: it takes a while."""
         self._report()
-        workers = self.state.read()
+        workers, broken = self.state.read(), self.state.broken()
         recent = added(worker.recent for worker in workers)
         seconds = max((worker.window_ms for worker in workers), default=0) / 1000
         return self.order.node | {
@@ -352,7 +352,7 @@ class Worker:
                 "p50_ms": _ms(quantile(recent, 0.5)),
                 "p99_ms": _ms(quantile(recent, 0.99)),
             },
-            "workers": [_described(worker, memory=memory) for worker in workers],
+            "workers": [_described(worker, broken.get(worker.pid, 0), memory=memory) for worker in workers],
             "predictions": self._log_facts()._asdict(),
             "children": self.state.children()._asdict(),
             "refused": self.state.refused(),
@@ -371,7 +371,7 @@ class _Mark(NamedTuple):
     counts: tuple[int, ...]
 
 
-def _described(worker: WorkerState, *, memory: bool) -> dict[str, Any]:
+def _described(worker: WorkerState, broken: int, *, memory: bool) -> dict[str, Any]:
     return {
         "pid": worker.pid,
         "revision": worker.revision,
@@ -381,6 +381,7 @@ def _described(worker: WorkerState, *, memory: bool) -> dict[str, Any]:
         "failed": worker.failed,
         "models": worker.models,
         "opened": worker.opened,
+        "broken": broken,
         "memory_mb": _memory_mb(worker.pid) if memory else None,
     }
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from modelmill.data.journal import Journal
 from modelmill.errors import AnswerInvalid, BlobBroken, ModelBusy, NodeNotReady, PortInUse
 from modelmill.model.request import Batch, RequestParser
 from modelmill.model.schema import schema_of
-from modelmill.names import Digest, digest_of
+from modelmill.names import Digest, ModelName, digest_of
 from modelmill.registry.fleet import Entry
+from modelmill.serving import control
 from modelmill.serving.app import App
 from modelmill.serving.calls import refusal
 from modelmill.serving.control import (
@@ -160,12 +162,42 @@ def test_workers_share_their_state() -> None:
     state = WorkerState(7, 3, 10, 1, 0, 1, recent=(1,) * CLASSES)
     one.write(5, state)
     assert other.read() == [state]
+    one.write_broken(5, 2)
+    assert other.broken() == {7: 2}
     one.retire(5)
     one.write(5, state)
+    assert other.broken() == {7: 0}
     one.retire(5)
     assert other.read() == []
     assert (other.retired().answered, other.retired().latencies) == (20, state.latencies)
     os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ([((0, 0), {})], ""),
+        ([((1, 0), {}), ((1, 0), {"sales": "damaged"}), ((0, 0), {})], ""),  # the other worker tried again
+        ([((1, 1), {"sales": "damaged"})], "damaged"),
+        ([((1, 0), {"sales": "damaged"}), ((1, 0), {})], "damaged"),
+        ([((1, 1), {"another": "damaged"})], ""),
+    ],
+)
+def test_every_worker_is_asked_whether_it_serves_a_release(
+    monkeypatch: pytest.MonkeyPatch, told: list[tuple[tuple[int, int], dict[str, str]]], found: str
+) -> None:
+    answers = [
+        {
+            "workers": [{"pid": 1, "revision": 3, "broken": one}, {"pid": 2, "revision": 3, "broken": two}],
+            "broken": names,
+        }
+        for (one, two), names in told
+    ]
+    each = chain([answers[0]], answers, repeat(answers[-1]))  # the first one is asked for the revision
+    monkeypatch.setattr(control, "describe_node", lambda _: next(each))
+    monkeypatch.setattr(control, "RETRY_S", 0.1)
+    node = NodeInfo(1, "127.0.0.1", 1, "dev", 2, datetime.now(UTC))
+    assert control.wait_until_served(node, 3, ModelName("sales")) == ([], found)
 
 
 def test_a_busy_port_names_its_process() -> None:
