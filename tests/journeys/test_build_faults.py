@@ -25,6 +25,8 @@ from modelmill.registry.versions import current_entries, heads
 from modelmill.settings import load_settings
 from modelmill.store.opening import open_store
 
+from .conftest import PATIENCE_S
+
 STORES, ROWS = 120, 60
 NAME = ModelName("sales")
 Command = Callable[..., Any]
@@ -124,13 +126,13 @@ def test_a_killed_worker_costs_nothing(
 ) -> None:
     words = [sys.executable, "-m", "modelmill", "train", "--json"]
     builder = subprocess.Popen(words, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    deadline, killed = time.monotonic() + 60, 0
+    deadline, killed = time.monotonic() + PATIENCE_S, 0
     while builder.poll() is None and time.monotonic() < deadline and killed < 3:
         for pid in workers_of(builder.pid):
             os.kill(pid, signal.SIGKILL)
             killed += 1
             time.sleep(0.2)
-    out, _ = builder.communicate(timeout=60)
+    out, _ = builder.communicate(timeout=PATIENCE_S)
     done = json.loads(out)
     assert "failures" in done, done
     lost = sum(group["count"] for group in done["failures"])
@@ -185,6 +187,6 @@ def test_two_builds_at_once_are_told_apart(modelmill: Command, project: Path) ->
         time.sleep(0.05)
     time.sleep(1)
     second = modelmill("train", cwd=project)
-    first.wait(timeout=60)
+    first.wait(timeout=PATIENCE_S)
     assert second.code == 2
     assert f"pid {first.pid}" in second.err

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+from .conftest import PATIENCE_S
+
 ROW = {
     "origin": "JFK",
     "carrier": "B6",
@@ -134,7 +136,7 @@ def test_up_in_the_foreground_ends_cleanly_on_sigterm(fleet: Path) -> None:
         said = next(line for line in process.stdout if line.startswith("answers   http"))
         assert post(said.split()[1], ROW)["model"] == "air-time"
         process.send_signal(signal.SIGTERM)
-        _, complaints = process.communicate(timeout=60)
+        _, complaints = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, complaints
     assert "Traceback" not in complaints
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from .conftest import PATIENCE_S
+
 HEAVY = {
     "alembic",
     "httpx",
@@ -113,7 +115,7 @@ def test_ctrl_c_ends_a_training_cleanly_and_the_next_one_goes_on(modelmill: Call
         assert process.stderr is not None
         assert process.stderr.readline().startswith("snapshot")
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert said.rstrip().endswith("interrupted")
     assert "Traceback" not in said

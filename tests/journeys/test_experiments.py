@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from tests.journeys.conftest import Command, environment
+from tests.journeys.conftest import PATIENCE_S, Command, environment
 from tests.postgresql import new_database
 
 STORES = 8
@@ -177,7 +177,7 @@ def test_a_file_that_is_changed_meanwhile_aborts_the_arm(modelmill: Command, fle
     with subprocess.Popen(words, cwd=fleet, env=environment() | {"SLOW": "0.5"}, stderr=subprocess.PIPE) as running:
         wait_for_an_arm(modelmill, fleet)
         (fleet / "sales.py").write_text(FILE + "\n# changed\n")
-        _, told = running.communicate(timeout=60)
+        _, told = running.communicate(timeout=PATIENCE_S)
     assert (running.returncode, b"MM413" in told) == (3, True)
     (arm,) = study(modelmill, fleet)["arms"]
     assert (arm["state"], arm["compared"]) == ("aborted", None)
@@ -209,7 +209,7 @@ def test_a_hundred_arms_of_many_processes_at_once_are_all_there(
         subprocess.Popen([*words, f"alpha={some}"], cwd=fleet, env=environment(), stdout=subprocess.DEVNULL)
         for some in grid
     ]
-    assert [process.wait(timeout=240) for process in running] == [0] * 5
+    assert [process.wait(timeout=PATIENCE_S) for process in running] == [0] * 5
     found = study(modelmill, fleet)
     arms = found["arms"]
     assert sorted(arm["number"] for arm in arms) == list(range(1, 101))

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Command, Done, environment
+from .conftest import PATIENCE_S, Command, Done, environment
 
 MODEL = """
 import time
@@ -167,7 +167,7 @@ def test_an_interrupted_test_records_nothing(modelmill: Command, project: Path) 
         first = next(line for line in running.stderr if line.startswith("load "))
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
-        running.wait(timeout=60)
+        running.wait(timeout=PATIENCE_S)
     assert ("/s" in first, running.returncode) == (True, 130)
     assert len(children) == 1
     assert not Path(f"/proc/{children[0]}").exists()

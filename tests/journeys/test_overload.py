@@ -102,9 +102,9 @@ def test_each_is_answered_or_told_when_to_try_again(node: Node) -> None:
 
 def test_the_node_tells_what_it_refused_and_why(node: Node) -> None:
     url, _ = node
-    told: dict[str, Any] = httpx.get(f"{url}/-/node", timeout=30).json()["refused"]
+    told: dict[str, Any] = httpx.get(f"{url}/-/node", timeout=60).json()["refused"]
     assert told["deadline"] > 0
-    metrics = httpx.get(f"{url}/metrics", timeout=30).text
+    metrics = httpx.get(f"{url}/metrics", timeout=60).text
     assert 'modelmill_refused_early_total{reason="deadline"} ' in metrics
 
 

@@ -23,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 import stores5k  # type: ignore[import-not-found]
 
+from .conftest import PATIENCE_S
+
 Command = Callable[..., Any]
 FIELDS = ["store", "price", "footfall", "weekday", "promo", "weather"]
 
@@ -111,7 +113,7 @@ def test_journals_become_a_dataset_in_the_background_and_wait_where_they_cannot(
 def ask_until(node: NodeInfo, asked: list[dict[str, Any]], stop: Callable[[int], bool]) -> list[str]:
     """Ask one row after the other, whatever fails; return the ids of those that were answered."""
     ids: list[str] = []
-    with httpx.Client(base_url=node.url, timeout=10) as client:
+    with httpx.Client(base_url=node.url, timeout=60) as client:
         for number in range(100_000):
             if stop(number):
                 return ids
@@ -154,7 +156,7 @@ def test_a_killed_worker_takes_nothing_with_it(logging: Any, trained: Path, leve
 def test_what_a_killed_worker_takes_with_it_is_counted(logging: Any, trained: Path, modelmill: Command) -> None:
     node = logging("memory")
     ids = asked_with_kills(node, rows(trained), 2)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:  # until what the living hold is written
         told = (describe_node(node) or {})["predictions"]
         if told["written"] + told["lost"] >= len(ids):
@@ -253,7 +255,7 @@ def test_parity_finds_features_that_differ(tmp_path: Path, modelmill: Command) -
     node = find_node(folder / ".modelmill")
     assert node is not None
     asked = [row | {"at": row["at"].isoformat()} for row in rows(folder, "at")[:20]]
-    httpx.post(f"{node.url}/sales", json=asked, timeout=30).raise_for_status()
+    httpx.post(f"{node.url}/sales", json=asked, timeout=60).raise_for_status()
     modelmill("down", cwd=folder)
     done = modelmill("parity", "--json", cwd=folder, SKEW="0.5")
     assert (done.code, done.json["rows"], done.json["equal"]) == (1, 20, 0)

@@ -24,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 import stores5k  # type: ignore[import-not-found]
 
+from .conftest import PATIENCE_S
+
 Command = Callable[..., Any]
 FIELDS = ["store", "price", "footfall", "weekday", "promo", "weather"]
 SHORT = {"name": "price", "shape": [2], "datatype": "FP64", "data": [1]}
@@ -224,10 +226,10 @@ def test_a_killed_worker_is_replaced(project: Path) -> None:
 
 
 def answered(address: str, row: dict[str, Any]) -> bool:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         try:
-            if httpx.post(address, json=row, timeout=30).is_success:
+            if httpx.post(address, json=row, timeout=60).is_success:
                 return True
         except httpx.HTTPError:
             pass

@@ -20,6 +20,8 @@ import pytest
 
 from modelmill.serving.control import NodeInfo, find_node, start_node, wait_until_applied
 
+from .conftest import PATIENCE_S
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 import stores5k  # type: ignore[import-not-found]
@@ -74,7 +76,7 @@ def runs(pid: int) -> bool:
 
 
 def all_end(pids: list[int]) -> bool:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while any(map(runs, pids)) and time.monotonic() < deadline:
         time.sleep(0.02)
     return not any(map(runs, pids))
