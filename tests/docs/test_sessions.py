@@ -1,6 +1,7 @@
 """The documentation is executed: every shell session and every Python block, in a temporary folder, in order.
 
 Only the words that install from the index are substituted: what they would install is in this environment.
+What runs in the folder afterwards is a process that a page left behind: it takes its nodes down itself.
 A session's ``...`` stands for any output; every other line of output must begin a line of what the command printed.
 """
 
@@ -10,6 +11,9 @@ import os
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -69,6 +73,22 @@ def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
         for line in lines:
             begin = line.split("...")[0].rstrip()
             assert any(got.rstrip().startswith(begin) for got in output.splitlines()), f"{command}: {line}\n{output}"
+    assert not left_in(tmp_path), "a page that takes its node down leaves no process behind"
+
+
+def left_in(folder: Path) -> list[str]:
+    """Return what still runs in a folder, after a while in which it may end."""
+    deadline = time.monotonic() + 60
+    while (found := list(running_in(folder))) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
+def running_in(folder: Path) -> Iterator[str]:
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            if process.joinpath("cwd").readlink().is_relative_to(folder):
+                yield process.joinpath("cmdline").read_text().replace("\0", " ")
 
 
 def test_every_page_is_in_the_navigation() -> None:

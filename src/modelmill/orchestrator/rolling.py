@@ -1,17 +1,21 @@
 """The deployer: looks at a canary again and again, takes its next step, or takes it back.
 
 Run by the node that serves it, as ``python -m modelmill.orchestrator.rolling PROJECT ENVIRONMENT``, and again whenever it
-has ended while a canary still runs. All that it knows is in rows: it may be killed at any moment, and several may run.
+has ended while a canary still runs; it ends with the node. All that it knows is in rows: it may be killed at any moment,
+and several may run.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modelmill.compute.worker import die_with
 from modelmill.errors import Conflict, ModelmillError
 from modelmill.names import ModelName, format_segment
 from modelmill.orchestrator.proving import LOOK_S, breaking, held_s, judge, pause_s
@@ -217,4 +221,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # A node that is taken down would leave it behind, and the next one starts another.
+    threading.Thread(target=die_with, args=(os.getppid(),), daemon=True).start()
     sys.exit(main())
