@@ -79,11 +79,17 @@ def _replayed(store: Store, settings: Settings, model: ModelName, logged: pl.Dat
     apart, scale = np.abs(again.numbers - before), np.maximum(np.abs(again.numbers), np.abs(before))
     if labels:
         apart, scale = apart.max(axis=1), np.ones(len(before))
-    rows = logged.select("request_id", "row", "segment", "version", pl.col("answer").alias("logged")).with_columns(
-        pl.Series("replayed", again.values(labels)),
-        pl.Series("difference", apart),
-        pl.Series("scale", np.maximum(scale, np.finfo(np.float64).tiny)),
+    return with_floor(
+        logged.select("request_id", "row", "segment", "version", pl.col("answer").alias("logged")).with_columns(
+            pl.Series("replayed", again.values(labels)),
+            pl.Series("difference", apart),
+            pl.Series("scale", np.maximum(scale, np.finfo(np.float64).tiny)),
+        )
     )
+
+
+def with_floor(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows whose `scale` is a share of the largest of their model at least; see `agreeing.apart`."""
     largest = pl.col("scale").max().over("segment", "version")
     return rows.with_columns(scale=pl.max_horizontal("scale", FLOOR * largest))
 

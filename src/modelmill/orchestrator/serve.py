@@ -201,7 +201,11 @@ def node_facts(node: NodeInfo, folder: Path) -> NodeFacts:
         log_dropped=logged.get("dropped", 0) + logged.get("lost", 0),
         opened=max((worker["opened"] for worker in workers), default=0),
         evictions=facts.get("graphs", {}).get("evictions", 0),
-        healthy=told is not None and not told.get("broken") and len(workers) >= node.workers,
+        # Each worker counts: the one that answers tells by name only what it cannot open itself.
+        healthy=told is not None
+        and not told.get("broken")
+        and not any(worker.get("broken") for worker in workers)
+        and len(workers) >= node.workers,
         broken=facts.get("broken", {}),
         models=tuple(facts.get("models", {})),
         releases={name: model["release"] for name, model in facts.get("models", {}).items()},

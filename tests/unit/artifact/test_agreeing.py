@@ -29,7 +29,7 @@ def test_it_is_the_same_from_both_sides(numbers: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected", "largest"),
+    ("answer", "expected", "share"),
     [
         (1e-9 + 1e-14, 1e-9, 1e-12),  # the last place of 1, beside an answer of 1
         (2e-4, 1e-4, 1e-2),
@@ -38,8 +38,7 @@ def test_it_is_the_same_from_both_sides(numbers: list[float]) -> None:
         (np.inf, np.inf, np.nan),
     ],
 )
-def test_an_answer_near_zero_counts_as_a_hundredth_of_the_largest(
-    answer: float, expected: float, largest: float
-) -> None:
+def test_an_answer_near_zero_counts_as_a_hundredth_of_the_largest(answer: float, expected: float, share: float) -> None:
     found = apart(np.array([answer, 1.0]), np.array([expected, 1.0]))
-    assert found[0] == pytest.approx(largest, rel=0.01, nan_ok=True)
+    assert found[0] == pytest.approx(share, rel=0.01, nan_ok=True)
+    assert found[1] == 0  # nor does it hide what the others are
